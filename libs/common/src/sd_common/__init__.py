@@ -1,0 +1,1 @@
+"""The contract between the services: messages, subjects, streams, task log, puller and blob store."""

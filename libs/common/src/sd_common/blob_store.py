@@ -1,0 +1,136 @@
+"""Pictures in an S3 bucket, over the `minio` client, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeVar
+
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from sd_common.errors import BlobNotFound, Unavailable
+from sd_common.settings import MinioSettings
+
+#: Transfers at once; the connection pool has as many places, so that none is opened and thrown away.
+_MAX_TRANSFERS = 16
+_CONNECT_TIMEOUT_S = 2.0
+_READ_TIMEOUT_S = 20.0
+_PART = "The picture store"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Stored bytes of a picture."""
+
+    data: bytes
+    content_type: str
+    etag: str
+
+
+def new_blob_id() -> str:
+    """An id nobody can guess (192 bits): whoever knows it may see the picture."""
+    return secrets.token_urlsafe(24)
+
+
+class BlobStore:
+    """Blobs by id. Every call raises `Unavailable` where the S3 server does not answer."""
+
+    def __init__(self, settings: MinioSettings) -> None:
+        self._bucket = settings.minio_bucket
+        self._pool = urllib3.PoolManager(
+            maxsize=_MAX_TRANSFERS,
+            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
+            retries=urllib3.Retry(total=2, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)),
+        )
+        self._client = Minio(
+            settings.minio_endpoint,
+            access_key=settings.minio_access_key,
+            secret_key=settings.minio_secret_key.get_secret_value(),
+            secure=settings.minio_secure,
+            region=settings.minio_region,
+            http_client=self._pool,
+        )
+        self._threads = ThreadPoolExecutor(_MAX_TRANSFERS, thread_name_prefix="blobs")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        self._pool.clear()
+
+    async def create_bucket(self) -> None:
+        """Create the bucket where there is none."""
+
+        def create() -> None:
+            if not self._client.bucket_exists(self._bucket):
+                try:
+                    self._client.make_bucket(self._bucket)
+                except S3Error as error:
+                    if error.code != "BucketAlreadyOwnedByYou":  # somebody was first
+                        raise
+
+        await self._run(create)
+
+    async def put(self, blob_id: str, data: bytes, content_type: str) -> None:
+        """Store `data`, in the place of what was there."""
+
+        def put() -> None:
+            self._client.put_object(self._bucket, blob_id, io.BytesIO(data), len(data), content_type=content_type)
+
+        await self._run(put)
+
+    async def get(self, blob_id: str) -> Blob:
+        """The blob, or `BlobNotFound`."""
+
+        def get() -> Blob:
+            response = self._client.get_object(self._bucket, blob_id)
+            try:
+                return Blob(
+                    data=response.read(),
+                    content_type=response.headers.get("Content-Type", "application/octet-stream"),
+                    etag=response.headers.get("ETag", "").strip('"'),
+                )
+            finally:
+                response.close()
+                response.release_conn()
+
+        return await self._run(get, blob_id)
+
+    async def check_exists(self, blob_id: str) -> None:
+        """Raise `BlobNotFound` where there is no such blob."""
+
+        def stat() -> None:
+            self._client.stat_object(self._bucket, blob_id)
+
+        await self._run(stat, blob_id)
+
+    async def check_available(self) -> None:
+        """Raise `Unavailable` where the bucket cannot be reached."""
+
+        def check() -> None:
+            if not self._client.bucket_exists(self._bucket):
+                raise Unavailable(_PART)
+
+        await self._run(check)
+
+    async def _run(self, call: Callable[[], T], blob_id: str = "") -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except S3Error as error:
+            if error.code in ("NoSuchKey", "NoSuchObject"):
+                raise BlobNotFound(blob_id) from error
+            raise Unavailable(_PART) from error
+        except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unavailable(_PART) from error

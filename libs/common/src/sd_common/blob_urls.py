@@ -1,0 +1,21 @@
+"""Blob URLs: where a client finds a picture."""
+
+from __future__ import annotations
+
+import re
+
+_PATH = re.compile(r"/blob/([A-Za-z0-9_-]{16,64})")
+
+
+def blob_url(base_url: str, blob_id: str) -> str:
+    """The URL of a blob of the service at `base_url`."""
+    return f"{base_url.rstrip('/')}/blob/{blob_id}"
+
+
+def blob_id_of(base_url: str, url: str) -> str | None:
+    """The blob that `url` names, or None where it is not a blob URL of the service at `base_url`.
+
+    A bare path, `/blob/<id>`, is one as well: it holds whatever host name the client uses.
+    """
+    match = _PATH.fullmatch(url.removeprefix(base_url.rstrip("/")))
+    return match.group(1) if match else None

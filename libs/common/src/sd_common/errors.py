@@ -1,0 +1,62 @@
+"""Errors of the contract.
+
+ContractError
+├── SubjectError           a name that cannot stand in a subject
+├── TaskEnded              an event for a task whose last event is terminal
+├── SequenceConflict       somebody appended to the task first (NATS error 10071)
+├── QueueFull              a model's queue is at its cap
+├── Unavailable            a part (NATS, S3, auth) does not answer
+├── BlobNotFound           no blob has this id
+└── PictureError           bytes that are not a picture this service takes
+"""
+
+from __future__ import annotations
+
+
+class ContractError(Exception):
+    """Base of what `sd_common` raises."""
+
+
+class SubjectError(ContractError, ValueError):
+    """A name that cannot stand in a subject."""
+
+
+class TaskEnded(ContractError):
+    """The task's last event is terminal: nothing may follow it."""
+
+    def __init__(self, task_id: str, event_type: str) -> None:
+        super().__init__(f"Task {task_id} has already {event_type}")
+        self.task_id = task_id
+        self.event_type = event_type
+
+
+class SequenceConflict(ContractError):
+    """Somebody appended to the task first: read its last event and decide again."""
+
+
+class QueueFull(ContractError):
+    """The model's queue is at its cap."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"The queue of model '{model}' is full: try again when some of its tasks have ended")
+        self.model = model
+
+
+class Unavailable(ContractError):
+    """A part of the system does not answer."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(f"{part} does not answer at the moment: try again in a few seconds")
+        self.part = part
+
+
+class BlobNotFound(ContractError):
+    """No blob has this id."""
+
+    def __init__(self, blob_id: str) -> None:
+        super().__init__(f"There is no blob '{blob_id}': it was never stored, or its retention has passed")
+        self.blob_id = blob_id
+
+
+class PictureError(ContractError, ValueError):
+    """Bytes that are not a picture this service takes; the message says why, to the client."""

@@ -1,0 +1,99 @@
+"""The steps in a task's life. Stored in EVENTS, but for `progress`, which is not.
+
+The JSON of a stored event is what the REST API and the websocket show.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from sd_common.messages import Message, Timestamp, Token, now
+from sd_common.parameters import TaskParameters
+
+AbortCode = Literal[
+    "cancelled",
+    "invalid_input",
+    "model_unavailable",
+    "out_of_memory",
+    "attempts_exhausted",
+    "internal",
+]
+
+#: The reason the replaced API gave, which its clients compare with.
+CANCELLED_BY_USER = "Task cancelled by user"
+
+
+class TaskResult(Message):
+    """A picture and how it was made."""
+
+    v: Literal[1] = Field(default=1, exclude=True)
+    blob_url: str = Field(description="Where the picture is.")
+    parameters_used: TaskParameters = Field(description="The parameters with every default and the seed filled in.")
+    nsfw_content_detected: bool | None = Field(
+        default=None,
+        description="Whether the safety checker flagged the picture (it is then black); null where none ran.",
+    )
+
+
+class BaseEvent(Message):
+    """What every event tells."""
+
+    task_id: Token
+    time: Timestamp = Field(default_factory=now)
+
+
+class PendingEvent(BaseEvent):
+    """The task is queued."""
+
+    event_type: Literal["pending"] = "pending"
+    job_sequence: int = Field(ge=1, description="Sequence of the job in JOBS, by which an abort deletes it.")
+
+
+class StartedEvent(BaseEvent):
+    """A worker runs the task. Comes again, with a higher attempt, when that worker was lost."""
+
+    event_type: Literal["started"] = "started"
+    attempt: int = Field(ge=1)
+    worker: str
+
+
+class FinishedEvent(BaseEvent):
+    """The picture is stored. Terminal."""
+
+    event_type: Literal["finished"] = "finished"
+    attempt: int = Field(ge=1)
+    worker: str
+    result: TaskResult
+
+
+class AbortedEvent(BaseEvent):
+    """There will be no picture. Terminal."""
+
+    event_type: Literal["aborted"] = "aborted"
+    reason: str = Field(description="A sentence for the client.")
+    code: AbortCode = Field(default="internal", description="The reason, for programs.")
+
+
+class ProgressEvent(BaseEvent):
+    """How far a running task is. Not stored; may be missed."""
+
+    event_type: Literal["progress"] = "progress"
+    stage: Literal["loading", "denoising"]
+    step: int = Field(ge=0)
+    steps: int = Field(ge=1)
+
+
+StoredEvent = Annotated[
+    PendingEvent | StartedEvent | FinishedEvent | AbortedEvent,
+    Field(discriminator="event_type"),
+]
+TerminalEvent = FinishedEvent | AbortedEvent
+
+stored_event_adapter: TypeAdapter[PendingEvent | StartedEvent | FinishedEvent | AbortedEvent] = TypeAdapter(StoredEvent)
+
+
+def is_terminal(event: PendingEvent | StartedEvent | FinishedEvent | AbortedEvent) -> bool:
+    """Whether the task ended with this event."""
+    return isinstance(event, FinishedEvent | AbortedEvent)

@@ -1,0 +1,90 @@
+"""The JOBS stream: publish, delete, and how much waits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from nats.js.errors import APIError, NotFoundError
+
+from sd_common import subjects
+from sd_common.errors import QueueFull
+from sd_common.jobs import Job
+from sd_common.messages import now
+from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
+from sd_common.retries import retried_while_away
+from sd_common.streams import JOBS, jobs_consumer
+from sd_common.tracing import trace_headers
+
+_MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """Jobs of one model key, queued and running."""
+
+    model_key: str
+    num_jobs: int
+
+
+class JobQueue:
+    """The jobs of all models."""
+
+    def __init__(self, client: NatsClient) -> None:
+        self._client = client
+        self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
+
+    async def publish(self, job: Job) -> int:
+        """Queue `job` and return its sequence. Retried under the same message id, so that it is queued once.
+
+        Raises `QueueFull` at the model's cap, `Unavailable` where NATS does not answer for long.
+        """
+        payload = job.model_dump_json().encode()
+        headers = {"Nats-Msg-Id": job.task_id, **trace_headers()}
+        subject = subjects.jobs_of(job.parameters.model)
+
+        async def publish() -> int:
+            try:
+                return (await self._js.publish(subject, payload, stream=JOBS, headers=dict(headers))).seq
+            except APIError as error:
+                if error.err_code == _MAX_MSGS_PER_SUBJECT_EXCEEDED:
+                    raise QueueFull(job.parameters.model) from error
+                raise
+
+        return await retried_while_away(publish)
+
+    async def delete(self, sequence: int) -> None:
+        """Take a job out of the queue. One that is gone already is no error.
+
+        Asks for no erasure of the bytes on disk, which nats-py cannot: 0.3 ms instead of 3.2 ms.
+        """
+        await self._request(f"STREAM.MSG.DELETE.{JOBS}", {"seq": sequence, "no_erase": True})
+
+    async def depths(self) -> list[QueueDepth]:
+        """How many jobs each model key has, in one request."""
+        info = await self._request(f"STREAM.INFO.{JOBS}", {"subjects_filter": subjects.JOBS})
+        per_subject: dict[str, int] = info.get("state", {}).get("subjects") or {}
+        return [QueueDepth(subjects.key_of_jobs(subject), count) for subject, count in per_subject.items()]
+
+    async def oldest_age_s(self, model_key: str) -> float | None:
+        """For how long the model's oldest job, queued or running, has been in the stream; None where there is none."""
+        try:
+            message = await self._js.get_msg(
+                JOBS, seq=1, subject=subjects.jobs_of_key(model_key), direct=True, next=True
+            )
+        except NotFoundError:
+            return None
+        return None if message.time is None else (now() - message.time).total_seconds()
+
+    async def create_consumer(self, model_key: str) -> None:
+        """Create the model's consumer where there is none."""
+        await retried_while_away(lambda: self._js.add_consumer(JOBS, jobs_consumer(model_key)))
+
+    async def _request(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        payload = json.dumps(request).encode()
+        reply = await retried_while_away(
+            lambda: self._client.request(f"$JS.API.{operation}", payload, timeout=REQUEST_TIMEOUT_S)
+        )
+        answer: dict[str, Any] = json.loads(reply.data)
+        return answer

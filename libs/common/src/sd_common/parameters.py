@@ -1,0 +1,170 @@
+"""What a client may ask for: the parameters of the three task kinds.
+
+Names and defaults are those of the API this service replaces, so that its clients work here unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from sd_common.model_names import canonical_model_name, check_model_name
+
+#: Every name that `scheduler` takes. The worker maps each to a diffusers class (`sd_worker.engine.schedulers`).
+SchedulerName = Literal[
+    "plms",
+    "ddim",
+    "k-lms",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_karras",
+    "dpmpp_sde",
+    "unipc",
+    "deis",
+    "lcm",
+    "ddpm",
+]
+
+DEFAULT_MODEL = "CompVis/stable-diffusion-v1-4"
+DEFAULT_INPAINT_MODEL = "stable-diffusion-v1-5/stable-diffusion-inpainting"
+
+MIN_SIDE_PX = 64
+MAX_SIDE_PX = 2048
+#: The VAEs of every family scale by 8: a side that is not a multiple of 8 has no latent.
+SIDE_MULTIPLE_PX = 8
+MAX_STEPS = 500
+MAX_PROMPT_CHARS = 10_000
+#: `torch.Generator.manual_seed` takes 64 bits.
+MAX_SEED = 2**64 - 1
+
+ModelName = Annotated[
+    str,
+    AfterValidator(check_model_name),
+    AfterValidator(canonical_model_name),
+    Field(min_length=1, max_length=200),
+]
+SidePx = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX, multiple_of=SIDE_MULTIPLE_PX)]
+PictureUrl = Annotated[str, Field(min_length=1)]
+
+
+class CommonParameters(BaseModel):
+    """What every task kind takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field(max_length=MAX_PROMPT_CHARS, description="The prompt to guide image generation.")
+    negative_prompt: str | None = Field(
+        default=None,
+        max_length=MAX_PROMPT_CHARS,
+        description="The prompt to dissuade image generation. "
+        "Ignored when not using guidance (i.e., if `guidance` is `1`).",
+    )
+    model: ModelName = Field(
+        default=DEFAULT_MODEL,
+        description="The model to use: the repository id of a diffusers pipeline on the Hugging Face hub "
+        f"(e.g. `{DEFAULT_MODEL}`), or the name of a directory below the worker's `MODEL_DIR` (e.g. `shapes`). "
+        "Where the operator set `DEFAULT_MODEL`, that is the default.",
+    )
+    steps: int = Field(
+        default=20,
+        ge=1,
+        le=MAX_STEPS,
+        description="The number of denoising steps. "
+        "More steps usually give a better picture and take proportionally longer.",
+    )
+    guidance: float = Field(
+        default=7.5,
+        ge=1.0,
+        le=50.0,
+        allow_inf_nan=False,
+        description="How closely to follow `prompt`, usually at the expense of picture quality: `w` of equation 2 of "
+        "the [Imagen paper](https://arxiv.org/abs/2205.11487). `1` turns guidance off.",
+    )
+    scheduler: SchedulerName = Field(default="plms", description="The diffusers noise scheduler.")
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_SEED,
+        description="Decides the noise: the same seed and parameters give the same picture. "
+        "Chosen at random when not given; the one used is told in `parameters_used`.",
+    )
+    safety_filter: bool = Field(
+        default=True,
+        description="Black out pictures that the model's safety checker flags. "
+        "Do not show unfiltered pictures in services open to the public.",
+    )
+
+
+class Txt2ImgParameters(CommonParameters):
+    """A picture from a prompt."""
+
+    params_type: Literal["txt2img"] = "txt2img"
+
+    width: SidePx = Field(default=512, description="The width of the picture in pixels, a multiple of 8.")
+    height: SidePx = Field(default=512, description="The height of the picture in pixels, a multiple of 8.")
+
+
+class Img2ImgParameters(CommonParameters):
+    """A picture from a prompt and a picture to start from."""
+
+    params_type: Literal["img2img"] = "img2img"
+
+    initial_image: PictureUrl = Field(
+        description="The picture to start from: a blob URL of this service, or a `data:` URL. "
+        "Sides are cut down to multiples of 8.",
+    )
+    strength: float = Field(
+        default=0.8,
+        gt=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="How much to change the initial image: the share of `steps` that is run, "
+        "from noise added in that measure. At `1` the initial image is ignored.",
+    )
+
+    @field_validator("strength")
+    @classmethod
+    def check_that_a_step_remains(cls, strength: float, info: ValidationInfo) -> float:
+        """diffusers runs `int(steps * strength)` steps, and fails with none."""
+        steps = info.data.get("steps")
+        if steps is not None and int(steps * strength) < 1:
+            raise PydanticCustomError(
+                "strength_too_low",
+                "strength × steps must be at least 1, but {strength} × {steps} leaves no step to run: raise either",
+                {"strength": strength, "steps": steps},
+            )
+        return strength
+
+
+class InpaintParameters(CommonParameters):
+    """A picture painted anew where a mask is white."""
+
+    params_type: Literal["inpaint"] = "inpaint"
+
+    model: ModelName = Field(
+        default=DEFAULT_INPAINT_MODEL,
+        description="The model to use, as for the other kinds; models made for inpainting do best. "
+        "Where the operator set `DEFAULT_MODEL`, that is the default.",
+    )
+    initial_image: PictureUrl = Field(
+        description="The picture to paint into: a blob URL of this service, or a `data:` URL. "
+        "Sides are cut down to multiples of 8.",
+    )
+    mask: PictureUrl = Field(
+        description="White is painted anew, black stays: a blob URL of this service, or a `data:` URL. "
+        "Resized to the initial image where it differs.",
+    )
+
+
+TaskParameters = Annotated[
+    Txt2ImgParameters | Img2ImgParameters | InpaintParameters,
+    Field(discriminator="params_type"),
+]
+
+task_parameters_adapter: TypeAdapter[Txt2ImgParameters | Img2ImgParameters | InpaintParameters] = TypeAdapter(
+    TaskParameters
+)

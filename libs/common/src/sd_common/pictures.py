@@ -1,0 +1,60 @@
+"""What a picture that comes from outside may be, and how it is opened."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image, ImageOps
+
+from sd_common.errors import PictureError
+
+#: What an opened picture's format is called over HTTP. Other formats are not read at all.
+CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_TAKEN = ", ".join(CONTENT_TYPES)
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """How large a picture may be, in bytes and in pixels once decoded."""
+
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 2048 * 2048
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An opened picture, upright (EXIF orientation applied)."""
+
+    image: Image.Image
+    content_type: str
+
+
+def open_picture(data: bytes, limits: PictureLimits) -> Picture:
+    """Decode `data` fully. Raises `PictureError` with a sentence for the client."""
+    if len(data) > limits.max_bytes:
+        raise PictureError(f"The picture is {len(data):,} bytes; at most {limits.max_bytes:,} are taken")
+    try:
+        with warnings.catch_warnings():
+            # Our own limit below is tighter than the one Pillow warns at.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=list(CONTENT_TYPES))
+            _check_size(image, limits)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError("The picture has far more pixels than are taken") from error
+    except Exception as error:  # Pillow's decoders raise of every kind on broken files
+        raise PictureError(f"The bytes are not a whole {_TAKEN} picture") from error
+    return Picture(image=upright, content_type=CONTENT_TYPES[str(image.format)])
+
+
+def _check_size(image: Image.Image, limits: PictureLimits) -> None:
+    pixels = image.width * image.height
+    if pixels > limits.max_pixels:
+        raise PictureError(
+            f"The picture is {image.width}×{image.height}, {pixels:,} pixels; at most {limits.max_pixels:,} are taken"
+        )

@@ -1,0 +1,61 @@
+"""Create or update the streams and the bucket of pictures: `python -m sd_common.provision`.
+
+Idempotent. Services never create streams: run this once before them, with credentials that may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
+from nats.js.errors import BucketNotFoundError, NotFoundError
+
+from sd_common.blob_store import BlobStore
+from sd_common.logs import configure_logs
+from sd_common.nats_client import connect, disconnect
+from sd_common.settings import LogSettings, MinioSettings, NatsSettings, load_settings
+from sd_common.streams import USERS_BUCKET, events_stream, jobs_stream, users_bucket
+
+log = structlog.get_logger(__name__)
+
+
+async def provision_streams(js: JetStreamContext, settings: NatsSettings) -> None:
+    """Create what is missing and update what differs."""
+    for stream in (jobs_stream(settings), events_stream(settings)):
+        await _create_or_update(js, stream)
+    try:
+        await js.key_value(USERS_BUCKET)
+    except BucketNotFoundError:
+        await js.create_key_value(users_bucket(settings))
+
+
+async def _create_or_update(js: JetStreamContext, stream: StreamConfig) -> None:
+    try:
+        await js.stream_info(str(stream.name))
+    except NotFoundError:
+        await js.add_stream(stream)
+    else:
+        await js.update_stream(stream)
+
+
+async def provision(nats_settings: NatsSettings, minio_settings: MinioSettings) -> None:
+    """Make NATS and the S3 server ready for the services."""
+    client = await connect(nats_settings, "provision")
+    try:
+        await provision_streams(client.jetstream(), nats_settings)
+    finally:
+        await disconnect(client)
+    async with BlobStore(minio_settings) as blobs:
+        await blobs.create_bucket()
+    log.info("provisioned")
+
+
+def main() -> None:
+    configure_logs(load_settings(LogSettings), "provision")
+    asyncio.run(provision(load_settings(NatsSettings), load_settings(MinioSettings)))
+
+
+if __name__ == "__main__":
+    main()

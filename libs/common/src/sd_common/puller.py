@@ -1,0 +1,105 @@
+"""Jobs from one consumer, with one outstanding pull request.
+
+`PullSubscription.fetch` of nats-py loses a job until ack_wait when it is cancelled, and a pending fetch does not
+survive a reconnect. Here replies are read by a callback into a queue: cancelling `next` cancels only the waiting. A
+request is sent again after a reconnect, after missed heartbeats, and when the server ended it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from sd_common.nats_client import NatsClient
+
+#: Seconds after which the server ends a pull request that found no job.
+_EXPIRES_S = 20.0
+_HEARTBEAT_S = 2.0
+#: A server sends a heartbeat every `_HEARTBEAT_S`: after this long without one, the request is lost.
+_LOST_AFTER_S = 2.5 * _HEARTBEAT_S
+#: Pause before another request where the server refused one (no such consumer, too many waiting).
+_REFUSED_PAUSE_S = 0.5
+
+_STATUS_HEARTBEAT = "100"
+#: Ordinary ends of a request: no messages, or expired.
+_STATUS_ENDED = ("404", "408")
+
+
+class Puller:
+    """Takes jobs one at a time. Open with `start`; `close` hands back what was not taken."""
+
+    def __init__(self, client: NatsClient, stream: str, consumer: str) -> None:
+        self._client = client
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._request = json.dumps(
+            {"batch": 1, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+        ).encode()
+        self._inbox = client.new_inbox()
+        self._jobs: asyncio.Queue[Msg] = asyncio.Queue()
+        self._heard = asyncio.Event()
+        self._num_requests = 0
+        self._is_outstanding = False
+        self._was_refused = False
+        self._closing = False
+        self._subscription: Subscription | None = None
+        self._forget_reconnects = client.on_reconnect(self._lose_request)
+
+    async def start(self) -> None:
+        """Subscribe to the replies. Nothing is pulled before the first `next`."""
+        self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_reply)
+
+    async def next(self, timeout_s: float) -> Msg | None:
+        """A job, or None when none came within `timeout_s`. Safe to cancel. The pull stays open in between."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while self._jobs.empty():
+            if not self._is_outstanding:
+                await self._pull()
+            self._heard.clear()
+            left_s = deadline - loop.time()
+            if left_s <= 0:
+                return None
+            try:
+                await asyncio.wait_for(self._heard.wait(), min(left_s, _LOST_AFTER_S))
+            except TimeoutError:
+                if left_s > _LOST_AFTER_S:
+                    await self._lose_request()
+        return self._jobs.get_nowait()
+
+    async def close(self) -> None:
+        """Stop pulling. Jobs that arrive late or were not taken go back to the queue at once."""
+        self._closing = True
+        self._forget_reconnects()
+        if self._subscription is not None and self._client.is_connected:
+            await self._subscription.drain()  # type: ignore[no-untyped-call]
+        while not self._jobs.empty():
+            await self._jobs.get_nowait().nak()
+
+    async def _pull(self) -> None:
+        if self._was_refused:
+            self._was_refused = False
+            await asyncio.sleep(_REFUSED_PAUSE_S)
+        self._num_requests += 1
+        self._is_outstanding = True
+        await self._client.publish(self._subject, self._request, reply=f"{self._inbox}.{self._num_requests}")
+
+    async def _on_reply(self, message: Msg) -> None:
+        status = message.headers.get("Status") if message.headers else None
+        if status is None:  # a job: what the server says itself has a status
+            if self._closing:
+                await message.nak()
+                return
+            self._jobs.put_nowait(message)
+            self._is_outstanding = False
+        elif status != _STATUS_HEARTBEAT and message.subject.endswith(f".{self._num_requests}"):
+            self._is_outstanding = False
+            self._was_refused = status not in _STATUS_ENDED
+        self._heard.set()
+
+    async def _lose_request(self) -> None:
+        self._is_outstanding = False
+        self._was_refused = False
+        self._heard.set()

@@ -1,0 +1,46 @@
+"""Carry a call to JetStream through a server restart or a leader change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import nats.errors
+from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
+
+from sd_common.errors import Unavailable
+
+#: A leader change of three replicas took 6.7 s; a publisher that gives up sooner loses submissions.
+RETRY_FOR_S = 12.0
+_FIRST_PAUSE_S = 0.05
+_MAX_PAUSE_S = 1.0
+
+T = TypeVar("T")
+
+
+async def retried_while_away(call: Callable[[], Awaitable[T]], retry_for_s: float = RETRY_FOR_S) -> T:
+    """What `call` returns, tried again while NATS does not answer; `Unavailable` after `retry_for_s`.
+
+    `call` must be safe to repeat: one that timed out may still have been carried out.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + retry_for_s
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await call()
+        except (
+            nats.errors.TimeoutError,
+            nats.errors.NoRespondersError,
+            nats.errors.ConnectionReconnectingError,
+            nats.errors.OutboundBufferLimitError,
+            NoStreamResponseError,
+            ServiceUnavailableError,
+        ) as error:
+            if loop.time() + pause_s > deadline:
+                raise Unavailable("The message broker") from error
+        except nats.errors.ConnectionClosedError as error:
+            raise Unavailable("The message broker") from error
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _MAX_PAUSE_S)

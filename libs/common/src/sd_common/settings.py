@@ -1,0 +1,103 @@
+"""Settings, read from the environment, then from `.env`; one class per group of variables."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_ON = frozenset({"1", "true", "yes", "on"})
+_OFF = frozenset({"", "0", "false", "no", "off"})
+
+
+def parse_flag(value: Any) -> Any:
+    """1/0, true/false, yes/no, on/off; empty is off."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    if word in _ON:
+        return True
+    if word in _OFF:
+        return False
+    raise ValueError("must be one of 1, 0, true, false, yes, no, on, off")
+
+
+Flag = Annotated[bool, BeforeValidator(parse_flag)]
+
+
+class Settings(BaseSettings):
+    """Base of every settings class.
+
+    A field's variable is its name in capitals. An empty variable is as good as none, but for flags, where it is off.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def drop_empty_variables(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        flags = {name for name, field in cls.model_fields.items() if field.annotation is bool}
+        return {name: value for name, value in values.items() if value != "" or name in flags}
+
+
+class NatsSettings(Settings):
+    """Where NATS is, and how to get in."""
+
+    nats_url: SecretStr = Field(
+        default=SecretStr("nats://127.0.0.1:4222"),
+        description="One or more server URLs, comma-separated, with user and password where the server asks for them.",
+    )
+    nats_replicas: int = Field(default=1, ge=1, le=5, description="Copies of each stream; 3 in a cluster.")
+    events_max_age_s: int = Field(
+        default=86_400, ge=60, description="Seconds for which the events of a task can be read."
+    )
+    jobs_max_per_model: int = Field(
+        default=10_000, ge=1, description="Jobs a model's queue holds; a submission beyond them is refused with 429."
+    )
+
+
+class MinioSettings(Settings):
+    """Where pictures are stored: any S3 server."""
+
+    minio_endpoint: str = Field(default="127.0.0.1:9000", description="host:port of the S3 server.")
+    minio_access_key: str = Field(description="Access key of the S3 server.")
+    minio_secret_key: SecretStr = Field(description="Secret key of the S3 server.")
+    minio_bucket: str = Field(default="pictures", min_length=3, description="Bucket of the pictures.")
+    minio_secure: Flag = Field(default=False, description="Whether to speak TLS with the S3 server.")
+    minio_region: str = Field(default="us-east-1", description="Region; without one, signing asks the server for it.")
+
+
+class LogSettings(Settings):
+    """How to log."""
+
+    log_level: str = Field(
+        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    log_format: str = Field(
+        default="json", pattern="^(json|console)$", description="`json`, one object a line, or `console`."
+    )
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(settings_class: type[S], **overrides: Any) -> S:
+    """Read `settings_class`, or end the process with a line per wrong variable. Values are never shown."""
+    try:
+        return settings_class(**overrides)
+    except ValidationError as error:
+        lines = [f"  {_variable(entry['loc'])}: {_sentence(entry)}" for entry in error.errors(include_input=False)]
+        print("Wrong settings:", *lines, sep="\n", file=sys.stderr)  # noqa: T201 - before logs are configured
+        raise SystemExit(2) from None
+
+
+def _variable(loc: tuple[int | str, ...]) -> str:
+    return str(loc[0]).upper() if loc else "environment"
+
+
+def _sentence(entry: Any) -> str:
+    return "is needed but not set" if entry["type"] == "missing" else str(entry["msg"])

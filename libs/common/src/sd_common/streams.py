@@ -1,0 +1,79 @@
+"""The streams and the consumers of jobs, as data. Nothing else defines any."""
+
+from __future__ import annotations
+
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DiscardPolicy,
+    KeyValueConfig,
+    RePublish,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+
+from sd_common import subjects
+from sd_common.settings import NatsSettings
+
+JOBS = "JOBS"
+EVENTS = "EVENTS"
+USERS_BUCKET = "users"
+
+#: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker.
+ACK_WAIT_S = 30.0
+#: A retried submission with the same task_id is one job within this many seconds.
+DUPLICATE_WINDOW_S = 120.0
+
+
+def jobs_stream(settings: NatsSettings) -> StreamConfig:
+    """Work to do. A job stays until it is acknowledged."""
+    return StreamConfig(
+        name=JOBS,
+        subjects=[subjects.JOBS],
+        retention=RetentionPolicy.WORK_QUEUE,
+        storage=StorageType.FILE,
+        num_replicas=settings.nats_replicas,
+        allow_direct=True,
+        duplicate_window=DUPLICATE_WINDOW_S,
+        max_consumers=10_000,  # nats-server 2.15 refuses the 1,001st unless told
+        max_msgs_per_subject=settings.jobs_max_per_model,
+        discard=DiscardPolicy.NEW,
+        discard_new_per_subject=True,
+    )
+
+
+def events_stream(settings: NatsSettings) -> StreamConfig:
+    """The life of every task. Clients are fed from the republished subjects: those carry only what was stored."""
+    return StreamConfig(
+        name=EVENTS,
+        subjects=[subjects.EVENTS],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        num_replicas=settings.nats_replicas,
+        allow_direct=True,
+        max_age=settings.events_max_age_s,
+        republish=RePublish(src=subjects.EVENTS, dest=subjects.FEED),
+    )
+
+
+def users_bucket(settings: NatsSettings) -> KeyValueConfig:
+    """Users by name."""
+    return KeyValueConfig(
+        bucket=USERS_BUCKET, history=1, storage=StorageType.FILE, replicas=settings.nats_replicas, direct=True
+    )
+
+
+def jobs_consumer(key: str) -> ConsumerConfig:
+    """The consumer of one model's jobs, shared by all workers. `max_deliver` is unbounded: a worker counts attempts
+    itself, since a message past `max_deliver` stays in the stream and counts as backlog."""
+    return ConsumerConfig(
+        name=key,
+        durable_name=key,
+        filter_subject=subjects.jobs_of_key(key),
+        ack_policy=AckPolicy.EXPLICIT,
+        ack_wait=ACK_WAIT_S,
+        max_deliver=-1,
+        max_ack_pending=10_000,
+        max_waiting=4096,
+    )

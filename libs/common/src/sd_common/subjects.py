@@ -1,0 +1,115 @@
+"""Every NATS subject of the service, built and parsed in one place.
+
+    jobs.<model_key>                          stream JOBS
+    events.<user>.<session>.<task_id>         stream EVENTS
+    feed.<user>.<session>.<task_id>           EVENTS republished once stored, with the header `Nats-Sequence`
+    progress.<user>.<session>.<task_id>       core, not stored
+    cancels.<task_id>                         core, not stored
+    auth.<operation>                          request-reply
+
+The user comes first because NATS filters a leading wildcard by a full scan (34 ms at 100,000 tasks against 0.3 ms).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from sd_common.errors import SubjectError
+from sd_common.model_names import model_key
+
+JOBS = "jobs.*"
+EVENTS = "events.>"
+FEED = "feed.>"
+CANCELS = "cancels.*"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: What users, sessions and tasks may be called: one subject token each. For pydantic's `pattern`.
+TOKEN_PATTERN = rf"^{_TOKEN.pattern}$"
+
+TaskSubjectPrefix = Literal["events", "feed", "progress"]
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """Where a task's events are found."""
+
+    user: str
+    session: str
+    task_id: str
+
+    def __post_init__(self) -> None:
+        for name in (self.user, self.session, self.task_id):
+            check_token(name)
+
+    @property
+    def events(self) -> str:
+        return f"events.{self.user}.{self.session}.{self.task_id}"
+
+    @property
+    def progress(self) -> str:
+        return f"progress.{self.user}.{self.session}.{self.task_id}"
+
+    @property
+    def cancels(self) -> str:
+        return f"cancels.{self.task_id}"
+
+
+def check_token(name: str) -> str:
+    """Return `name`, or raise `SubjectError` where it is not one subject token."""
+    if not _TOKEN.fullmatch(name):
+        raise SubjectError(f"'{name}' is not 1 to 64 letters, digits, '_' or '-'")
+    return name
+
+
+def jobs_of(model: str) -> str:
+    """The subject of a model's jobs."""
+    return f"jobs.{model_key(model)}"
+
+
+def jobs_of_key(key: str) -> str:
+    """The subject of the jobs of a model key."""
+    return f"jobs.{check_token(key)}"
+
+
+def key_of_jobs(subject: str) -> str:
+    """The model key that a job's subject names."""
+    prefix, _, key = subject.partition(".")
+    if prefix != "jobs":
+        raise SubjectError(f"'{subject}' is not a subject of jobs")
+    return check_token(key)
+
+
+def events_of_task(user: str, task_id: str) -> str:
+    """Filter for the events of one task of a user, whatever its session."""
+    return f"events.{check_token(user)}.*.{check_token(task_id)}"
+
+
+def events_of_session(user: str, session: str) -> str:
+    """Filter for the events of all tasks of one session."""
+    return f"events.{check_token(user)}.{check_token(session)}.*"
+
+
+def progress_of_session(user: str, session: str) -> str:
+    """Filter for the progress of all tasks of one session."""
+    return f"progress.{check_token(user)}.{check_token(session)}.*"
+
+
+def parse_task_subject(subject: str) -> tuple[TaskSubjectPrefix, TaskRef]:
+    """Take apart the subject of an event, a feed message or a progress message."""
+    parts = subject.split(".")
+    if len(parts) == 4:
+        ref = TaskRef(*parts[1:])
+        match parts[0]:
+            case "events" | "feed" | "progress" as prefix:
+                return prefix, ref
+    raise SubjectError(f"'{subject}' is not the subject of a task")
+
+
+def task_id_of_cancel(subject: str) -> str:
+    """The task that a cancel message is about."""
+    prefix, _, task_id = subject.partition(".")
+    if prefix != "cancels":
+        raise SubjectError(f"'{subject}' is not a subject of cancels")
+    return check_token(task_id)

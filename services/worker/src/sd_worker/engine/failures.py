@@ -1,0 +1,40 @@
+"""What a task's error means to its client."""
+
+from __future__ import annotations
+
+import logging
+
+from sd_worker.engine.devices import is_out_of_memory
+from sd_worker.engine.errors import InvalidInput, ModelUnavailable
+from sd_worker.engine.tasks import EngineTask, Failed
+
+_log = logging.getLogger(__name__)
+
+
+def failure_of(task: EngineTask, error: BaseException) -> Failed:
+    """The outcome of a task that raised `error`; logs what the client is not told."""
+    model = task.parameters.model
+    told = {"task_id": task.task_id, "model": model}
+    match error:
+        case InvalidInput():
+            return Failed(task.task_id, "invalid_input", str(error))
+        case ModelUnavailable():
+            # The cause tells the operator what the sentence for the client leaves out.
+            _log.warning("model unavailable: %s", error, extra=told, exc_info=error.__cause__)
+            return Failed(task.task_id, "model_unavailable", str(error))
+        case _ if is_out_of_memory(error):
+            _log.warning("out of memory", extra=told, exc_info=error)
+            return Failed(
+                task.task_id,
+                "out_of_memory",
+                f"The worker has too little memory for this picture with model '{model}': "
+                "ask for a smaller picture, or choose a smaller model",
+            )
+        case _:
+            _log.error("task failed", extra=told, exc_info=error)
+            return Failed(
+                task.task_id,
+                "internal",
+                "The worker failed in a way that was not foreseen: try again, "
+                "and tell the operator the task's id if it fails again",
+            )

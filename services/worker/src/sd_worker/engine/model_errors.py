@@ -1,0 +1,70 @@
+"""Why a model could not be loaded, as a sentence for the client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+
+
+def explain(name: str, error: Exception) -> str:
+    """What went wrong with model `name`, and what to do. Holds no path and nothing of `error`'s own text.
+
+    diffusers wraps the hub's errors in `OSError`, often without `from`: the first known one in the chain counts.
+    """
+    for cause in _chain(error):
+        sentence = _explain_one(name, cause)
+        if sentence is not None:
+            return sentence
+    return f"Model '{name}' cannot be loaded: its files are damaged or not of a kind that diffusers knows"
+
+
+def _explain_one(name: str, error: BaseException) -> str | None:
+    match error:
+        case GatedRepoError():  # before RepositoryNotFoundError, which it is a kind of
+            return (
+                f"Model '{name}' is gated: ask for access at https://huggingface.co/{name}, "
+                "and have the operator set HUGGINGFACE_TOKEN to a token of that account"
+            )
+        case RepositoryNotFoundError() | HFValidationError():
+            return (
+                f"There is no model '{name}' on the hub, or it is private: check the name, "
+                "or have the operator set HUGGINGFACE_TOKEN"
+            )
+        case LocalEntryNotFoundError() | OfflineModeIsEnabled() | httpx.TransportError():
+            return (
+                f"Model '{name}' has not been downloaded, and the worker cannot reach the hub: try again later, "
+                "or have the operator put it below MODEL_DIR"
+            )
+        case EntryNotFoundError():
+            return f"Model '{name}' lacks a file on the hub: it must be in the layout of diffusers"
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            return f"The hub refused model '{name}': have the operator check HUGGINGFACE_TOKEN"
+        case HfHubHTTPError():
+            return f"The hub failed to give model '{name}': try again later"
+        # diffusers and transformers have no class for this one.
+        case OSError() if "safetensors" in str(error) and ("find" in str(error) or "no file named" in str(error)):
+            return (
+                f"Model '{name}' has parts without safetensors weights: only those are loaded, because a pickle can "
+                "run code; choose another model or have its weights converted"
+            )
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """`error`, and what led to it."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,0 +1,115 @@
+"""One task, run on diffusers' own pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from sd_common.parameters import MIN_SIDE_PX, SIDE_MULTIPLE_PX, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+
+from sd_worker.engine.diffusers_api import Pipeline, nsfw_content_detected, view_pipeline
+from sd_worker.engine.errors import InvalidInput
+from sd_worker.engine.models import LoadedModel
+from sd_worker.engine.schedulers import create_scheduler
+from sd_worker.engine.tasks import AnyParameters, EngineTask
+
+#: Called after each pass of the network with the passes done and to do. What it raises ends the pipeline's run.
+OnPass = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class GeneratedPicture:
+    """What a pipeline made; `nsfw_content_detected` None where no safety checker ran."""
+
+    image: Image.Image
+    nsfw_content_detected: bool | None
+
+
+def planned_steps(parameters: AnyParameters) -> int:
+    """How many denoising steps the task takes."""
+    if isinstance(parameters, Img2ImgParameters):
+        return max(1, int(parameters.steps * parameters.strength))
+    return parameters.steps
+
+
+def generate(model: LoadedModel, task: EngineTask, on_pass: OnPass) -> GeneratedPicture:
+    """Make the picture of `task`, as the stock pipeline of `model` would.
+
+    Raises `InvalidInput` where the model cannot do what is asked, whatever `on_pass` raises, and what torch raises.
+    """
+    pipeline = create_task_pipeline(model, task.parameters)
+
+    def on_step_end(
+        running: Pipeline, index: int, _timestep: object, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        on_pass(index + 1, running.num_timesteps)
+        return tensors
+
+    arguments = call_arguments(task)
+    with torch.inference_mode():
+        output = pipeline(**arguments, callback_on_step_end=on_step_end)
+    return GeneratedPicture(output.images[0], nsfw_content_detected(output))
+
+
+def create_task_pipeline(model: LoadedModel, parameters: AnyParameters) -> Pipeline:
+    """A pipeline object for one task over the shared weights, with a scheduler of its own.
+
+    Raises `InvalidInput` where the model cannot do this kind of task.
+    """
+    _check_channels(model, parameters)
+    scheduler = create_scheduler(parameters.scheduler, model.pipeline.scheduler.config, steps=parameters.steps)
+    try:
+        return view_pipeline(
+            model.pipeline, parameters.params_type, scheduler, with_safety_checker=parameters.safety_filter
+        )
+    except ValueError as error:
+        raise InvalidInput(f"Model '{model.name}' cannot do {parameters.params_type}: choose another model") from error
+
+
+def call_arguments(task: EngineTask) -> dict[str, object]:
+    """What the pipeline is called with. Raises `InvalidInput` for an initial image that is too small."""
+    parameters = task.parameters
+    common: dict[str, object] = {
+        "prompt": parameters.prompt,
+        "negative_prompt": parameters.negative_prompt,
+        "num_inference_steps": parameters.steps,
+        "guidance_scale": parameters.guidance,
+        # On the CPU whatever the device: a seed gives the same noise everywhere.
+        "generator": torch.Generator("cpu").manual_seed(task.seed),
+    }
+    if isinstance(parameters, Txt2ImgParameters):
+        return {**common, "width": parameters.width, "height": parameters.height}
+    if task.initial_image is None:  # EngineTask does not let it come to this
+        raise InvalidInput("There is no initial image")
+    image = task.initial_image.convert("RGB")
+    # The pipelines cut img2img's sides down themselves; inpainting would scale to 512 × 512.
+    width, height = (side - side % SIDE_MULTIPLE_PX for side in image.size)
+    if min(width, height) < MIN_SIDE_PX:
+        raise InvalidInput(
+            f"The initial image is {image.width}×{image.height}; its sides must be at least {MIN_SIDE_PX} pixels"
+        )
+    if isinstance(parameters, Img2ImgParameters):
+        return {**common, "image": image, "strength": parameters.strength}
+    mask = None if task.mask is None else task.mask.convert("L")
+    inpaint = {**common, "image": image, "mask_image": mask, "width": width, "height": height}
+    # The API has no strength here: each pipeline's own default counts, 1 for Stable Diffusion, 0.9999 for SDXL, which
+    # so keeps a trace of the image in the noise. That leaves SDXL no step of one.
+    return {**inpaint, "strength": 1.0} if parameters.steps == 1 else inpaint
+
+
+def _check_channels(model: LoadedModel, parameters: AnyParameters) -> None:
+    """diffusers would fail deep inside, or make a picture of nothing."""
+    if model.in_channels is None or model.in_channels == model.latent_channels:
+        return
+    # The mask has one channel, the masked image as many as the latents.
+    is_inpainting_model = model.latent_channels is not None and model.in_channels == 2 * model.latent_channels + 1
+    if not is_inpainting_model:
+        raise InvalidInput(f"Model '{model.name}' makes no pictures from prompts alone: choose another model")
+    if not isinstance(parameters, InpaintParameters):
+        raise InvalidInput(
+            f"Model '{model.name}' is made for inpainting and cannot do {parameters.params_type}: "
+            "choose another model, or send an inpaint task"
+        )

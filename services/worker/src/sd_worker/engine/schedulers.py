@@ -1,0 +1,93 @@
+"""The noise schedulers that the API names.
+
+| name              | diffusers class                       | options                                   |
+|-------------------|---------------------------------------|-------------------------------------------|
+| `plms`            | `PNDMScheduler`                       | `skip_prk_steps`: without it, it is PNDM  |
+| `ddim`            | `DDIMScheduler`                       |                                           |
+| `k-lms`           | `LMSDiscreteScheduler`                |                                           |
+| `euler`           | `EulerDiscreteScheduler`              |                                           |
+| `euler_a`         | `EulerAncestralDiscreteScheduler`     |                                           |
+| `heun`            | `HeunDiscreteScheduler`               | makes 2 steps - 1 passes                  |
+| `dpmpp_2m`        | `DPMSolverMultistepScheduler`         | `dpmsolver++`, no Karras sigmas           |
+| `dpmpp_2m_karras` | `DPMSolverMultistepScheduler`         | `dpmsolver++`, Karras sigmas              |
+| `dpmpp_sde`       | `DPMSolverMultistepScheduler`         | `sde-dpmsolver++` (needs no torchsde)     |
+| `unipc`           | `UniPCMultistepScheduler`             |                                           |
+| `deis`            | `DEISMultistepScheduler`              |                                           |
+| `lcm`             | `LCMScheduler`                        | at most `original_inference_steps`, 50    |
+| `ddpm`            | `DDPMScheduler`                       |                                           |
+
+Each is made by `from_config` from the model's own scheduler, so that the betas, the prediction type and the spacing are
+the model's. What a name stands for is pinned by options, so that a model whose own scheduler is of the same class with
+other options does not change the meaning of the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sd_common.parameters import SchedulerName
+
+from sd_worker.engine.diffusers_api import Config, Scheduler, scheduler_from_config
+from sd_worker.engine.errors import InvalidInput
+
+_PLAIN_SIGMAS: Config = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_KARRAS_SIGMAS: Config = {**_PLAIN_SIGMAS, "use_karras_sigmas": True}
+_SECOND_ORDER: Config = {"solver_order": 2, "solver_type": "midpoint"}
+
+#: Latents go beyond [-1, 1], so clipping them spoils the picture. diffusers' txt2img and img2img constructors turn it
+#: off; inpainting leaves it, and so does assigning `pipe.scheduler`. DDIM and DDPM have it on unless a model says no.
+_FOR_LATENTS: Config = {"clip_sample": False}
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    class_name: str
+    options: Config = field(default_factory=dict)
+
+
+_RECIPES: Mapping[SchedulerName, _Recipe] = {
+    "plms": _Recipe("PNDMScheduler", {"skip_prk_steps": True}),
+    "ddim": _Recipe("DDIMScheduler"),
+    "k-lms": _Recipe("LMSDiscreteScheduler"),
+    "euler": _Recipe("EulerDiscreteScheduler"),
+    "euler_a": _Recipe("EulerAncestralDiscreteScheduler"),
+    "heun": _Recipe("HeunDiscreteScheduler"),
+    "dpmpp_2m": _Recipe(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", **_SECOND_ORDER, **_PLAIN_SIGMAS}
+    ),
+    "dpmpp_2m_karras": _Recipe(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", **_SECOND_ORDER, **_KARRAS_SIGMAS}
+    ),
+    "dpmpp_sde": _Recipe(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_SECOND_ORDER, **_PLAIN_SIGMAS}
+    ),
+    "unipc": _Recipe("UniPCMultistepScheduler", {"solver_type": "bh2"}),
+    "deis": _Recipe("DEISMultistepScheduler", {"algorithm_type": "deis", "solver_type": "logrho"}),
+    "lcm": _Recipe("LCMScheduler"),
+    "ddpm": _Recipe("DDPMScheduler"),
+}
+
+
+def create_scheduler(name: SchedulerName, config: Config, *, steps: int) -> Scheduler:
+    """A fresh scheduler for one task, made from the `config` of its model's own.
+
+    Raises `InvalidInput` where the model or the number of steps does not go with it.
+    """
+    own_class = str(config.get("_class_name", ""))
+    if own_class.startswith("FlowMatch"):
+        # Flow-matching models have another noise schedule, which none of the others computes.
+        if name != "euler":
+            raise InvalidInput(f"Scheduler '{name}' does not go with this flow-matching model: choose 'euler'")
+        return scheduler_from_config(own_class, config, {})
+    recipe = _RECIPES[name]
+    scheduler = scheduler_from_config(recipe.class_name, config, {**_FOR_LATENTS, **recipe.options})
+    if name == "lcm":
+        _check_lcm_steps(scheduler, steps)
+    return scheduler
+
+
+def _check_lcm_steps(scheduler: Scheduler, steps: int) -> None:
+    most = scheduler.config["original_inference_steps"]
+    if isinstance(most, int) and steps > most:
+        raise InvalidInput(f"Scheduler 'lcm' takes at most {most} steps with this model, not {steps}: 4 to 8 are usual")

@@ -1,0 +1,96 @@
+"""The nouns of the engine: what goes in, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+
+AnyParameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
+FailureCode = Literal["model_unavailable", "invalid_input", "out_of_memory", "internal"]
+
+
+@dataclass(frozen=True)
+class EngineTask:
+    """One picture to make.
+
+    `seed` (64 bits) counts, not `parameters.seed`. `initial_image` and `mask` are decoded and upright, of any mode;
+    they are what the URLs in `parameters` stand for. Raises `ValueError` where the kind needs a picture and has none.
+    """
+
+    task_id: str
+    parameters: AnyParameters
+    seed: int
+    initial_image: Image.Image | None = None
+    mask: Image.Image | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.parameters, Txt2ImgParameters) and self.initial_image is None:
+            raise ValueError(f"a task of kind {self.parameters.params_type} needs an initial image")
+        if isinstance(self.parameters, InpaintParameters) and self.mask is None:
+            raise ValueError("a task of kind inpaint needs a mask")
+
+    @property
+    def parameters_used(self) -> AnyParameters:
+        """The parameters with the seed filled in."""
+        return self.parameters.model_copy(update={"seed": self.seed})
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running task is: `step` of `steps` denoising steps are done (0 while its model is loaded).
+
+    `steps` is what the client asked for (img2img: the share of it that `strength` leaves), also with a scheduler that
+    makes more passes than steps, and stays the same for the life of a task.
+    """
+
+    task_id: str
+    stage: Literal["loading", "denoising"]
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where a finished task's time went. `loading_s` is about 0 where the model was resident."""
+
+    loading_s: float
+    generating_s: float
+    encoding_s: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The picture, as a PNG that tells how it was made (see `png.encode_png`).
+
+    `nsfw_content_detected` is whether the safety checker flagged the picture, which is then black; None where none ran:
+    the task asked for no safety filter, or the model has no checker.
+    """
+
+    task_id: str
+    png: bytes
+    parameters_used: AnyParameters
+    nsfw_content_detected: bool | None
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Somebody cancelled the task, or the engine was stopped."""
+
+    task_id: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """There is no picture; `reason` is a sentence that the client can act on."""
+
+    task_id: str
+    code: FailureCode
+    reason: str
+
+
+Outcome = Finished | Cancelled | Failed

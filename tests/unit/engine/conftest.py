@@ -1,0 +1,64 @@
+"""Tiny models, made once per session, and engines over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from sd_worker.engine.devices import Device
+from sd_worker.engine.engine import Engine
+from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models import ModelCache, ModelLoader
+
+from tests.support import tiny_pipelines
+from tests.unit.engine.recorder import CPU, EngineUnderTest, Recorder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_torch_thread() -> None:
+    """The tiny networks gain nothing from a second thread, and tests run beside each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MODEL_DIR with one tiny model of each family."""
+    root = tmp_path_factory.mktemp("models")
+    tiny_pipelines.save_sd1(root / "sd1")
+    tiny_pipelines.save_sd1(root / "flags-all", safety_checker="flags all")
+    tiny_pipelines.save_sd1(root / "flags-none", safety_checker="flags none")
+    tiny_pipelines.save_sd1_inpainting(root / "sd1-inpainting")
+    tiny_pipelines.save_sd2(root / "owner" / "sd2")
+    tiny_pipelines.save_sdxl(root / "sdxl")
+    return root
+
+
+@pytest.fixture(scope="session")
+def source(model_dir: Path) -> ModelSource:
+    return ModelSource(model_dir, dtype=torch.float32)
+
+
+@pytest.fixture
+def create_engine(source: ModelSource) -> Iterator[Callable[..., EngineUnderTest]]:
+    """Starts an engine (over another loader, if given one), which is stopped when the test ends."""
+    created: list[EngineUnderTest] = []
+
+    def create(loader: ModelLoader = source, device: Device = CPU) -> EngineUnderTest:
+        recorder = Recorder()
+        models = ModelCache(loader, device)
+        engine = Engine(models, recorder.on_progress, recorder.on_outcome)
+        created.append(EngineUnderTest(engine, recorder, models))
+        engine.start()
+        return created[-1]
+
+    yield create
+    for under_test in created:
+        assert under_test.engine.stop(timeout_s=20)
+
+
+@pytest.fixture
+def engine(create_engine: Callable[..., EngineUnderTest]) -> EngineUnderTest:
+    return create_engine()

@@ -1,0 +1,129 @@
+"""What an engine under test tells, and how tests wait for it."""
+
+from __future__ import annotations
+
+import io
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+
+from sd_worker.engine.devices import Device
+from sd_worker.engine.engine import Engine
+from sd_worker.engine.models import LoadedModel, ModelCache, ModelLoader
+from sd_worker.engine.tasks import EngineTask, Finished, Outcome, Progress
+
+CPU = Device(torch.device("cpu"), torch.float32)
+TIMEOUT_S = 20.0
+
+PROMPT = "a red circle on the blue background"
+
+
+class Recorder:
+    """Takes an engine's callbacks."""
+
+    def __init__(self) -> None:
+        self.progress: list[Progress] = []
+        self.outcomes: queue.Queue[Outcome] = queue.Queue()
+        #: Runs in the engine thread at each progress.
+        self.at_progress: Callable[[Progress], None] = lambda progress: None
+
+    def on_progress(self, progress: Progress) -> None:
+        self.progress.append(progress)
+        self.at_progress(progress)
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        self.outcomes.put(outcome)
+
+    def next_outcome(self) -> Outcome:
+        return self.outcomes.get(timeout=TIMEOUT_S)
+
+    def steps_of(self, task_id: str) -> list[int]:
+        return [p.step for p in self.progress if p.task_id == task_id and p.stage == "denoising"]
+
+
+@dataclass
+class EngineUnderTest:
+    """A running engine and what it told."""
+
+    engine: Engine
+    recorder: Recorder
+    models: ModelCache
+
+    def run(self, task: EngineTask) -> Outcome:
+        self.engine.submit(task)
+        return self.recorder.next_outcome()
+
+    def finish(self, task: EngineTask) -> Finished:
+        outcome = self.run(task)
+        assert isinstance(outcome, Finished), outcome
+        return outcome
+
+
+class GatedLoader:
+    """Loads for real, once a test lets it."""
+
+    def __init__(self, loader: ModelLoader) -> None:
+        self._loader = loader
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+
+    def load(self, name: str) -> LoadedModel:
+        self.entered.set()
+        assert self.gate.wait(TIMEOUT_S)
+        return self._loader.load(name)
+
+
+class RaisingLoader:
+    """Raises the given errors, one a load, then loads for real."""
+
+    def __init__(self, loader: ModelLoader, *errors: BaseException) -> None:
+        self._loader = loader
+        self._errors = list(errors)
+
+    def load(self, name: str) -> LoadedModel:
+        if self._errors:
+            raise self._errors.pop(0)
+        return self._loader.load(name)
+
+
+def initial_image(width: int = 64, height: int = 64) -> Image.Image:
+    """A picture with some structure."""
+    return Image.radial_gradient("L").resize((width, height)).convert("RGB").rotate(30, fillcolor=(200, 60, 20))
+
+
+def mask(width: int = 64, height: int = 64) -> Image.Image:
+    """White in the middle."""
+    image = Image.new("L", (width, height), 0)
+    image.paste(255, (width // 4, height // 4, width // 4 * 3, height // 4 * 3))
+    return image
+
+
+def txt2img(task_id: str = "t", *, seed: int = 1, **parameters: object) -> EngineTask:
+    """A small fast task on the tiny model "sd1"."""
+    defaults: dict[str, object] = {"prompt": PROMPT, "model": "sd1", "width": 64, "height": 64, "steps": 3}
+    return EngineTask(task_id, Txt2ImgParameters.model_validate({**defaults, **parameters}), seed)
+
+
+def img2img(task_id: str = "t", *, seed: int = 1, image: Image.Image | None = None, **parameters: object) -> EngineTask:
+    """A small fast task on the tiny model "sd1"."""
+    defaults: dict[str, object] = {"prompt": PROMPT, "model": "sd1", "steps": 4, "initial_image": "blob"}
+    checked = Img2ImgParameters.model_validate({**defaults, **parameters})
+    return EngineTask(task_id, checked, seed, image or initial_image())
+
+
+def inpaint(task_id: str = "t", *, seed: int = 1, image: Image.Image | None = None, **parameters: object) -> EngineTask:
+    """A small fast task on the tiny model "sd1"."""
+    defaults = {"prompt": PROMPT, "model": "sd1", "steps": 3, "initial_image": "blob", "mask": "blob"}
+    checked = InpaintParameters.model_validate({**defaults, **parameters})
+    return EngineTask(task_id, checked, seed, image or initial_image(), mask())
+
+
+def picture(finished: Finished) -> Image.Image:
+    """The pixels of a finished task."""
+    return Image.open(io.BytesIO(finished.png))
