@@ -6,37 +6,23 @@ same function gives the same weights. The schedulers' configurations are those o
 
 from __future__ import annotations
 
+import itertools
 import string
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
-from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from transformers import (
-    CLIPConfig,
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-)
-from transformers.models.clip import CLIPImageProcessor
+
+#: Untyped, and mypy does not see through their lazy imports.
+diffusers = import_module("diffusers")
+transformers = import_module("transformers")
 
 SafetyVerdict = Literal["flags all", "flags none"]
 
 _SEED = 0
-_WORDS = "a red green blue circle square on the picture of background".split()
+_WORDS = ["a", "red", "green", "blue", "circle", "square", "on", "the", "picture", "of", "background"]
 _TEXT_DIM = 32
 _NUM_HEADS = 4
 _CHECKER_SIDE_PX = 32
@@ -45,21 +31,22 @@ _NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "s
 
 def save_sd1(directory: Path, *, safety_checker: SafetyVerdict | None = None) -> Path:
     """Stable Diffusion 1.x: 4 channels, predicts the noise."""
-    return _save_sd(directory, StableDiffusionPipeline, _unet(in_channels=4), _pndm(), safety_checker)
+    return _save_sd(directory, diffusers.StableDiffusionPipeline, _unet(in_channels=4), _pndm(), safety_checker)
 
 
 def save_sd1_inpainting(directory: Path) -> Path:
     """Stable Diffusion 1.x inpainting: 9 channels."""
-    return _save_sd(directory, StableDiffusionInpaintPipeline, _unet(in_channels=9), _pndm(), None)
+    return _save_sd(directory, diffusers.StableDiffusionInpaintPipeline, _unet(in_channels=9), _pndm(), None)
 
 
 def save_sd2(directory: Path) -> Path:
     """Stable Diffusion 2.x: predicts the velocity."""
-    scheduler = DDIMScheduler(
+    scheduler = diffusers.DDIMScheduler(
         **_NOISE_SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction"
     )
+    scheduler.register_to_config(skip_prk_steps=True)
     unet = _unet(in_channels=4, use_linear_projection=True)
-    return _save_sd(directory, StableDiffusionPipeline, unet, scheduler, None)
+    return _save_sd(directory, diffusers.StableDiffusionPipeline, unet, scheduler, None)
 
 
 def save_sdxl(directory: Path) -> Path:
@@ -75,12 +62,12 @@ def save_sdxl(directory: Path) -> Path:
         addition_time_embed_dim=embedded_sizes_dim,
         projection_class_embeddings_input_dim=6 * embedded_sizes_dim + _TEXT_DIM,
     )
-    scheduler = EulerDiscreteScheduler(**_NOISE_SCHEDULE, steps_offset=1, timestep_spacing="leading")
+    scheduler = diffusers.EulerDiscreteScheduler(**_NOISE_SCHEDULE, steps_offset=1, timestep_spacing="leading")
     scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False, skip_prk_steps=True)
-    StableDiffusionXLPipeline(
+    diffusers.StableDiffusionXLPipeline(
         vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer)),
-        text_encoder_2=CLIPTextModelWithProjection(_text_config(tokenizer)),
+        text_encoder=transformers.CLIPTextModel(_text_config(tokenizer)),
+        text_encoder_2=transformers.CLIPTextModelWithProjection(_text_config(tokenizer)),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet,
@@ -92,16 +79,18 @@ def save_sdxl(directory: Path) -> Path:
 
 def _save_sd(
     directory: Path,
-    pipeline_class: type[StableDiffusionPipeline] | type[StableDiffusionInpaintPipeline],
-    unet: UNet2DConditionModel,
-    scheduler: PNDMScheduler | DDIMScheduler,
+    pipeline_class: Any,
+    unet: torch.nn.Module,
+    scheduler: Any,
     safety_checker: SafetyVerdict | None,
 ) -> Path:
     tokenizer = _tokenizer()
-    feature_extractor = CLIPImageProcessor(size={"shortest_edge": _CHECKER_SIDE_PX}, crop_size=_CHECKER_SIDE_PX)
+    feature_extractor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": _CHECKER_SIDE_PX}, crop_size=_CHECKER_SIDE_PX
+    )
     pipeline_class(
         vae=_vae(),
-        text_encoder=CLIPTextModel(_text_config(tokenizer)),
+        text_encoder=transformers.CLIPTextModel(_text_config(tokenizer)),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=scheduler,
@@ -112,9 +101,9 @@ def _save_sd(
     return directory
 
 
-def _unet(*, in_channels: int, cross_attention_dim: int = _TEXT_DIM, **options: object) -> UNet2DConditionModel:
+def _unet(*, in_channels: int, cross_attention_dim: int = _TEXT_DIM, **options: object) -> Any:
     torch.manual_seed(_SEED)
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         sample_size=8,
         in_channels=in_channels,
         out_channels=4,
@@ -129,9 +118,9 @@ def _unet(*, in_channels: int, cross_attention_dim: int = _TEXT_DIM, **options: 
     )
 
 
-def _vae() -> AutoencoderKL:
+def _vae() -> Any:
     torch.manual_seed(_SEED)
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 8, 16, 16),
@@ -142,9 +131,9 @@ def _vae() -> AutoencoderKL:
     )
 
 
-def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def _text_config(tokenizer: Any) -> Any:
     torch.manual_seed(_SEED)
-    return CLIPTextConfig(
+    return transformers.CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=_TEXT_DIM,
         intermediate_size=2 * _TEXT_DIM,
@@ -158,16 +147,16 @@ def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     )
 
 
-def _pndm() -> PNDMScheduler:
-    scheduler = PNDMScheduler(**_NOISE_SCHEDULE, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)
+def _pndm() -> Any:
+    scheduler = diffusers.PNDMScheduler(**_NOISE_SCHEDULE, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1)
     # As in the hub's files: PNDM has no such option, but what is made from its configuration may.
     scheduler.register_to_config(clip_sample=False)
     return scheduler
 
 
-def _safety_checker(verdict: SafetyVerdict) -> StableDiffusionSafetyChecker:
+def _safety_checker(verdict: SafetyVerdict) -> Any:
     torch.manual_seed(_SEED)
-    vision = CLIPVisionConfig(
+    vision = transformers.CLIPVisionConfig(
         hidden_size=_TEXT_DIM,
         intermediate_size=_TEXT_DIM,
         num_hidden_layers=1,
@@ -176,8 +165,8 @@ def _safety_checker(verdict: SafetyVerdict) -> StableDiffusionSafetyChecker:
         patch_size=16,
         projection_dim=_TEXT_DIM,
     )
-    config = CLIPConfig(vision_config=vision.to_dict(), projection_dim=_TEXT_DIM)
-    checker = StableDiffusionSafetyChecker(config)
+    config = transformers.CLIPConfig(vision_config=vision.to_dict(), projection_dim=_TEXT_DIM)
+    checker: Any = diffusers.pipelines.stable_diffusion.StableDiffusionSafetyChecker(config)
     # The thresholds that cosine similarities, -1 to 1, are compared with.
     threshold = -2.0 if verdict == "flags all" else 2.0
     checker.concept_embeds_weights.data.fill_(threshold)
@@ -185,20 +174,20 @@ def _safety_checker(verdict: SafetyVerdict) -> StableDiffusionSafetyChecker:
     return checker
 
 
-def _tokenizer() -> CLIPTokenizer:
+def _tokenizer() -> Any:
     """A byte-pair tokenizer that knows `_WORDS`, and spells everything else in printable ASCII."""
     characters = string.digits + string.ascii_lowercase + string.punctuation
     tokens = [*characters, *(f"{character}</w>" for character in characters)]
     spellings = [[*word[:-1], f"{word[-1]}</w>"] for word in _WORDS]
     merges: list[tuple[str, str]] = []
-    while pairs := Counter(pair for spelling in spellings for pair in zip(spelling, spelling[1:], strict=False)):
+    while pairs := Counter(pair for spelling in spellings for pair in itertools.pairwise(spelling)):
         first, second = max(sorted(pairs), key=pairs.__getitem__)
         merges.append((first, second))
         tokens.append(first + second)
         spellings = [_merged(spelling, first, second) for spelling in spellings]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
 def _merged(spelling: list[str], first: str, second: str) -> list[str]:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from unit.engine.recorder import CPU, EngineUnderTest, Recorder
 
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.models import ModelCache, ModelLoader
+from support import tiny_pipelines
 
-from tests.support import tiny_pipelines
-from tests.unit.engine.recorder import CPU, EngineUnderTest, Recorder
+REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_torch_thread() -> None:
     """The tiny networks gain nothing from a second thread, and tests run beside each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def let_diffusers_hand_tensors_to_numpy() -> None:
+    """Several of its schedulers do, of which NumPy 2.4 warns with torch 2.13."""
+    warnings.filterwarnings("ignore", message="__array__ implementation doesn't", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="__array_wrap__ must accept", category=DeprecationWarning)
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +43,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_pipelines.save_sd1_inpainting(root / "sd1-inpainting")
     tiny_pipelines.save_sd2(root / "owner" / "sd2")
     tiny_pipelines.save_sdxl(root / "sdxl")
+    shutil.copytree(REPOSITORY / "models" / "shapes", root / "shapes")
     return root
 
 

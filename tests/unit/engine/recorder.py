@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
-
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.models import LoadedModel, ModelCache, ModelLoader

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import re
 
-_PATH = re.compile(r"/blob/([A-Za-z0-9_-]{16,64})")
+_BLOB_ID = r"[A-Za-z0-9_-]{16,64}"
+_PATH = re.compile(rf"/blob/({_BLOB_ID})")
+
+
+def is_blob_id(text: str) -> bool:
+    """Whether `text` has the form of a blob id."""
+    return re.fullmatch(_BLOB_ID, text) is not None
 
 
 def blob_url(base_url: str, blob_id: str) -> str:

@@ -28,15 +28,21 @@ _STATUS_HEARTBEAT = "100"
 _STATUS_ENDED = ("404", "408")
 
 
+#: Waits for a job.
+_WAITING_REQUEST = json.dumps(
+    {"batch": 1, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+).encode()
+#: Ends at once where there is no job.
+_HASTY_REQUEST = json.dumps({"batch": 1, "no_wait": True}).encode()
+_HASTY_TIMEOUT_S = 1.0
+
+
 class Puller:
     """Takes jobs one at a time. Open with `start`; `close` hands back what was not taken."""
 
     def __init__(self, client: NatsClient, stream: str, consumer: str) -> None:
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._request = json.dumps(
-            {"batch": 1, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
-        ).encode()
         self._inbox = client.new_inbox()
         self._jobs: asyncio.Queue[Msg] = asyncio.Queue()
         self._heard = asyncio.Event()
@@ -57,7 +63,7 @@ class Puller:
         deadline = loop.time() + timeout_s
         while self._jobs.empty():
             if not self._is_outstanding:
-                await self._pull()
+                await self._pull(_WAITING_REQUEST)
             self._heard.clear()
             left_s = deadline - loop.time()
             if left_s <= 0:
@@ -69,6 +75,17 @@ class Puller:
                     await self._lose_request()
         return self._jobs.get_nowait()
 
+    async def next_if_any(self) -> Msg | None:
+        """A job that waits now, or None. Safe to cancel. Where a pull is open, that pull has what there was."""
+        if self._jobs.empty() and not self._is_outstanding:
+            await self._pull(_HASTY_REQUEST)
+            self._heard.clear()
+            try:
+                await asyncio.wait_for(self._heard.wait(), _HASTY_TIMEOUT_S)
+            except TimeoutError:
+                await self._lose_request()
+        return None if self._jobs.empty() else self._jobs.get_nowait()
+
     async def close(self) -> None:
         """Stop pulling. Jobs that arrive late or were not taken go back to the queue at once."""
         self._closing = True
@@ -78,13 +95,13 @@ class Puller:
         while not self._jobs.empty():
             await self._jobs.get_nowait().nak()
 
-    async def _pull(self) -> None:
+    async def _pull(self, request: bytes) -> None:
         if self._was_refused:
             self._was_refused = False
             await asyncio.sleep(_REFUSED_PAUSE_S)
         self._num_requests += 1
         self._is_outstanding = True
-        await self._client.publish(self._subject, self._request, reply=f"{self._inbox}.{self._num_requests}")
+        await self._client.publish(self._subject, request, reply=f"{self._inbox}.{self._num_requests}")
 
     async def _on_reply(self, message: Msg) -> None:
         status = message.headers.get("Status") if message.headers else None

@@ -17,7 +17,7 @@ from diffusers import (
     DiffusionPipeline,
 )
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
@@ -59,7 +59,6 @@ class Pipeline(Protocol):
 
 StepCallback = Callable[[Pipeline, int, object, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
-_load_config: Callable[..., Config] = DiffusionPipeline.load_config
 _from_pretrained: Callable[..., Pipeline] = DiffusionPipeline.from_pretrained
 _from_pipe: Mapping[TaskKind, Callable[..., Pipeline]] = {
     "txt2img": AutoPipelineForText2Image.from_pipe,
@@ -68,17 +67,14 @@ _from_pipe: Mapping[TaskKind, Callable[..., Pipeline]] = {
 }
 
 
-def silence_progress_bars() -> None:
-    """Keep the bars of loading and downloading out of the logs."""
+def silence_libraries() -> None:
+    """Keep out of the logs the bars of loading and downloading, and diffusers' warnings, which quote prompts."""
     disable_progress_bars()
     for library in (diffusers_logging, transformers_logging):
         disable: Callable[[], None] = library.disable_progress_bar
         disable()
-
-
-def load_model_index(source: str, *, token: str | None, local_files_only: bool) -> Config:
-    """The model_index.json of a directory or hub repository. Raises `OSError`."""
-    return _load_config(source, token=token, local_files_only=local_files_only)
+    set_verbosity_error: Callable[[], None] = diffusers_logging.set_verbosity_error
+    set_verbosity_error()
 
 
 def load_pipeline(source: str, *, dtype: torch.dtype, token: str | None, local_files_only: bool) -> Pipeline:

@@ -7,36 +7,18 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
-from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted, TaskCancelled
+from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.models import ModelCache
-from sd_worker.engine.pipelines import GeneratedPicture, generate, planned_steps
 from sd_worker.engine.png import encode_png
+from sd_worker.engine.task_runner import Generated, Run, TaskRunner
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome, Progress, Timings
 
 _log = logging.getLogger(__name__)
 
 #: Threads that encode pictures. zlib leaves the interpreter lock alone, so the next task runs meanwhile.
 _NUM_FINISHERS = 2
-
-
-@dataclass(eq=False)
-class _Run:
-    """A task that is running."""
-
-    task: EngineTask
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(frozen=True)
-class _Generated:
-    """A picture that is still to be encoded."""
-
-    picture: GeneratedPicture
-    loading_s: float
-    generating_s: float
 
 
 class Engine:
@@ -55,6 +37,7 @@ class Engine:
         on_outcome: Callable[[Outcome], None],
     ) -> None:
         self._models = models
+        self._runner = TaskRunner(models, self._report)
         self._on_progress = on_progress
         self._on_outcome = on_outcome
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -63,7 +46,7 @@ class Engine:
         # What follows is guarded by the condition, which is notified of each change.
         self._changed = threading.Condition()
         self._queued: dict[str, EngineTask] = {}
-        self._running: _Run | None = None
+        self._running: Run | None = None
         self._task_ids: set[str] = set()
         self._num_untold = 0
         self._stopping = False
@@ -124,81 +107,26 @@ class Engine:
 
     def _work(self) -> None:
         while (run := self._next_run()) is not None:
-            ending = self._run(run)
+            ending = self._runner.run(run)
             with self._changed:
                 self._running = None
             self._finishers.submit(self._finish, run.task, ending)
 
-    def _next_run(self) -> _Run | None:
+    def _next_run(self) -> Run | None:
         with self._changed:
             self._changed.wait_for(lambda: self._queued or self._stopping)
             if self._stopping:
                 return None
-            self._running = _Run(self._queued.pop(next(iter(self._queued))))
+            self._running = Run(self._queued.pop(next(iter(self._queued))))
             return self._running
 
-    def _run(self, run: _Run) -> _Generated | Cancelled | Failed:
-        ending = self._attempt(run)
-        if isinstance(ending, Failed) and self._forget_models_after(ending, run.task.parameters.model):
-            ending = self._attempt(run)
-            if isinstance(ending, Failed):
-                self._forget_models_after(ending, run.task.parameters.model)
-        return ending
-
-    def _attempt(self, run: _Run) -> _Generated | Cancelled | Failed:
-        try:
-            return self._generate(run)
-        except TaskCancelled:
-            return Cancelled(run.task.task_id)
-        except BaseException as error:  # the thread must outlive every task, and each task have its outcome
-            return failure_of(run.task, error)
-
-    def _generate(self, run: _Run) -> _Generated:
-        task = run.task
-        steps = planned_steps(task.parameters)
-        told_step = 0
-
-        def on_pass(passes: int, num_passes: int) -> None:
-            nonlocal told_step
-            _check_cancelled(run)
-            step = passes * steps // num_passes
-            if step > told_step:
-                told_step = step
-                self._report(Progress(task.task_id, "denoising", step, steps))
-
-        started = time.perf_counter()
-        if task.parameters.model not in self._models.resident():
-            self._report(Progress(task.task_id, "loading", 0, steps))
-        _check_cancelled(run)
-        model = self._models.get(task.parameters.model)
-        _check_cancelled(run)
-        loaded = time.perf_counter()
-        self._report(Progress(task.task_id, "denoising", 0, steps))
-        picture = generate(model, task, on_pass)
-        _check_cancelled(run)
-        return _Generated(picture, loaded - started, time.perf_counter() - loaded)
-
-    def _forget_models_after(self, failure: Failed, model: str) -> bool:
-        """Drop the models that the failure may have spoilt or been caused by. Returns whether to try again.
-
-        A task that broke in the middle may leave shared modules half changed: SDXL casts its VAE to float32 and back.
-        Where memory ran out beside other models, the task may yet fit alone.
-        """
-        if failure.code == "internal":
-            self._models.drop(model)
-        if failure.code != "out_of_memory":
-            return False
-        others = [name for name in self._models.resident() if name != model]
-        self._models.clear()
-        return bool(others)
-
-    def _finish(self, task: EngineTask, ending: _Generated | Cancelled | Failed) -> None:
-        if not isinstance(ending, _Generated):
+    def _finish(self, task: EngineTask, ending: Generated | Cancelled | Failed) -> None:
+        if not isinstance(ending, Generated):
             self._tell(ending)
             return
         try:
             outcome: Outcome = _encoded(task, ending)
-        except BaseException as error:  # as in `_attempt`
+        except BaseException as error:  # each task has its outcome
             outcome = failure_of(task, error)
         self._tell(outcome)
 
@@ -223,15 +151,8 @@ class Engine:
             _log.exception("on_progress raised", extra={"task_id": progress.task_id})
 
 
-def _check_cancelled(run: _Run) -> None:
-    if run.cancelled.is_set():
-        raise TaskCancelled(run.task.task_id)
-
-
-def _encoded(task: EngineTask, generated: _Generated) -> Finished:
+def _encoded(task: EngineTask, generated: Generated) -> Finished:
     started = time.perf_counter()
     png = encode_png(generated.picture.image, task.parameters_used)
     timings = Timings(generated.loading_s, generated.generating_s, time.perf_counter() - started)
-    return Finished(
-        task.task_id, png, task.parameters_used, generated.picture.nsfw_content_detected, timings
-    )
+    return Finished(task.task_id, png, task.parameters_used, generated.picture.nsfw_content_detected, timings)

@@ -8,7 +8,8 @@
     ├── TaskAlreadySubmitted    a task id that has not ended yet
     └── EngineStopped           a task submitted after `stop`
 
-The messages of `InvalidInput` and `ModelUnavailable` are sentences for the client: they say what to do, and hold no path.
+The messages of `InvalidInput` and `ModelUnavailable` are sentences for the client: they say what to do, and hold no
+path.
 """
 
 from __future__ import annotations

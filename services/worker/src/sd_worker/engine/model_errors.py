@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -40,11 +39,10 @@ def _explain_one(name: str, error: BaseException) -> str | None:
                 f"There is no model '{name}' on the hub, or it is private: check the name, "
                 "or have the operator set HUGGINGFACE_TOKEN"
             )
-        case LocalEntryNotFoundError() | OfflineModeIsEnabled() | httpx.TransportError():
-            return (
-                f"Model '{name}' has not been downloaded, and the worker cannot reach the hub: try again later, "
-                "or have the operator put it below MODEL_DIR"
-            )
+        case LocalEntryNotFoundError() | OfflineModeIsEnabled():
+            return _unreachable(name)
+        case _ if _is_transport_error(error):
+            return _unreachable(name)
         case EntryNotFoundError():
             return f"Model '{name}' lacks a file on the hub: it must be in the layout of diffusers"
         case HfHubHTTPError() if error.response.status_code in (401, 403):
@@ -58,6 +56,19 @@ def _explain_one(name: str, error: BaseException) -> str | None:
                 "run code; choose another model or have its weights converted"
             )
     return None
+
+
+def _unreachable(name: str) -> str:
+    return (
+        f"Model '{name}' has not been downloaded, and the worker cannot reach the hub: try again later, "
+        "or have the operator put it below MODEL_DIR"
+    )
+
+
+def _is_transport_error(error: BaseException) -> bool:
+    # By its name: huggingface_hub 1 raises httpx's, huggingface_hub 2 httpx2's.
+    is_named_so = any(base.__name__ == "TransportError" for base in type(error).__mro__)
+    return is_named_so or isinstance(error, ConnectionError | TimeoutError)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

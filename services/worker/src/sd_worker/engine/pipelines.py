@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from sd_common.parameters import MIN_SIDE_PX, SIDE_MULTIPLE_PX, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
-
 from sd_worker.engine.diffusers_api import Pipeline, nsfw_content_detected, view_pipeline
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.models import LoadedModel
@@ -60,7 +59,7 @@ def create_task_pipeline(model: LoadedModel, parameters: AnyParameters) -> Pipel
     Raises `InvalidInput` where the model cannot do this kind of task.
     """
     _check_channels(model, parameters)
-    scheduler = create_scheduler(parameters.scheduler, model.pipeline.scheduler.config, steps=parameters.steps)
+    scheduler = create_scheduler(parameters.scheduler, model.pipeline.scheduler, steps=parameters.steps)
     try:
         return view_pipeline(
             model.pipeline, parameters.params_type, scheduler, with_safety_checker=parameters.safety_filter
@@ -85,7 +84,7 @@ def call_arguments(task: EngineTask) -> dict[str, object]:
     if task.initial_image is None:  # EngineTask does not let it come to this
         raise InvalidInput("There is no initial image")
     image = task.initial_image.convert("RGB")
-    # The pipelines cut img2img's sides down themselves; inpainting would scale to 512 × 512.
+    # The pipelines cut img2img's sides down themselves; inpainting would scale to 512 by 512.
     width, height = (side - side % SIDE_MULTIPLE_PX for side in image.size)
     if min(width, height) < MIN_SIDE_PX:
         raise InvalidInput(

@@ -17,8 +17,8 @@
 | `ddpm`            | `DDPMScheduler`                       |                                           |
 
 Each is made by `from_config` from the model's own scheduler, so that the betas, the prediction type and the spacing are
-the model's. What a name stands for is pinned by options, so that a model whose own scheduler is of the same class with
-other options does not change the meaning of the name.
+the model's, and Karras sigmas too where the name does not tell. What a name stands for is pinned by options, so that a
+model whose own scheduler is of the same class with other options does not change the meaning of the name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sd_common.parameters import SchedulerName
-
 from sd_worker.engine.diffusers_api import Config, Scheduler, scheduler_from_config
 from sd_worker.engine.errors import InvalidInput
 
@@ -69,19 +68,19 @@ _RECIPES: Mapping[SchedulerName, _Recipe] = {
 }
 
 
-def create_scheduler(name: SchedulerName, config: Config, *, steps: int) -> Scheduler:
-    """A fresh scheduler for one task, made from the `config` of its model's own.
+def create_scheduler(name: SchedulerName, own: Scheduler, *, steps: int) -> Scheduler:
+    """A fresh scheduler for one task, made from the configuration of its model's `own`.
 
     Raises `InvalidInput` where the model or the number of steps does not go with it.
     """
-    own_class = str(config.get("_class_name", ""))
+    own_class = type(own).__name__
     if own_class.startswith("FlowMatch"):
         # Flow-matching models have another noise schedule, which none of the others computes.
         if name != "euler":
             raise InvalidInput(f"Scheduler '{name}' does not go with this flow-matching model: choose 'euler'")
-        return scheduler_from_config(own_class, config, {})
+        return scheduler_from_config(own_class, own.config, {})
     recipe = _RECIPES[name]
-    scheduler = scheduler_from_config(recipe.class_name, config, {**_FOR_LATENTS, **recipe.options})
+    scheduler = scheduler_from_config(recipe.class_name, own.config, {**_FOR_LATENTS, **recipe.options})
     if name == "lcm":
         _check_lcm_steps(scheduler, steps)
     return scheduler

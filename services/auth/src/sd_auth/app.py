@@ -1,0 +1,78 @@
+"""The auth service as a whole: its parts, and the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import structlog
+
+from sd_auth.operations import Operations
+from sd_auth.passwords import Passwords
+from sd_auth.service import AuthService
+from sd_auth.settings import AuthSettings
+from sd_auth.tokens import Tokens
+from sd_auth.users import Users
+from sd_common.health import HealthServer
+from sd_common.nats_client import NatsClient, connect, disconnect
+from sd_common.settings import NatsSettings
+
+log = structlog.get_logger(__name__)
+
+
+class AuthApp:
+    """Runs in the event loop of whoever starts it: `python -m sd_auth`, or a process that embeds it."""
+
+    def __init__(self, settings: AuthSettings, nats_settings: NatsSettings) -> None:
+        self._settings = settings
+        self._nats_settings = nats_settings
+        self._parts = AsyncExitStack()
+        self._health: HealthServer | None = None
+        self._client: NatsClient | None = None
+        self._users: Users | None = None
+
+    @property
+    def health_port(self) -> int | None:
+        """The port of the health server, where there is one."""
+        return self._health.port if self._health else None
+
+    async def start(self) -> None:
+        """Return once requests are taken. Waits for NATS; what had started is stopped again where a part fails."""
+        async with AsyncExitStack() as parts:
+            # First, so that a service that waits for NATS tells so.
+            await self._start_health(parts)
+            client = await connect(self._nats_settings, "auth")
+            parts.push_async_callback(disconnect, client)
+            self._client, self._users = client, Users(client)
+            passwords = Passwords()
+            parts.push_async_callback(passwords.aclose)
+            tokens = Tokens(self._settings.secret_key, self._settings.access_token_expire_minutes)
+            service = AuthService(client, Operations(self._settings, self._users, passwords, tokens))
+            parts.push_async_callback(service.stop)
+            await service.start()
+            self._parts = parts.pop_all()
+        log.info("auth_started", health_port=self.health_port)
+
+    async def stop(self) -> None:
+        """Answer the requests under way, then stop the parts in the reverse of the order they started in.
+
+        Does nothing where nothing runs.
+        """
+        await self._parts.aclose()
+
+    async def _start_health(self, parts: AsyncExitStack) -> None:
+        host, port = self._settings.health_host, self._settings.health_port
+        if port is None:
+            return
+        try:
+            self._health = HealthServer(host, port, self._readiness, asyncio.get_running_loop())
+        except OSError as error:
+            problem = f"cannot serve health on {host}:{port} (HEALTH_HOST, HEALTH_PORT): {error.strerror}"
+            raise OSError(error.errno, problem) from error
+        parts.push_async_callback(self._health.stop)
+        self._health.start()
+
+    async def _readiness(self) -> dict[str, str | None]:
+        if self._client is None or self._users is None or not self._client.is_connected:
+            return {"nats": "not connected"}
+        return {"nats": None, "users": await self._users.missing()}

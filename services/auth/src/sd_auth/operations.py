@@ -1,0 +1,90 @@
+"""What the auth service does, request by request. Each takes the JSON of a request and returns the answer."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TypeVar
+
+from pydantic import ValidationError
+from structlog.contextvars import bind_contextvars
+
+from sd_auth.errors import InvalidRequest, NotEnabled, WrongCredentials
+from sd_auth.passwords import Passwords
+from sd_auth.settings import AuthSettings
+from sd_auth.tokens import Tokens
+from sd_auth.users import FoundUser, UserRecord, Users
+from sd_common.auth_messages import PUBLIC_USER, AccessToken, Credentials, LogInRequest, PublicKeys, SignUpRequest, User
+
+#: Names of the users that link tokens are made for. Nobody can sign up with such a name.
+LINK_USER_PREFIX = "default_"
+_LINK_USER_BYTES = 16
+
+C = TypeVar("C", bound=Credentials)
+
+
+class Operations:
+    """All operations. Each raises an `AuthError` where it refuses."""
+
+    def __init__(self, settings: AuthSettings, users: Users, passwords: Passwords, tokens: Tokens) -> None:
+        self._settings = settings
+        self._users = users
+        self._passwords = passwords
+        self._tokens = tokens
+
+    async def sign_up(self, data: bytes) -> User:
+        """Make a user."""
+        if not self._settings.enable_signup:
+            raise NotEnabled("Sign-up", "ENABLE_SIGNUP")
+        request = _parsed(SignUpRequest, data)
+        if request.username == PUBLIC_USER or request.username.startswith(LINK_USER_PREFIX):
+            raise InvalidRequest(f"The username '{request.username}' is reserved: choose another")
+        password_hash = await self._passwords.hash(request.password.get_secret_value())
+        await self._users.create(UserRecord(username=request.username, password_hash=password_hash))
+        return User(username=request.username)
+
+    async def log_in(self, data: bytes) -> AccessToken:
+        """A token, for the right password."""
+        request = _parsed(LogInRequest, data)
+        password = request.password.get_secret_value()
+        found = await self._users.find(request.username)
+        right = await self._passwords.matches(found.record.password_hash if found else None, password)
+        if found is None or not right:
+            raise WrongCredentials
+        await self._renew_hash(found, password)
+        return self._tokens.mint(request.username)
+
+    async def public_token(self, _data: bytes) -> AccessToken:
+        """A token of the public user, for anybody."""
+        if not self._settings.enable_public_access:
+            raise NotEnabled("Public access", "ENABLE_PUBLIC_ACCESS")
+        return self._mint_without_password(PUBLIC_USER)
+
+    async def link_token(self, _data: bytes) -> AccessToken:
+        """A token of a fresh user that has no password."""
+        if not self._settings.print_link_with_token:
+            raise NotEnabled("The link with a token", "PRINT_LINK_WITH_TOKEN")
+        return self._mint_without_password(LINK_USER_PREFIX + secrets.token_hex(_LINK_USER_BYTES))
+
+    async def jwks(self, _data: bytes) -> PublicKeys:
+        """The keys that verify tokens."""
+        return self._tokens.public_keys
+
+    def _mint_without_password(self, username: str) -> AccessToken:
+        bind_contextvars(username=username)
+        return self._tokens.mint(username)
+
+    async def _renew_hash(self, found: FoundUser, password: str) -> None:
+        """Bring a hash of older parameters up to date while the password is known."""
+        if self._passwords.is_outdated(found.record.password_hash):
+            await self._users.replace_hash(found, await self._passwords.hash(password))
+
+
+def _parsed(model: type[C], data: bytes) -> C:
+    try:
+        request = model.model_validate_json(data)
+    except ValidationError as error:
+        loc = error.errors(include_input=False)[0]["loc"]
+        # Not chained: the text of pydantic's error shows the password.
+        raise InvalidRequest.of_field(str(loc[0]) if loc else None) from None
+    bind_contextvars(username=request.username)  # for the log line of the request, whatever comes of it
+    return request

@@ -1,0 +1,49 @@
+"""Settings of the auth service."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core import PydanticCustomError
+
+from sd_common.health import HealthPort
+from sd_common.settings import Flag, Settings
+
+MIN_SECRET_KEY_CHARS = 32
+
+
+class AuthSettings(Settings):
+    """What the auth service may do, and the secret that its tokens are signed with."""
+
+    secret_key: SecretStr = Field(
+        default=SecretStr(""),
+        validate_default=True,  # so that a missing one gets the same sentence as a short one
+        description="Needed. The signing key of tokens is derived from it; the same for all replicas, at least "
+        "32 characters, kept from every other service. Changing it ends all tokens. `openssl rand -hex 32` makes one.",
+    )
+    enable_signup: Flag = Field(default=False, description="Whether anybody may sign up.")
+    enable_public_access: Flag = Field(
+        default=False, description="Whether anybody may get a token of the public user `all`, without a password."
+    )
+    print_link_with_token: Flag = Field(
+        default=False,
+        description="Whether the gateway may get a token of a fresh user at its start, to print a link with it.",
+    )
+    access_token_expire_minutes: int = Field(default=240, ge=1, description="Minutes for which a token is valid.")
+    health_host: str = Field(
+        default="127.0.0.1",
+        description="Address on which `/healthz` and `/readyz` are served; `0.0.0.0` in a container.",
+    )
+    health_port: HealthPort = Field(
+        default=8081, description="Port of `/healthz` and `/readyz`; 0 for any that is free, `off` for none."
+    )
+
+    @field_validator("secret_key")
+    @classmethod
+    def check_secret_key(cls, value: SecretStr) -> SecretStr:
+        if len(value.get_secret_value()) < MIN_SECRET_KEY_CHARS:
+            raise PydanticCustomError(
+                "secret_key",
+                "needs at least {characters} characters: make one with `openssl rand -hex 32`",
+                {"characters": MIN_SECRET_KEY_CHARS},
+            )
+        return value

@@ -1,0 +1,72 @@
+"""Access tokens: JWTs signed with an Ed25519 key that is derived from SECRET_KEY.
+
+Replicas with the same secret agree on the key without telling each other; everybody else verifies with the public one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+import time
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import SecretStr
+
+from sd_common.auth_messages import ALGORITHM, AUDIENCE, ISSUER, AccessToken, PublicKey, PublicKeys
+
+#: Separates this key from any other that may be derived from SECRET_KEY. Changing it ends all tokens.
+_HKDF_INFO = b"stable-diffusion-api/auth/ed25519/v1"
+_ED25519_SEED_BYTES = 32
+#: Of `sid` and `jti`: 128 bits, nobody guesses another's session.
+_RANDOM_BYTES = 16
+
+
+class Tokens:
+    """Mints tokens."""
+
+    def __init__(self, secret_key: SecretStr, expire_minutes: int) -> None:
+        self._key = _derived_key(secret_key)
+        self._public_key = _as_jwk(self._key)
+        self._lifetime_s = expire_minutes * 60
+
+    @property
+    def public_keys(self) -> PublicKeys:
+        """What verifies the tokens."""
+        return PublicKeys(keys=[self._public_key])
+
+    def mint(self, username: str) -> AccessToken:
+        """A token of `username`, for a new session."""
+        issued_at = int(time.time())
+        claims = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": username,
+            "sid": secrets.token_urlsafe(_RANDOM_BYTES),
+            "jti": secrets.token_urlsafe(_RANDOM_BYTES),
+            "iat": issued_at,
+            "exp": issued_at + self._lifetime_s,
+        }
+        token = jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._public_key.kid})
+        return AccessToken(access_token=token, expires_in=self._lifetime_s)
+
+
+def _derived_key(secret_key: SecretStr) -> Ed25519PrivateKey:
+    hkdf = HKDF(algorithm=SHA256(), length=_ED25519_SEED_BYTES, salt=None, info=_HKDF_INFO)
+    return Ed25519PrivateKey.from_private_bytes(hkdf.derive(secret_key.get_secret_value().encode()))
+
+
+def _as_jwk(key: Ed25519PrivateKey) -> PublicKey:
+    x = _base64url(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+    # RFC 7638: the SHA-256 of the needed members, in this order, without spaces.
+    members = json.dumps({"crv": "Ed25519", "kty": "OKP", "x": x}, separators=(",", ":"))
+    return PublicKey(x=x, kid=_base64url(hashlib.sha256(members.encode()).digest()))
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,38 @@
+"""Abort a task, queued or running."""
+
+from __future__ import annotations
+
+from sd_common.errors import SequenceConflict, TaskEnded
+from sd_common.events import CANCELLED_BY_USER, AbortedEvent, PendingEvent, is_terminal
+from sd_common.job_queue import JobQueue
+from sd_common.nats_client import NatsClient
+from sd_common.subjects import TaskRef
+from sd_common.task_log import NO_EVENT, TaskLog
+
+
+class Aborter:
+    """Aborts tasks on behalf of their users."""
+
+    def __init__(self, client: NatsClient, queue: JobQueue, task_log: TaskLog) -> None:
+        self._client = client
+        self._queue = queue
+        self._task_log = task_log
+
+    async def abort(self, ref: TaskRef) -> None:
+        """End the task now, unless it has ended already. Raises `Unavailable`."""
+        event = AbortedEvent(task_id=ref.task_id, reason=CANCELLED_BY_USER, code="cancelled")
+        while True:
+            last = await self._task_log.last(ref)
+            if last is not None and is_terminal(last.event):
+                return
+            try:
+                await self._task_log.append(ref, event, last.sequence if last else NO_EVENT)
+            except SequenceConflict:
+                continue
+            except TaskEnded:
+                return
+            break
+        # The log has it; the rest only saves work. A worker that runs the task drops it at its next step.
+        await self._client.publish(ref.cancels)
+        if last is not None and isinstance(last.event, PendingEvent):
+            await self._queue.delete(last.event.job_sequence)

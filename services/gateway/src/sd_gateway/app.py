@@ -1,0 +1,164 @@
+"""The gateway: wires its parts, and owns the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+
+import structlog
+from aiohttp import web
+
+from sd_common.blob_store import BlobStore
+from sd_common.errors import Unavailable
+from sd_common.job_queue import JobQueue
+from sd_common.nats_client import NatsClient, connect, disconnect
+from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.task_log import TaskLog
+from sd_gateway.abort import Aborter
+from sd_gateway.auth_client import AuthClient
+from sd_gateway.authn import Authenticator
+from sd_gateway.errors import AccountRefused
+from sd_gateway.event_feed import EventFeed
+from sd_gateway.http.openapi import create_document
+from sd_gateway.http.operations import add_operations
+from sd_gateway.http.problems import problem_middleware
+from sd_gateway.http.routes import OPERATIONS
+from sd_gateway.http.service import add_documents
+from sd_gateway.input_pictures import InputPictures
+from sd_gateway.parts import PARTS, Parts
+from sd_gateway.settings import GatewaySettings
+from sd_gateway.submit import Submitter
+from sd_gateway.websocket import Websockets
+
+log = structlog.get_logger(__name__)
+
+#: Pause between tries to reach a part that is not there yet.
+_RETRY_PAUSE_S = 0.2
+#: A readiness check that takes longer has failed.
+_READINESS_TIMEOUT_S = 2.0
+#: Base64 is 4/3 of the bytes, and a task may bring two pictures.
+_BODY_BYTES_PER_PICTURE_BYTE = 3
+
+
+class GatewayApp:
+    """One gateway process, or the gateway's part of one."""
+
+    def __init__(self, settings: GatewaySettings, nats_settings: NatsSettings, minio_settings: MinioSettings) -> None:
+        self._settings = settings
+        self._nats_settings = nats_settings
+        self._minio_settings = minio_settings
+        self._stack = AsyncExitStack()
+
+    async def start(self, listening: socket.socket | None = None) -> None:
+        """Connect, then listen: on `listening` where given, else on the address of the settings.
+
+        Returns when requests are answered. Parts that are away are waited for in the background: `/readyz` tells.
+        """
+        async with AsyncExitStack() as stack:
+            self._client = await connect(self._nats_settings, "gateway")
+            stack.push_async_callback(disconnect, self._client)
+            blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
+            self._parts = self._wire(self._client, blobs)
+            stack.callback(self._parts.feed.stop)
+            self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
+            stack.callback(self._starting.cancel)
+            runner = web.AppRunner(
+                create_web_app(self._parts),
+                handler_cancellation=True,  # a client that goes away cancels its request, which aborts its task
+                access_log=None,
+                shutdown_timeout=self._settings.shutdown_timeout_s,
+            )
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            if listening is not None:
+                site: web.BaseSite = web.SockSite(runner, listening)
+            else:
+                site = web.TCPSite(runner, self._settings.host, self._settings.port)
+            await site.start()
+            stack.push_async_callback(self._parts.websockets.close_all)
+            stack.push_async_callback(site.stop)
+            self._stack = stack.pop_all()
+        log.info("gateway_listening", base_url=self._settings.base_url)
+
+    async def stop(self) -> None:
+        """Stop listening, let requests under way end, then close what they needed. Idempotent."""
+        await self._stack.aclose()
+
+    async def ready(self) -> None:
+        """Return when every part is there."""
+        await self._starting
+        while any((await self._readiness()).values()):  # noqa: ASYNC110 - other processes become ready
+            await asyncio.sleep(_RETRY_PAUSE_S)
+
+    async def link_with_token(self) -> str | None:
+        """The link of `PRINT_LINK_WITH_TOKEN`: it makes a picture. None where the auth service does not allow it."""
+        try:
+            token = await self._parts.auth.link_token()
+        except AccountRefused as error:
+            log.warning("no_link_with_token", reason=str(error))
+            return None
+        return f"{self._settings.base_url}/txt2img?{self._settings.link_query}&token={token.access_token}"
+
+    def _wire(self, client: NatsClient, blobs: BlobStore) -> Parts:
+        settings = self._settings
+        task_log = TaskLog(client)
+        queue = JobQueue(client)
+        auth = AuthClient(client)
+        feed = EventFeed(client, task_log)
+        input_pictures = InputPictures(blobs, settings.base_url, settings.picture_limits)
+        return Parts(
+            settings=settings,
+            auth=auth,
+            authenticator=Authenticator(auth),
+            blobs=blobs,
+            task_log=task_log,
+            feed=feed,
+            input_pictures=input_pictures,
+            submitter=Submitter(queue, task_log, input_pictures, settings.default_model),
+            aborter=Aborter(client, queue, task_log),
+            websockets=Websockets(client, feed, settings),
+            readiness=self._readiness,
+        )
+
+    async def _start_parts(self) -> None:
+        for start in (self._parts.feed.start, self._parts.authenticator.fetch_keys):
+            while True:
+                try:
+                    await start()
+                    break
+                except Exception as error:
+                    log.warning("waiting_for_a_part", error=str(error) or type(error).__name__)
+                await asyncio.sleep(_RETRY_PAUSE_S)
+
+    async def _readiness(self) -> dict[str, str | None]:
+        checks = {"nats": self._check_nats, "s3": self._check_s3, "auth": self._check_auth}
+        results = await asyncio.gather(*(check() for check in checks.values()), return_exceptions=True)
+        return {
+            name: (str(result) or "no answer in time") if isinstance(result, BaseException) else None
+            for name, result in zip(checks, results, strict=True)
+        }
+
+    async def _check_nats(self) -> None:
+        if not self._client.is_connected:
+            raise Unavailable("The message broker")
+        if not self._starting.done():
+            raise Unavailable("The event feed")
+
+    async def _check_s3(self) -> None:
+        await asyncio.wait_for(self._parts.blobs.check_available(), _READINESS_TIMEOUT_S)
+
+    async def _check_auth(self) -> None:
+        # Tokens are verified here: the keys are needed, not the service.
+        if not self._parts.authenticator.has_keys:
+            raise Unavailable("The auth service")
+
+
+def create_web_app(parts: Parts) -> web.Application:
+    """The aiohttp application."""
+    limit = _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
+    app = web.Application(middlewares=[problem_middleware], client_max_size=limit)
+    app[PARTS] = parts
+    add_operations(app, OPERATIONS)
+    add_documents(app, create_document())
+    return app

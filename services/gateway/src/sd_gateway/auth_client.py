@@ -1,0 +1,68 @@
+"""Requests to the auth service over NATS."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import nats.errors
+
+from sd_common.auth_messages import (
+    ERROR_CODE_HEADER,
+    ERROR_HEADER,
+    JWKS,
+    LINK_TOKEN,
+    LOG_IN,
+    PUBLIC_TOKEN,
+    SIGN_UP,
+    AccessToken,
+    LogInRequest,
+    PublicKeys,
+    SignUpRequest,
+    User,
+)
+from sd_common.errors import Unavailable
+from sd_common.messages import Message
+from sd_common.nats_client import NatsClient
+from sd_common.tracing import trace_headers
+from sd_gateway.errors import AccountRefused
+
+#: Hashing a password takes 30 ms; many at once queue up.
+_TIMEOUT_S = 10.0
+
+M = TypeVar("M", bound=Message)
+
+
+class AuthClient:
+    """Raises `AccountRefused` with the auth service's sentence, `Unavailable` where it does not answer."""
+
+    def __init__(self, client: NatsClient) -> None:
+        self._client = client
+
+    async def sign_up(self, request: SignUpRequest) -> User:
+        return await self._call(SIGN_UP, request.model_dump_json().encode(), User)
+
+    async def log_in(self, request: LogInRequest) -> AccessToken:
+        return await self._call(LOG_IN, request.model_dump_json().encode(), AccessToken)
+
+    async def public_token(self) -> AccessToken:
+        return await self._call(PUBLIC_TOKEN, b"", AccessToken)
+
+    async def link_token(self) -> AccessToken:
+        return await self._call(LINK_TOKEN, b"", AccessToken)
+
+    async def public_keys(self) -> PublicKeys:
+        return await self._call(JWKS, b"", PublicKeys)
+
+    async def _call(self, subject: str, payload: bytes, answer: type[M]) -> M:
+        if not self._client.is_connected:
+            raise Unavailable("The message broker")
+        try:
+            reply = await self._client.request(subject, payload, timeout=_TIMEOUT_S, headers=trace_headers() or None)
+        except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as error:
+            raise Unavailable("The auth service") from error
+        headers = reply.headers or {}
+        if code := headers.get(ERROR_CODE_HEADER):
+            if int(code) >= 500:
+                raise Unavailable("The auth service")
+            raise AccountRefused(int(code), headers.get(ERROR_HEADER, "Refused"))
+        return answer.model_validate_json(reply.data)

@@ -1,0 +1,78 @@
+"""Errors of the gateway. Only `http/problems.py` turns them, and those of `sd_common`, into HTTP.
+
+GatewayError
+├── NotAuthenticated    no token, or one that is not valid
+├── AccountRefused      the auth service refused: wrong password, name taken, sign-up disabled
+├── TaskNotFound        the user has no such task
+├── TaskAborted         a task that a request waited for was aborted
+├── UnsupportedBody     a body of a type that the operation does not take
+├── MalformedBody       a body that cannot be read at all
+├── BodyTooLarge        a body beyond the limit
+└── InvalidInput        fields that are wrong, each with a sentence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sd_common.events import AbortedEvent
+
+
+class GatewayError(Exception):
+    """Base of what the gateway raises."""
+
+
+class NotAuthenticated(GatewayError):
+    """No token, or one that is not valid."""
+
+
+class AccountRefused(GatewayError):
+    """The auth service refused, with an HTTP status that fits."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class TaskNotFound(GatewayError):
+    """The user has no such task."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"You have no task '{task_id}', or it has aged out")
+
+
+class TaskAborted(GatewayError):
+    """A task that a request waited for was aborted."""
+
+    def __init__(self, event: AbortedEvent) -> None:
+        super().__init__(event.reason)
+        self.event = event
+
+
+class UnsupportedBody(GatewayError):
+    """A body of a type that the operation does not take."""
+
+
+class MalformedBody(GatewayError):
+    """A body that cannot be read at all."""
+
+
+class BodyTooLarge(GatewayError):
+    """A body beyond the limit."""
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """What is wrong with one field."""
+
+    field: str
+    detail: str
+
+
+class InvalidInput(GatewayError):
+    """Fields that are wrong."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{error.field}: {error.detail}" for error in errors))
+        self.errors = list(errors)

@@ -1,0 +1,1 @@
+"""The REST API: operations, and how errors and documents of it are told."""

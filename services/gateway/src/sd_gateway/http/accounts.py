@@ -1,0 +1,121 @@
+"""Users and tokens. The auth service decides; here it is only asked."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from sd_common.auth_messages import AccessToken, LogInRequest, SignUpRequest, User
+from sd_common.messages import Message
+from sd_gateway.errors import FieldError, InvalidInput
+from sd_gateway.http.inputs import checked, read_form, read_json
+from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.parts import PARTS
+
+M = TypeVar("M", bound=Message)
+
+sign_up_body: TypeAdapter[SignUpRequest] = TypeAdapter(SignUpRequest)
+log_in_form: TypeAdapter[LogInRequest] = TypeAdapter(LogInRequest)
+
+
+async def sign_up(request: web.Request) -> web.Response:
+    return _json(await request.app[PARTS].auth.sign_up(await read_json(request, sign_up_body)))
+
+
+async def sign_up_by_query(request: web.Request) -> web.Response:
+    return _json(await request.app[PARTS].auth.sign_up(_credentials_of_query(request, sign_up_body)))
+
+
+async def log_in(request: web.Request) -> web.Response:
+    return _json(await request.app[PARTS].auth.log_in(await read_form(request, log_in_form)))
+
+
+async def log_in_by_query(request: web.Request) -> web.Response:
+    return _json(await request.app[PARTS].auth.log_in(_credentials_of_query(request, log_in_form)))
+
+
+async def public_token(request: web.Request) -> web.Response:
+    return _json(await request.app[PARTS].auth.public_token())
+
+
+def _credentials_of_query(request: web.Request, adapter: TypeAdapter[M]) -> M:
+    password = request.query.get("password")
+    if password is None:
+        raise InvalidInput([FieldError("password", "Field required")])
+    return checked(lambda: adapter.validate_python({"username": request.match_info["username"], "password": password}))
+
+
+def _json(message: Message) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
+    return web.Response(body=message.model_dump_json().encode(), content_type="application/json", headers=headers)
+
+
+_USER = {200: Answer("The user", TypeAdapter(User))}
+_TOKEN = {200: Answer("A token for a new session", TypeAdapter(AccessToken))}
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/user",
+        sign_up,
+        tag="accounts",
+        summary="Sign up",
+        description="Possible where the operator set `ENABLE_SIGNUP`.",
+        body=sign_up_body,
+        answers=_USER,
+        problems=(400, 403, 409, 413, 415, 422),
+        token=None,
+    ),
+    Operation(
+        "POST",
+        "/user/{username}",
+        sign_up_by_query,
+        tag="accounts",
+        summary="Sign up, the old way",
+        description="As clients of the replaced API do it. A password in a URL ends up in logs: prefer `POST /user`.",
+        path_parameters={"username": "The new user's name."},
+        password_in_query=True,
+        answers=_USER,
+        problems=(403, 409, 422),
+        token=None,
+    ),
+    Operation(
+        "POST",
+        "/token",
+        log_in,
+        tag="accounts",
+        summary="Log in",
+        description="The password grant of OAuth2 (RFC 6749 §4.3).",
+        body=log_in_form,
+        body_kind="application/x-www-form-urlencoded",
+        answers=_TOKEN,
+        problems=(401, 413, 415, 422),
+        token=None,
+    ),
+    Operation(
+        "POST",
+        "/token/all",
+        public_token,
+        tag="accounts",
+        summary="A public token",
+        description="Possible where the operator set `ENABLE_PUBLIC_ACCESS`.",
+        answers=_TOKEN,
+        problems=(403,),
+        token=None,
+    ),
+    Operation(
+        "POST",
+        "/token/{username}",
+        log_in_by_query,
+        tag="accounts",
+        summary="Log in, the old way",
+        description="A password in a URL ends up in logs: prefer `POST /token`.",
+        path_parameters={"username": "The user's name."},
+        password_in_query=True,
+        answers=_TOKEN,
+        problems=(401, 422),
+        token=None,
+    ),
+)

@@ -1,0 +1,72 @@
+"""Pictures, in and out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from aiohttp import ETag, web
+from pydantic import Field, TypeAdapter
+
+from sd_common.blob_urls import is_blob_id
+from sd_common.errors import BlobNotFound
+from sd_common.pictures import CONTENT_TYPES
+from sd_gateway.http.authentication import authenticate
+from sd_gateway.http.inputs import read_upload
+from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.parts import PARTS
+
+_YEAR_S = 365 * 24 * 3600
+
+blob_url_adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(description="The picture's URL.")])
+
+
+async def post_blob(request: web.Request) -> web.Response:
+    parts = request.app[PARTS]
+    await authenticate(request)
+    data = await read_upload(request, parts.settings.max_upload_bytes)
+    url = await parts.input_pictures.store(data)
+    return web.json_response(url, headers={"Location": url})
+
+
+async def get_blob(request: web.Request) -> web.Response:
+    blob_id = request.match_info["blob_id"]
+    if not is_blob_id(blob_id):
+        raise BlobNotFound(blob_id)
+    blob = await request.app[PARTS].blobs.get(blob_id)
+    headers = {"Cache-Control": f"private, max-age={_YEAR_S}, immutable", "X-Content-Type-Options": "nosniff"}
+    if request.if_none_match and any(tag.value in (blob.etag, "*") for tag in request.if_none_match):
+        response = web.Response(status=304, headers=headers)
+    else:
+        response = web.Response(body=blob.data, content_type=blob.content_type, headers=headers)
+    response.etag = ETag(blob.etag)
+    return response
+
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/blob",
+        post_blob,
+        tag="blobs",
+        summary="Upload a picture",
+        description=f"For `initial_image` and `mask`. Takes {', '.join(CONTENT_TYPES)}.",
+        body_kind="multipart/form-data",
+        answers={200: Answer("The picture's URL", blob_url_adapter, headers={"Location": "The same URL."})},
+        problems=(400, 413, 415, 422),
+    ),
+    Operation(
+        "GET",
+        "/blob/{blob_id}",
+        get_blob,
+        tag="blobs",
+        summary="A picture",
+        description="Needs no token: the id cannot be guessed. A picture never changes.",
+        path_parameters={"blob_id": "The end of a blob URL."},
+        answers={
+            200: Answer("The picture", content_types=tuple(CONTENT_TYPES.values())),
+            304: Answer("The picture that `If-None-Match` names", content_types=()),
+        },
+        problems=(404,),
+        token=None,
+    ),
+)

@@ -1,0 +1,97 @@
+"""Read and check what a request brings. Every wrong field is told, with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from aiohttp import BodyPartReader, web
+from pydantic import TypeAdapter, ValidationError
+
+from sd_gateway.errors import BodyTooLarge, FieldError, InvalidInput, MalformedBody, UnsupportedBody
+
+T = TypeVar("T")
+
+#: Where a token may stand; no parameter of an operation.
+TOKEN_PARAMETER = "token"  # noqa: S105 - a parameter's name
+_BLOB_FIELD = "blob_data"
+
+
+def token_of(request: web.Request) -> str | None:
+    """The token of a request, from its header or else its query."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return request.query.get(TOKEN_PARAMETER) or None
+
+
+def read_query(request: web.Request, adapter: TypeAdapter[T]) -> T:
+    """The query's parameters. Raises `InvalidInput`."""
+    parameters: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name == TOKEN_PARAMETER:
+            continue
+        if name in parameters:
+            raise InvalidInput([FieldError(name, "Given more than once")])
+        parameters[name] = value
+    return checked(lambda: adapter.validate_strings(parameters))
+
+
+async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
+    """The JSON body. Raises `UnsupportedBody`, `MalformedBody`, `InvalidInput`."""
+    if request.content_type not in ("application/json", "application/octet-stream"):  # the latter: no type given
+        raise UnsupportedBody(f"The body must be application/json, not {request.content_type}")
+    body = await request.read()
+    return checked(lambda: adapter.validate_json(body))
+
+
+async def read_form(request: web.Request, adapter: TypeAdapter[T]) -> T:
+    """The body of an HTML form, which OAuth2 asks for. Raises as `read_json`."""
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise UnsupportedBody(f"The body must be application/x-www-form-urlencoded, not {request.content_type}")
+    form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    return checked(lambda: adapter.validate_python(form))
+
+
+async def read_upload(request: web.Request, max_bytes: int) -> bytes:
+    """The file of a multipart form's `blob_data`. Raises `UnsupportedBody`, `MalformedBody`, `BodyTooLarge`,
+    `InvalidInput`."""
+    if request.content_type != "multipart/form-data":
+        raise UnsupportedBody(f"The body must be multipart/form-data, not {request.content_type}")
+    try:
+        return await _read_part(request, max_bytes)
+    except (ValueError, AssertionError, LookupError, RuntimeError) as error:  # what aiohttp's parser raises
+        raise MalformedBody("The multipart body is malformed") from error
+
+
+async def _read_part(request: web.Request, max_bytes: int) -> bytes:
+    reader = await request.multipart()
+    while (part := await reader.next()) is not None:
+        if not isinstance(part, BodyPartReader) or part.name != _BLOB_FIELD:
+            continue
+        data = bytearray()
+        while chunk := await part.read_chunk():
+            data += chunk
+            if len(data) > max_bytes:
+                raise BodyTooLarge(f"The picture is larger than {max_bytes:,} bytes")
+        return bytes(data)
+    raise InvalidInput([FieldError(_BLOB_FIELD, "Needed, but the form has no such file")])
+
+
+def checked(validate: Callable[[], T]) -> T:
+    """What `validate` returns; pydantic's errors become `InvalidInput`, or `MalformedBody` where it is not JSON."""
+    try:
+        return validate()
+    except ValidationError as error:
+        entries = error.errors(include_url=False, include_input=False, include_context=False)
+        if any(entry["type"] == "json_invalid" for entry in entries):
+            raise MalformedBody(f"The body is not JSON: {entries[0]['msg'].removeprefix('Invalid JSON: ')}") from error
+        raise InvalidInput([FieldError(_field(entry["loc"]), str(entry["msg"])) for entry in entries]) from error
+
+
+def _field(loc: tuple[int | str, ...]) -> str:
+    """`steps`; pydantic puts the kind of task that was recognised before it."""
+    named = [str(part) for part in loc]
+    if len(named) > 1 and named[0] in ("txt2img", "img2img", "inpaint"):
+        named = named[1:]
+    return ".".join(named) or "body"

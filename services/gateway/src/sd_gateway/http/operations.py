@@ -1,0 +1,56 @@
+"""An operation of the REST API: its handler, together with what the OpenAPI document says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+BodyKind = Literal["application/json", "application/x-www-form-urlencoded", "multipart/form-data"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A successful answer."""
+
+    description: str
+    schema: TypeAdapter[Any] | None = None
+    content_types: tuple[str, ...] = ("application/json",)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A route. The adapters given here are those the handler reads its input with."""
+
+    method: Literal["GET", "POST", "DELETE"]
+    path: str
+    handler: Handler
+    tag: str
+    summary: str
+    answers: Mapping[int, Answer]
+    #: Statuses of problems, besides 401 where a token is needed and 503.
+    problems: tuple[int, ...] = ()
+    description: str = ""
+    path_parameters: Mapping[str, str] = field(default_factory=dict)
+    query: TypeAdapter[Any] | None = None
+    body: TypeAdapter[Any] | None = None
+    body_kind: BodyKind = "application/json"
+    #: The replaced API takes passwords in the query.
+    password_in_query: bool = False
+    #: "bearer": as a header or in the query; "query": in the query alone, for browsers' websockets.
+    token: Literal["bearer", "query"] | None = "bearer"  # noqa: S105 - a way to pass tokens
+
+    @property
+    def operation_id(self) -> str:
+        return self.handler.__name__
+
+
+def add_operations(app: web.Application, operations: tuple[Operation, ...]) -> None:
+    """Route requests to the operations' handlers."""
+    for operation in operations:
+        app.router.add_route(operation.method, operation.path, operation.handler)

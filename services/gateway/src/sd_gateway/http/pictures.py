@@ -1,0 +1,117 @@
+"""The synchronous interface: one GET makes a picture and waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from sd_common.events import AbortedEvent, FinishedEvent, TaskResult
+from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.subjects import TaskRef
+from sd_gateway.errors import TaskAborted
+from sd_gateway.http.authentication import authenticate
+from sd_gateway.http.inputs import read_query
+from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.http.picture_page import picture_page, wants_html
+from sd_gateway.parts import PARTS, Parts
+from sd_gateway.submit import Parameters, new_task
+from sd_gateway.waiting import TaskEnd
+
+txt2img_query: TypeAdapter[Parameters] = TypeAdapter(Txt2ImgParameters)
+img2img_query: TypeAdapter[Parameters] = TypeAdapter(Img2ImgParameters)
+inpaint_query: TypeAdapter[Parameters] = TypeAdapter(InpaintParameters)
+
+
+async def txt2img(request: web.Request) -> web.Response:
+    return await _make_picture(request, txt2img_query)
+
+
+async def img2img(request: web.Request) -> web.Response:
+    return await _make_picture(request, img2img_query)
+
+
+async def inpaint(request: web.Request) -> web.Response:
+    return await _make_picture(request, inpaint_query)
+
+
+async def _make_picture(request: web.Request, query: TypeAdapter[Parameters]) -> web.Response:
+    parts = request.app[PARTS]
+    identity = await authenticate(request)
+    parameters = read_query(request, query)
+    ref = new_task(identity)
+    with TaskEnd(parts.feed, parts.task_log, ref) as end:
+        submitting = asyncio.ensure_future(parts.submitter.submit(ref, parameters))
+        try:
+            await asyncio.shield(submitting)
+            event = await end.wait()
+        except asyncio.CancelledError:  # the client has gone
+            await asyncio.shield(_abort_submitted(parts, ref, submitting))
+            raise
+    if isinstance(event, AbortedEvent):
+        raise TaskAborted(event)
+    return _answer(request, event)
+
+
+async def _abort_submitted(parts: Parts, ref: TaskRef, submitting: asyncio.Future[None]) -> None:
+    await asyncio.wait([submitting])
+    if submitting.exception() is None:
+        await parts.aborter.abort(ref)
+
+
+def _answer(request: web.Request, event: FinishedEvent) -> web.Response:
+    headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+    if wants_html(request):
+        return web.Response(text=picture_page(event.result), content_type="text/html", headers=headers)
+    body = event.result.model_dump_json().encode()
+    return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+_ANSWERS = {
+    200: Answer(
+        "The picture's URL and the parameters used; a page that shows both to those who ask for `text/html`",
+        TypeAdapter(TaskResult),
+    )
+}
+_DESCRIPTION = (
+    "Waits for the picture, so it can be tried in a browser; programs do better with `POST /task`. "
+    "Disconnecting aborts the task."
+)
+_PROBLEMS = (409, 422, 429, 500)
+
+OPERATIONS = (
+    Operation(
+        "GET",
+        "/txt2img",
+        txt2img,
+        tag="pictures",
+        summary="A picture from a prompt",
+        description=_DESCRIPTION,
+        query=txt2img_query,
+        answers=_ANSWERS,
+        problems=_PROBLEMS,
+    ),
+    Operation(
+        "GET",
+        "/img2img",
+        img2img,
+        tag="pictures",
+        summary="A picture from a prompt and a picture to start from",
+        description=_DESCRIPTION,
+        query=img2img_query,
+        answers=_ANSWERS,
+        problems=_PROBLEMS,
+    ),
+    Operation(
+        "GET",
+        "/inpaint",
+        inpaint,
+        tag="pictures",
+        summary="A picture painted anew where a mask is white",
+        description=_DESCRIPTION,
+        query=inpaint_query,
+        answers=_ANSWERS,
+        problems=_PROBLEMS,
+    ),
+)

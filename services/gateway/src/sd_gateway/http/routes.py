@@ -1,0 +1,15 @@
+"""All operations of the REST API. Fixed paths stand before those with a parameter that would match them."""
+
+from __future__ import annotations
+
+from sd_gateway.http import accounts, blobs, events, pictures, service, tasks
+from sd_gateway.http.operations import Operation
+
+OPERATIONS: tuple[Operation, ...] = (
+    *pictures.OPERATIONS,
+    *tasks.OPERATIONS,
+    *events.OPERATIONS,
+    *blobs.OPERATIONS,
+    *accounts.OPERATIONS,
+    *service.OPERATIONS,
+)

@@ -1,0 +1,103 @@
+"""The asynchronous interface: submit, follow and abort tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import BeforeValidator, Field, TypeAdapter
+
+from sd_common.errors import SubjectError
+from sd_common.events import StoredEvent
+from sd_common.parameters import TaskParameters
+from sd_common.task_log import LoggedEvent
+from sd_gateway.errors import TaskNotFound
+from sd_gateway.http.authentication import authenticate
+from sd_gateway.http.inputs import read_json
+from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.parts import PARTS
+from sd_gateway.submit import Parameters, new_task
+
+
+def infer_params_type(body: Any) -> Any:
+    """Bodies of the replaced API may leave `params_type` out: the pictures they give then tell the kind."""
+    if isinstance(body, dict) and "params_type" not in body:
+        kind = "inpaint" if "mask" in body else "img2img" if "initial_image" in body else "txt2img"
+        return {"params_type": kind, **body}
+    return body
+
+
+task_body: TypeAdapter[Parameters] = TypeAdapter(Annotated[TaskParameters, BeforeValidator(infer_params_type)])
+task_id_adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(description="Names the task from now on.")])
+
+
+async def create_task(request: web.Request) -> web.Response:
+    parts = request.app[PARTS]
+    identity = await authenticate(request)
+    parameters = await read_json(request, task_body)
+    ref = new_task(identity)
+    await parts.submitter.submit(ref, parameters)
+    return web.json_response(ref.task_id, headers={"Location": f"/task/{ref.task_id}"})
+
+
+async def get_task(request: web.Request) -> web.Response:
+    last = await _last_event(request)
+    return web.Response(body=last.shown(), content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+async def delete_task(request: web.Request) -> web.Response:
+    last = await _last_event(request)
+    await request.app[PARTS].aborter.abort(last.ref)
+    return web.Response(status=204)
+
+
+async def _last_event(request: web.Request) -> LoggedEvent:
+    identity = await authenticate(request)
+    task_id = request.match_info["task_id"]
+    try:
+        last = await request.app[PARTS].task_log.last_of_user(identity.user, task_id)
+    except SubjectError:
+        last = None
+    if last is None:
+        raise TaskNotFound(task_id)
+    return last
+
+
+_TASK_ID = {"task_id": "What `POST /task` answered."}
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/task",
+        create_task,
+        tag="tasks",
+        summary="Submit a task",
+        description="The recommended interface: the answer comes at once, the task is followed by "
+        "`GET /task/{task_id}` or the websocket `/events`. "
+        "A task whose id was answered ends in exactly one `finished` or `aborted` event.",
+        body=task_body,
+        answers={200: Answer("The task's id", task_id_adapter, headers={"Location": "Where the task is followed."})},
+        problems=(400, 413, 415, 422, 429),
+    ),
+    Operation(
+        "GET",
+        "/task/{task_id}",
+        get_task,
+        tag="tasks",
+        summary="The last event of a task",
+        path_parameters=_TASK_ID,
+        answers={200: Answer("The last event", TypeAdapter(StoredEvent))},
+        problems=(404,),
+    ),
+    Operation(
+        "DELETE",
+        "/task/{task_id}",
+        delete_task,
+        tag="tasks",
+        summary="Abort a task",
+        description="A queued task is aborted at once, a running one at its next step. No error where it has ended.",
+        path_parameters=_TASK_ID,
+        answers={204: Answer("The task has ended", content_types=())},
+        problems=(404,),
+    ),
+)

@@ -1,0 +1,79 @@
+"""Pictures that a task starts from: checked, and stored as blobs, before the task is queued.
+
+So a job is small, does not change, and a worker needs no way out to the internet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+
+from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_urls import blob_id_of, blob_url
+from sd_common.errors import BlobNotFound, PictureError
+from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.pictures import PictureLimits, open_picture
+from sd_gateway.errors import FieldError, InvalidInput
+
+Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
+
+#: RFC 2397, in the base64 form.
+_DATA_URL = re.compile(
+    r"data:(?:image/[a-z0-9.+-]+)?(?:;[a-z0-9=.+-]+)*;base64,(?P<base64>.*)", re.DOTALL | re.IGNORECASE
+)
+_FIELDS = ("initial_image", "mask")
+
+
+class InputPictures:
+    """Takes pictures in, for tasks and for uploads."""
+
+    def __init__(self, blobs: BlobStore, base_url: str, limits: PictureLimits) -> None:
+        self._blobs = blobs
+        self._base_url = base_url
+        self._limits = limits
+
+    async def stored(self, parameters: Parameters) -> Parameters:
+        """`parameters` with every picture named by its blob URL. Raises `InvalidInput`, with an entry per picture."""
+        urls = {name: getattr(parameters, name) for name in _FIELDS if hasattr(parameters, name)}
+        if not urls:
+            return parameters
+        results = await asyncio.gather(*(self._stored_url(url) for url in urls.values()), return_exceptions=True)
+        errors: list[FieldError] = []
+        blob_urls: dict[str, str] = {}
+        for name, result in zip(urls, results, strict=True):
+            match result:
+                case str():
+                    blob_urls[name] = result
+                case PictureError() | BlobNotFound():
+                    errors.append(FieldError(name, str(result)))
+                case BaseException():
+                    raise result
+        if errors:
+            raise InvalidInput(errors)
+        return parameters.model_copy(update=blob_urls)
+
+    async def store(self, data: bytes) -> str:
+        """Store an uploaded picture and return its blob URL. Raises `PictureError` where it is not one."""
+        picture = await asyncio.to_thread(open_picture, data, self._limits)
+        blob_id = new_blob_id()
+        await self._blobs.put(blob_id, data, picture.content_type)
+        return blob_url(self._base_url, blob_id)
+
+    async def _stored_url(self, url: str) -> str:
+        if match := _DATA_URL.fullmatch(url):
+            try:
+                data = base64.b64decode(match["base64"], validate=True)
+            except (binascii.Error, ValueError) as error:
+                raise PictureError("The data URL is not valid base64") from error
+            return await self.store(data)
+        if blob_id := blob_id_of(self._base_url, url):
+            await self._blobs.check_exists(blob_id)
+            return blob_url(self._base_url, blob_id)
+        if url.startswith(("http://", "https://")):
+            raise PictureError(
+                f"Pictures of other hosts are not fetched: upload yours with POST /blob and give the URL you get, "
+                f"which begins with {self._base_url}/blob/"
+            )
+        raise PictureError("Must be a blob URL of this service, or a `data:image/…;base64,` URL")

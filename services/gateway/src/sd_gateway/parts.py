@@ -1,0 +1,39 @@
+"""What the handlers of requests work with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from sd_common.blob_store import BlobStore
+from sd_common.task_log import TaskLog
+from sd_gateway.abort import Aborter
+from sd_gateway.auth_client import AuthClient
+from sd_gateway.authn import Authenticator
+from sd_gateway.event_feed import EventFeed
+from sd_gateway.input_pictures import InputPictures
+from sd_gateway.settings import GatewaySettings
+from sd_gateway.submit import Submitter
+from sd_gateway.websocket import Websockets
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The gateway's parts, wired in `app.py`."""
+
+    settings: GatewaySettings
+    auth: AuthClient
+    authenticator: Authenticator
+    blobs: BlobStore
+    task_log: TaskLog
+    feed: EventFeed
+    input_pictures: InputPictures
+    submitter: Submitter
+    aborter: Aborter
+    websockets: Websockets
+    readiness: Callable[[], Awaitable[dict[str, str | None]]]
+
+
+PARTS = web.AppKey("parts", Parts)

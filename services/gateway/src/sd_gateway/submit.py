@@ -1,0 +1,62 @@
+"""Submit a task: its job onto JOBS, then `pending` into its log."""
+
+from __future__ import annotations
+
+import uuid
+
+import structlog
+
+from sd_common.blob_store import new_blob_id
+from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
+from sd_common.events import PendingEvent
+from sd_common.job_queue import JobQueue
+from sd_common.jobs import Job
+from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.subjects import TaskRef
+from sd_common.task_log import NO_EVENT, TaskLog
+from sd_gateway.authn import Identity
+from sd_gateway.input_pictures import InputPictures
+
+log = structlog.get_logger(__name__)
+
+Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
+
+
+def new_task(identity: Identity) -> TaskRef:
+    """Name a task that is to be submitted."""
+    return TaskRef(identity.user, identity.session, str(uuid.uuid4()))
+
+
+class Submitter:
+    """Submits tasks."""
+
+    def __init__(
+        self, queue: JobQueue, task_log: TaskLog, input_pictures: InputPictures, default_model: str | None
+    ) -> None:
+        self._queue = queue
+        self._task_log = task_log
+        self._input_pictures = input_pictures
+        self._default_model = default_model
+
+    async def submit(self, ref: TaskRef, parameters: Parameters) -> None:
+        """Queue the task. When this returns, the task ends in exactly one terminal event.
+
+        Raises `InvalidInput`, `QueueFull`, `Unavailable`.
+        """
+        if self._default_model is not None and "model" not in parameters.model_fields_set:
+            parameters = parameters.model_copy(update={"model": self._default_model})
+        job = Job(
+            task_id=ref.task_id,
+            user=ref.user,
+            session=ref.session,
+            blob_id=new_blob_id(),
+            parameters=await self._input_pictures.stored(parameters),
+        )
+        job_sequence = await self._queue.publish(job)
+        try:
+            await self._task_log.append(ref, PendingEvent(task_id=ref.task_id, job_sequence=job_sequence), NO_EVENT)
+        except (SequenceConflict, TaskEnded):
+            pass  # a worker was first, and wrote `pending` itself
+        except Unavailable:
+            # The job is stored, so the task is accepted: the worker that takes it writes `pending`.
+            log.warning("pending_event_left_to_worker", task_id=ref.task_id)

@@ -1,0 +1,119 @@
+"""Websocket clients: the events of their session, each through its own bounded queue.
+
+A stalled socket delays nobody: events are put into queues without waiting, and a client whose queue is full, or that
+does not accept an event in time, is closed. Progress is dropped before that; stored events never are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+
+import structlog
+from aiohttp import WSCloseCode, web
+from nats.aio.msg import Msg
+
+from sd_common import subjects
+from sd_common.nats_client import NatsClient
+from sd_common.task_log import LoggedEvent
+from sd_gateway.authn import Identity
+from sd_gateway.event_feed import EventFeed
+from sd_gateway.settings import GatewaySettings
+
+log = structlog.get_logger(__name__)
+
+_PING_INTERVAL_S = 20.0
+_CLOSE_TIMEOUT_S = 2.0
+#: Clients have nothing to say here.
+_MAX_MESSAGE_BYTES = 4096
+
+
+class _Outbox:
+    """What is to be sent to one client."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._messages: deque[str] = deque()
+        self._filled = asyncio.Event()
+        self.is_full = False
+
+    def put(self, message: str) -> None:
+        if len(self._messages) >= self._capacity:
+            self.is_full = True
+        else:
+            self._messages.append(message)
+        self._filled.set()
+
+    def put_if_roomy(self, message: str) -> None:
+        """For what may be dropped: the second half of the queue is kept for the rest."""
+        if len(self._messages) < self._capacity / 2:
+            self.put(message)
+
+    async def get(self) -> str:
+        while not self._messages and not self.is_full:
+            self._filled.clear()
+            await self._filled.wait()
+        if self.is_full:
+            raise asyncio.QueueFull
+        return self._messages.popleft()
+
+
+class Websockets:
+    """Serves websocket clients."""
+
+    def __init__(self, client: NatsClient, feed: EventFeed, settings: GatewaySettings) -> None:
+        self._client = client
+        self._feed = feed
+        self._settings = settings
+        self._sockets: set[web.WebSocketResponse] = set()
+
+    async def accept(self, request: web.Request) -> web.WebSocketResponse:
+        """Complete the handshake."""
+        socket = web.WebSocketResponse(
+            heartbeat=_PING_INTERVAL_S, timeout=_CLOSE_TIMEOUT_S, max_msg_size=_MAX_MESSAGE_BYTES
+        )
+        await socket.prepare(request)
+        return socket
+
+    async def serve(self, socket: web.WebSocketResponse, identity: Identity, *, progress: bool) -> None:
+        """Send the session's events until the client goes away."""
+        outbox = _Outbox(self._settings.websocket_queue_events)
+
+        def on_event(event: LoggedEvent) -> None:
+            outbox.put(event.shown().decode())
+
+        async def on_progress(message: Msg) -> None:
+            outbox.put_if_roomy(message.data.decode())
+
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._feed.session_listener(identity.user, identity.session, on_event))
+            if progress:
+                subject = subjects.progress_of_session(identity.user, identity.session)
+                subscription = await self._client.subscribe(subject, cb=on_progress)
+                stack.push_async_callback(subscription.unsubscribe)
+            self._sockets.add(socket)
+            stack.callback(self._sockets.discard, socket)
+            sending = asyncio.create_task(self._send_all(socket, outbox), name="websocket-send")
+            stack.callback(sending.cancel)
+            async for _ in socket:
+                pass  # reads answer pings and see the close; what clients say is ignored
+
+    async def close_all(self) -> None:
+        """Tell every client that this gateway goes away."""
+        await asyncio.gather(
+            *(socket.close(code=WSCloseCode.GOING_AWAY, message=b"Gateway is stopping") for socket in self._sockets),
+            return_exceptions=True,
+        )
+
+    async def _send_all(self, socket: web.WebSocketResponse, outbox: _Outbox) -> None:
+        try:
+            while True:
+                await asyncio.wait_for(
+                    socket.send_str(await outbox.get()), timeout=self._settings.websocket_send_timeout_s
+                )
+        except (asyncio.QueueFull, TimeoutError):
+            log.warning("websocket_too_slow")
+            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"Too slow: events were waiting")
+        except ConnectionError:
+            pass  # the reading side sees the close

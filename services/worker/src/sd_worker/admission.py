@@ -1,0 +1,33 @@
+"""Which model's jobs to take next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """A model's jobs, and for how many seconds the oldest has been in the stream."""
+
+    model_key: str
+    num_jobs: int
+    oldest_age_s: float
+
+
+def admission_order(backlogs: Sequence[Backlog], resident: Sequence[str], swap_after_s: float) -> list[str]:
+    """Model keys, the one to take from first.
+
+    `resident` names the keys of the models in memory, the most recently used last. Their jobs come first, the most
+    recently used model before the others, since another model costs a load. But a model whose oldest job has waited
+    longer than `swap_after_s` comes before them all, the longest wait first, so that none starves.
+    """
+    recency = {key: index for index, key in enumerate(resident)}
+
+    def rank(backlog: Backlog) -> tuple[int, float]:
+        if backlog.model_key not in recency:
+            overdue = backlog.oldest_age_s > swap_after_s
+            return (0 if overdue else 2, -backlog.oldest_age_s)
+        return (1, -recency[backlog.model_key])
+
+    return [backlog.model_key for backlog in sorted(backlogs, key=rank) if backlog.num_jobs > 0]

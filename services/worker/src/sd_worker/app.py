@@ -1,0 +1,91 @@
+"""The worker: wires its parts, and owns the order in which they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import structlog
+
+from sd_common.blob_store import BlobStore
+from sd_common.health import HealthServer
+from sd_common.job_queue import JobQueue
+from sd_common.nats_client import NatsClient, connect, disconnect
+from sd_common.pictures import PictureLimits
+from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.task_log import TaskLog
+from sd_worker.cancellations import Cancellations
+from sd_worker.consume_jobs import JobConsumer
+from sd_worker.create_engine import create_engine
+from sd_worker.engine_bridge import EngineBridge
+from sd_worker.input_pictures import InputPictures
+from sd_worker.job_source import JobSource
+from sd_worker.publish_events import EventPublisher
+from sd_worker.run_task import TaskRunner
+from sd_worker.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+#: A step of a large picture takes seconds; a task is cancelled after the one under way.
+_ENGINE_STOP_TIMEOUT_S = 30.0
+
+
+class WorkerApp:
+    """One worker process, or a worker's part of one."""
+
+    def __init__(self, settings: WorkerSettings, nats_settings: NatsSettings, minio_settings: MinioSettings) -> None:
+        self._settings = settings
+        self._nats_settings = nats_settings
+        self._minio_settings = minio_settings
+        self._client: NatsClient | None = None
+        self._consumer: JobConsumer | None = None
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Connect, start the engine, take jobs. What had started is stopped again where a part fails."""
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            if settings.health_port is not None:
+                health = HealthServer(
+                    settings.health_host, settings.health_port, self._readiness, asyncio.get_running_loop()
+                )
+                stack.push_async_callback(health.stop)
+                health.start()
+            engine = EngineBridge(await asyncio.to_thread(create_engine, settings))
+            self._client = await connect(self._nats_settings, "worker")
+            stack.push_async_callback(disconnect, self._client)
+            blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
+            task_log = TaskLog(self._client)
+            cancellations = Cancellations(self._client, task_log)
+            events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
+            input_pictures = InputPictures(blobs, settings.base_url, PictureLimits())
+            runner = TaskRunner(engine, cancellations, events, input_pictures, blobs, settings.base_url)
+            source = JobSource(
+                self._client, JobQueue(self._client), engine.resident_models, settings.model_swap_after_s
+            )
+            await cancellations.start()
+            engine.start()
+            self._consumer = JobConsumer(source, runner)
+            stack.push_async_callback(self._drain, self._consumer, engine)
+            self._consumer.start()
+            self._stack = stack.pop_all()
+        log.info("worker_started", worker=settings.worker_name)
+
+    async def stop(self) -> None:
+        """Take no more jobs, finish what runs within DRAIN_TIMEOUT_S, hand back the rest. Idempotent."""
+        await self._stack.aclose()
+
+    async def _drain(self, consumer: JobConsumer, engine: EngineBridge) -> None:
+        log.info("worker_draining")
+        if not await consumer.drain(self._settings.drain_timeout_s):
+            log.warning("drain_timed_out")
+        await engine.stop(_ENGINE_STOP_TIMEOUT_S)
+        await consumer.wait_for_running()
+
+    async def _readiness(self) -> dict[str, str | None]:
+        is_connected = self._client is not None and self._client.is_connected
+        is_taking = self._consumer is not None and self._consumer.is_taking
+        return {
+            "nats": None if is_connected else "not connected",
+            "jobs": None if is_taking else "the worker takes no jobs",
+        }

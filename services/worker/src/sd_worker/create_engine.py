@@ -1,0 +1,22 @@
+"""The engine that the settings ask for. Imports torch: seconds that `__main__` need not wait for before it can complain
+of wrong settings."""
+
+from __future__ import annotations
+
+from sd_worker.engine_bridge import CreateEngine
+from sd_worker.settings import WorkerSettings
+
+
+def create_engine(settings: WorkerSettings) -> CreateEngine:
+    """What makes the engine, given its callbacks. Blocks for seconds; raises `DeviceUnavailable`."""
+    from sd_worker.engine.devices import choose_device
+    from sd_worker.engine.engine import Engine
+    from sd_worker.engine.model_loading import ModelSource
+    from sd_worker.engine.models import ModelCache
+
+    device = choose_device(settings.device, settings.dtype)
+    token = settings.huggingface_token.get_secret_value() if settings.huggingface_token else None
+    models = ModelCache(
+        ModelSource(settings.model_dir, dtype=device.dtype, token=token), device, settings.model_memory_budget
+    )
+    return lambda on_progress, on_outcome: Engine(models, on_progress, on_outcome)

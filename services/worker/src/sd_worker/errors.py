@@ -1,0 +1,25 @@
+"""Errors of the worker around the engine. `consume_jobs.py` alone turns errors into acknowledgements.
+
+WorkerError
+├── InputRejected     a task's pictures cannot be used
+├── TaskLost          another worker was given the job and has started it
+└── HandedBack        the task did not run, or not to its end: another worker may have it
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """Base of what the worker raises."""
+
+
+class InputRejected(WorkerError):
+    """A task's pictures cannot be used; the message says why, to the client."""
+
+
+class TaskLost(WorkerError):
+    """Another worker was given the job, and has started it."""
+
+
+class HandedBack(WorkerError):
+    """The task did not run, or not to its end: another worker may have it."""

@@ -1,0 +1,84 @@
+"""Jobs, one at a time, of whichever model is best taken next.
+
+While there is nothing to do, one pull stays open for the model used last, so that its next job arrives at once; jobs of
+other models are found by asking for the backlog a few times a second. While the worker is busy no pull is open, so that
+jobs wait where any worker can have them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from nats.aio.msg import Msg
+
+from sd_common.job_queue import JobQueue
+from sd_common.model_names import model_key
+from sd_common.nats_client import NatsClient
+from sd_common.puller import Puller
+from sd_common.streams import JOBS
+from sd_worker.admission import Backlog, admission_order
+
+#: Seconds between looks at the backlog while there is nothing to do. One look costs the server 0.5 ms.
+_BACKLOG_INTERVAL_S = 0.25
+
+
+class JobSource:
+    """Takes jobs from the consumers of all models."""
+
+    def __init__(
+        self,
+        client: NatsClient,
+        queue: JobQueue,
+        resident_models: Callable[[], Sequence[str]],
+        swap_after_s: float,
+    ) -> None:
+        self._client = client
+        self._queue = queue
+        self._resident_models = resident_models
+        self._swap_after_s = swap_after_s
+        self._pullers: dict[str, Puller] = {}
+        self._last_key: str | None = None
+
+    async def next(self) -> Msg:
+        """The next job. Safe to cancel. Raises `Unavailable` where NATS does not answer for long."""
+        while True:
+            for key in await self._order():
+                if (job := await self._take_from(key)) is not None:
+                    return job
+            if self._last_key is None:
+                await asyncio.sleep(_BACKLOG_INTERVAL_S)
+            elif job := await (await self._puller(self._last_key)).next(_BACKLOG_INTERVAL_S):
+                return job
+
+    async def close(self) -> None:
+        """Stop. A job that arrives meanwhile goes back to the queue."""
+        await self._close_pullers(list(self._pullers))
+
+    async def _order(self) -> list[str]:
+        resident = [model_key(name) for name in self._resident_models()]
+        depths = await self._queue.depths()
+        others = [depth.model_key for depth in depths if depth.model_key not in resident]
+        ages = dict(zip(others, await asyncio.gather(*map(self._queue.oldest_age_s, others)), strict=True))
+        backlogs = [Backlog(depth.model_key, depth.num_jobs, ages.get(depth.model_key) or 0.0) for depth in depths]
+        return admission_order(backlogs, resident, self._swap_after_s)
+
+    async def _take_from(self, key: str) -> Msg | None:
+        job = await (await self._puller(key)).next_if_any()
+        if job is not None:
+            # The pull that is open for another model would bring a second job.
+            await self._close_pullers([other for other in self._pullers if other != key])
+            self._last_key = key
+        return job
+
+    async def _puller(self, key: str) -> Puller:
+        if key not in self._pullers:
+            await self._queue.create_consumer(key)
+            puller = Puller(self._client, JOBS, key)
+            await puller.start()
+            self._pullers[key] = puller
+        return self._pullers[key]
+
+    async def _close_pullers(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            await self._pullers.pop(key).close()

@@ -1,0 +1,103 @@
+"""What this worker tells of a task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import nats.errors
+
+from sd_common.errors import SequenceConflict, TaskEnded
+from sd_common.events import (
+    AbortCode,
+    AbortedEvent,
+    FinishedEvent,
+    PendingEvent,
+    ProgressEvent,
+    StartedEvent,
+    TaskResult,
+    is_terminal,
+)
+from sd_common.nats_client import NatsClient
+from sd_common.subjects import TaskRef
+from sd_common.task_log import NO_EVENT, TaskLog
+from sd_worker.engine.tasks import Progress
+from sd_worker.errors import TaskLost
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A start of a task by this worker, and the sequence of its `started` event."""
+
+    ref: TaskRef
+    number: int
+    started_sequence: int
+
+
+class EventPublisher:
+    """Appends to the task log for one worker."""
+
+    def __init__(self, client: NatsClient, task_log: TaskLog, worker: str, max_attempts: int) -> None:
+        self._client = client
+        self._task_log = task_log
+        self._worker = worker
+        self._max_attempts = max_attempts
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    async def start(self, ref: TaskRef, job_sequence: int) -> Attempt:
+        """Append `started`, and `pending` before it where nobody has. Raises `TaskEnded`, also when it ends the task
+        here since its attempts are used up.
+
+        Attempts are counted by `started` events, not by deliveries: a job that was handed back has not been tried.
+        """
+        while True:
+            last = await self._task_log.last(ref)
+            sequence = NO_EVENT if last is None else last.sequence
+            event = None if last is None else last.event
+            if event is not None and is_terminal(event):
+                raise TaskEnded(ref.task_id, event.event_type)
+            number = event.attempt + 1 if isinstance(event, StartedEvent) else 1
+            try:
+                if event is None:
+                    pending = PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
+                    sequence = await self._task_log.append(ref, pending, NO_EVENT)
+                if number > self._max_attempts:
+                    await self._give_up(ref, sequence)
+                started = StartedEvent(task_id=ref.task_id, attempt=number, worker=self._worker)
+                return Attempt(ref, number, await self._task_log.append(ref, started, sequence))
+            except SequenceConflict:
+                continue
+
+    async def finish(self, attempt: Attempt, result: TaskResult) -> None:
+        """Append `finished`. Raises `TaskEnded`, `TaskLost`."""
+        event = FinishedEvent(task_id=attempt.ref.task_id, attempt=attempt.number, worker=self._worker, result=result)
+        await self._end(attempt, event)
+
+    async def abort(self, attempt: Attempt, code: AbortCode, reason: str) -> None:
+        """Append `aborted`. Raises `TaskEnded`, `TaskLost`."""
+        await self._end(attempt, AbortedEvent(task_id=attempt.ref.task_id, reason=reason, code=code))
+
+    def progress(self, ref: TaskRef, progress: Progress) -> None:
+        """Publish without waiting; it may get lost."""
+        event = ProgressEvent(task_id=ref.task_id, stage=progress.stage, step=progress.step, steps=progress.steps)
+        publishing = asyncio.ensure_future(self._publish(ref.progress, event.model_dump_json().encode()))
+        self._publishing.add(publishing)
+        publishing.add_done_callback(self._publishing.discard)
+
+    async def _end(self, attempt: Attempt, event: FinishedEvent | AbortedEvent) -> None:
+        try:
+            # Only as the end of this very attempt: a worker whose job was given away meanwhile changes nothing.
+            await self._task_log.append(attempt.ref, event, attempt.started_sequence)
+        except SequenceConflict as error:
+            raise TaskLost(attempt.ref.task_id) from error
+
+    async def _give_up(self, ref: TaskRef, sequence: int) -> None:
+        reason = f"The task was started {self._max_attempts} times, and each time its worker was lost"
+        event = AbortedEvent(task_id=ref.task_id, reason=reason, code="attempts_exhausted")
+        await self._task_log.append(ref, event, sequence)
+        raise TaskEnded(ref.task_id, event.event_type)
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        with contextlib.suppress(nats.errors.Error):
+            await self._client.publish(subject, payload)

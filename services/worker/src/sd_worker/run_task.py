@@ -1,0 +1,89 @@
+"""One task's way through this worker: started, pictures fetched, run, stored, finished."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from sd_common.blob_store import BlobStore
+from sd_common.blob_urls import blob_url
+from sd_common.events import CANCELLED_BY_USER, TaskResult
+from sd_common.jobs import Job
+from sd_worker.cancellations import Cancellation, Cancellations
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
+from sd_worker.engine_bridge import EngineBridge
+from sd_worker.errors import HandedBack, InputRejected
+from sd_worker.input_pictures import InputPictures
+from sd_worker.publish_events import Attempt, EventPublisher
+from sd_worker.upload import upload
+
+
+def seed_of(task_id: str) -> int:
+    """The seed of a task that names none: 32 bits drawn from its id, so that a retry makes the same picture."""
+    return int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:4])
+
+
+class TaskRunner:
+    """Runs tasks, as many at once as it is asked to."""
+
+    def __init__(
+        self,
+        engine: EngineBridge,
+        cancellations: Cancellations,
+        events: EventPublisher,
+        input_pictures: InputPictures,
+        blobs: BlobStore,
+        base_url: str,
+    ) -> None:
+        self._engine = engine
+        self._cancellations = cancellations
+        self._events = events
+        self._input_pictures = input_pictures
+        self._blobs = blobs
+        self._base_url = base_url
+
+    async def run(self, job: Job, job_sequence: int, engine_free: asyncio.Event) -> None:
+        """Run the task to its terminal event; `engine_free` is set as soon as the engine has done its part.
+
+        Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
+        """
+        with self._cancellations.watched(job.ref) as cancellation:
+            attempt = await self._events.start(job.ref, job_sequence)
+            try:
+                outcome = await self._run_engine(job, cancellation)
+            except InputRejected as error:
+                await self._events.abort(attempt, "invalid_input", str(error))
+                return
+            finally:
+                engine_free.set()
+            await self._tell(job, attempt, outcome, cancellation)
+
+    async def _run_engine(self, job: Job, cancellation: Cancellation) -> Outcome:
+        initial_image, mask = await asyncio.gather(
+            self._input_pictures.fetch(job.parameters, "initial_image"),
+            self._input_pictures.fetch(job.parameters, "mask"),
+        )
+        if cancellation.requested:
+            return Cancelled(job.task_id)
+        seed = job.parameters.seed if job.parameters.seed is not None else seed_of(job.task_id)
+        task = EngineTask(job.task_id, job.parameters, seed, initial_image, mask)
+        cancellation.on_request(lambda: self._engine.cancel(job.task_id))
+        return await self._engine.run(task, lambda progress: self._events.progress(job.ref, progress))
+
+    async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> None:
+        match outcome:
+            case Finished():
+                await upload(self._blobs, job.blob_id, outcome.png)
+                result = TaskResult(
+                    blob_url=blob_url(self._base_url, job.blob_id),
+                    parameters_used=outcome.parameters_used,
+                    nsfw_content_detected=outcome.nsfw_content_detected,
+                )
+                await self._events.finish(attempt, result)
+            case Failed():
+                await self._events.abort(attempt, outcome.code, outcome.reason)
+            case Cancelled() if cancellation.requested:
+                # Who sends a cancel has written `aborted` before; an internal service may send one alone.
+                await self._events.abort(attempt, "cancelled", CANCELLED_BY_USER)
+            case Cancelled():
+                raise HandedBack("the engine was stopped")

@@ -1,0 +1,65 @@
+"""Settings of a worker."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from sd_common.health import HealthPort
+from sd_common.settings import Settings
+
+
+def _name_of_this_process() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+class WorkerSettings(Settings):
+    """What a worker reads besides NATS_URL, MINIO_* and LOG_*."""
+
+    base_url: str = Field(
+        default="http://localhost:8000",
+        pattern="^https?://.+[^/]$",
+        description="Where clients reach the gateway, as in the gateway's own settings; blob URLs begin with it.",
+    )
+    model_dir: Path = Field(
+        default=Path("models"), description="Directory of models in the diffusers format, named by the path below it."
+    )
+    huggingface_token: SecretStr | None = Field(
+        default=None, description="Token for gated models on the Hugging Face hub."
+    )
+    device: str = Field(default="auto", description="`cuda`, `cuda:1`, `mps`, `cpu`, or `auto`, the best there is.")
+    dtype: str = Field(
+        default="auto", description="`float16`, `bfloat16`, `float32`, or `auto`: float16 on cuda, else float32."
+    )
+    model_memory_budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="Bytes of models kept in memory. Default: 3/4 of the free GPU memory, or half of the RAM.",
+    )
+    model_swap_after_s: float = Field(
+        default=30.0,
+        ge=0,
+        description="Seconds that a job may wait for a model that is not in memory, "
+        "before a worker takes it in preference to jobs of models that are.",
+    )
+    max_attempts: int = Field(
+        default=5, ge=1, description="How often a task is started, should its workers be lost, before it is aborted."
+    )
+    drain_timeout_s: float = Field(
+        default=300.0, ge=0, description="Seconds that running tasks have to end once the worker is told to stop."
+    )
+    health_host: str = Field(
+        default="127.0.0.1", description="Address of /healthz and /readyz; 0.0.0.0 in a container."
+    )
+    health_port: HealthPort = Field(
+        default=8082, description="Port of `/healthz` and `/readyz`; 0 for any that is free, `off` for none."
+    )
+    worker_name: str = Field(
+        default_factory=_name_of_this_process,
+        max_length=200,
+        description="Named in events and logs. Default: host name, process id and 4 random digits.",
+    )

@@ -1,0 +1,75 @@
+"""Fixtures that all test folders share. Registered by `pytest_plugins` in `tests/conftest.py`.
+
+A nats-server starts in some 0.05 s: each test gets its own. The S3 server is the session's; each test gets a bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from sd_common.blob_store import BlobStore
+from sd_common.nats_client import NatsClient, connect, disconnect
+from sd_common.provision import provision_streams
+from sd_common.settings import MinioSettings, NatsSettings
+from support import servers
+from support.servers import NatsServer, S3Server, nats_settings_of
+
+
+@pytest.fixture(scope="session")
+def backend() -> str:
+    """Where servers run: `docker` or `local`."""
+    return servers.backend()
+
+
+@pytest.fixture
+def nats_server(backend: str) -> Iterator[NatsServer]:
+    """A nats-server with an empty JetStream. Tests may kill it, and start it again."""
+    with servers.nats_server(on=backend) as server:
+        yield server
+
+
+@pytest.fixture
+def nats_settings(nats_server: NatsServer) -> NatsSettings:
+    """Settings that lead to the test's nats-server."""
+    return nats_settings_of(nats_server)
+
+
+@pytest_asyncio.fixture
+async def nats_client(nats_settings: NatsSettings) -> AsyncIterator[NatsClient]:
+    """A connection to the test's nats-server."""
+    client = await connect(nats_settings, "test")
+    yield client
+    await disconnect(client)
+
+
+@pytest_asyncio.fixture
+async def provisioned(nats_client: NatsClient, nats_settings: NatsSettings) -> NatsSettings:
+    """Settings that lead to the test's nats-server, with the streams and the bucket of users made."""
+    await provision_streams(nats_client.jetstream(), nats_settings)
+    return nats_settings
+
+
+@pytest.fixture(scope="session")
+def s3_server(backend: str) -> Iterator[S3Server]:
+    """The S3 server of the test session."""
+    with servers.s3_server(on=backend) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def minio_settings(s3_server: S3Server) -> MinioSettings:
+    """Settings that lead to an empty bucket of the test's own."""
+    settings = s3_server.minio_settings()
+    async with BlobStore(settings) as blobs:
+        await blobs.create_bucket()
+    return settings
+
+
+@pytest_asyncio.fixture
+async def blob_store(minio_settings: MinioSettings) -> AsyncIterator[BlobStore]:
+    """The blobs of the test's bucket."""
+    async with BlobStore(minio_settings) as blobs:
+        yield blobs

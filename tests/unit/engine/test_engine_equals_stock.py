@@ -1,0 +1,152 @@
+"""The engine's contract: a picture equals the stock diffusers pipeline's for the same seed, bit for bit on the CPU."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from unit.engine.recorder import EngineUnderTest, img2img, initial_image, inpaint, mask, picture, txt2img
+
+from sd_common.parameters import Img2ImgParameters, InpaintParameters, SchedulerName, Txt2ImgParameters
+from sd_worker.engine.tasks import EngineTask
+
+#: Untyped, and mypy does not see through its lazy imports.
+diffusers = import_module("diffusers")
+
+#: What a user of diffusers would write for each name: `pipe.scheduler = Class.from_config(pipe.scheduler.config, …)`.
+STOCK_SCHEDULERS: dict[SchedulerName, tuple[Any, dict[str, object]]] = {
+    "plms": (diffusers.PNDMScheduler, {}),
+    "ddim": (diffusers.DDIMScheduler, {}),
+    "k-lms": (diffusers.LMSDiscreteScheduler, {}),
+    "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}),
+    "heun": (diffusers.HeunDiscreteScheduler, {}),
+    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
+    "dpmpp_2m_karras": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "dpmpp_sde": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (diffusers.UniPCMultistepScheduler, {}),
+    "deis": (diffusers.DEISMultistepScheduler, {}),
+    "lcm": (diffusers.LCMScheduler, {}),
+    "ddpm": (diffusers.DDPMScheduler, {}),
+}
+SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
+#: One that duplicates a step, one with noise of its own, one of second order, one of continuous timesteps.
+SOME_SCHEDULERS = ["plms", "ddim", "k-lms", "euler_a", "heun", "dpmpp_2m"]
+SD = {
+    "txt2img": diffusers.StableDiffusionPipeline,
+    "img2img": diffusers.StableDiffusionImg2ImgPipeline,
+    "inpaint": diffusers.StableDiffusionInpaintPipeline,
+}
+SDXL = {
+    "txt2img": diffusers.StableDiffusionXLPipeline,
+    "img2img": diffusers.StableDiffusionXLImg2ImgPipeline,
+    "inpaint": diffusers.StableDiffusionXLInpaintPipeline,
+}
+KINDS = {"txt2img": txt2img, "img2img": img2img, "inpaint": inpaint}
+
+
+def stock_picture(directory: Path, task: EngineTask) -> Image.Image:
+    """The picture that diffusers' documentation tells how to make."""
+    parameters = task.parameters
+    family = SDXL if (directory / "text_encoder_2").is_dir() else SD
+    pipe = family[parameters.params_type].from_pretrained(directory, dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    scheduler_class, options = STOCK_SCHEDULERS[parameters.scheduler]
+    pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **options)
+    arguments: dict[str, object] = {
+        "prompt": parameters.prompt,
+        "negative_prompt": parameters.negative_prompt,
+        "num_inference_steps": parameters.steps,
+        "guidance_scale": parameters.guidance,
+        "generator": torch.Generator().manual_seed(task.seed),
+    }
+    match parameters:
+        case Txt2ImgParameters():
+            arguments |= {"width": parameters.width, "height": parameters.height}
+        case Img2ImgParameters():
+            arguments |= {"image": task.initial_image, "strength": parameters.strength}
+        case InpaintParameters():
+            arguments |= {"image": task.initial_image, "mask_image": task.mask, "width": 64, "height": 64}
+    image = pipe(**arguments).images[0]
+    assert isinstance(image, Image.Image)
+    return image
+
+
+def assert_equals_stock(engine: EngineUnderTest, model_dir: Path, task: EngineTask) -> None:
+    stock = np.asarray(stock_picture(model_dir / task.parameters.model, task))
+    # A flat picture would equal many others.
+    assert stock.std() > 5
+    np.testing.assert_array_equal(np.asarray(picture(engine.finish(task))), stock)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_txt2img_with_each_scheduler(engine: EngineUnderTest, model_dir: Path, scheduler: SchedulerName) -> None:
+    assert_equals_stock(engine, model_dir, txt2img(scheduler=scheduler, steps=5, negative_prompt="green"))
+
+
+@pytest.mark.parametrize("scheduler", SOME_SCHEDULERS)
+@pytest.mark.parametrize("kind", ["img2img", "inpaint"])
+def test_the_other_kinds(engine: EngineUnderTest, model_dir: Path, kind: str, scheduler: str) -> None:
+    assert_equals_stock(engine, model_dir, KINDS[kind](scheduler=scheduler, steps=4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("model", "scheduler"), [("owner/sd2", "ddim"), ("owner/sd2", "plms"), ("sdxl", "euler"), ("sdxl", "dpmpp_2m")]
+)
+def test_the_other_families(
+    engine: EngineUnderTest, model_dir: Path, kind: str, model: str, scheduler: SchedulerName
+) -> None:
+    assert_equals_stock(engine, model_dir, KINDS[kind](model=model, scheduler=scheduler))
+
+
+@pytest.mark.parametrize("scheduler", SOME_SCHEDULERS)
+def test_inpainting_with_nine_channels(engine: EngineUnderTest, model_dir: Path, scheduler: str) -> None:
+    assert_equals_stock(engine, model_dir, inpaint(model="sd1-inpainting", scheduler=scheduler))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_guidance(engine: EngineUnderTest, model_dir: Path, kind: str) -> None:
+    assert_equals_stock(engine, model_dir, KINDS[kind](guidance=1.0))
+
+
+def test_a_safety_checker_that_flags_nothing_changes_nothing(engine: EngineUnderTest, model_dir: Path) -> None:
+    assert_equals_stock(engine, model_dir, txt2img(model="flags-none"))
+
+
+def test_tasks_do_not_change_what_later_tasks_give(engine: EngineUnderTest, model_dir: Path) -> None:
+    for kind, scheduler in [("inpaint", "heun"), ("img2img", "plms"), ("txt2img", "euler_a")]:
+        engine.finish(KINDS[kind](scheduler=scheduler))
+    assert_equals_stock(engine, model_dir, txt2img(scheduler="plms"))
+
+
+@pytest.mark.parametrize("kind", ["img2img", "inpaint"])
+def test_sides_are_cut_down_to_multiples_of_eight(engine: EngineUnderTest, kind: str) -> None:
+    finished = engine.finish(KINDS[kind](image=initial_image(77, 95)))
+
+    assert picture(finished).size == (72, 88)
+
+
+def test_pictures_with_an_alpha_channel_and_a_colour_mask_are_taken(engine: EngineUnderTest) -> None:
+    plain = inpaint()
+    coloured = EngineTask("t", plain.parameters, plain.seed, initial_image().convert("RGBA"), mask().convert("RGB"))
+
+    assert engine.finish(coloured).png == engine.finish(plain).png
+
+
+def test_inpainting_keeps_what_the_mask_leaves_black(engine: EngineUnderTest) -> None:
+    """With the bundled model, whose VAE was trained: outside of the mask the picture comes back nearly as it was."""
+    task = txt2img(model="shapes", width=128, height=128, steps=8, scheduler="dpmpp_2m", guidance=3)
+    before = picture(engine.finish(task))
+    parameters = inpaint(model="shapes", steps=8, scheduler="dpmpp_2m", guidance=3, prompt="a green star").parameters
+    after = picture(engine.finish(EngineTask("t", parameters, 3, before, mask(128, 128))))
+
+    difference = np.abs(np.asarray(after, dtype=int) - np.asarray(before, dtype=int)).mean(axis=2)
+    is_outside = np.ones((128, 128), dtype=bool)
+    is_outside[20:108, 20:108] = False
+    assert difference[is_outside].mean() < 8

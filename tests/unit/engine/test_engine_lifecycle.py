@@ -1,0 +1,313 @@
+"""Every task gets exactly one outcome, and cancelling and stopping are prompt."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from unit.engine.recorder import (
+    CPU,
+    TIMEOUT_S,
+    EngineUnderTest,
+    GatedLoader,
+    RaisingLoader,
+    Recorder,
+    img2img,
+    txt2img,
+)
+
+from sd_worker.engine.engine import Engine
+from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
+from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models import ModelCache
+from sd_worker.engine.tasks import Cancelled, Failed, Finished, Progress
+
+CreateEngine = Callable[..., EngineUnderTest]
+
+
+def test_tasks_run_in_the_order_of_submission(engine: EngineUnderTest) -> None:
+    task_ids = [f"task-{number}" for number in range(4)]
+    for task_id in task_ids:
+        engine.engine.submit(txt2img(task_id))
+
+    for _ in task_ids:
+        assert isinstance(engine.recorder.next_outcome(), Finished)
+    first_steps = [p.task_id for p in engine.recorder.progress if p.step == 1]
+    assert first_steps == task_ids
+
+
+@pytest.mark.parametrize("scheduler", ["plms", "ddim", "heun"])
+def test_progress_counts_the_steps_that_were_asked_for(engine: EngineUnderTest, scheduler: str) -> None:
+    """PLMS makes one pass more than steps, Heun nearly twice as many."""
+    engine.finish(txt2img("a", steps=6, scheduler=scheduler))
+    engine.finish(img2img("b", steps=6, strength=0.5, scheduler=scheduler))
+
+    assert engine.recorder.steps_of("a") == [0, 1, 2, 3, 4, 5, 6]
+    assert engine.recorder.steps_of("b") == [0, 1, 2, 3]
+    assert {p.steps for p in engine.recorder.progress if p.task_id == "b"} == {3}
+
+
+def test_loading_is_told_only_where_the_model_is_not_resident(engine: EngineUnderTest) -> None:
+    engine.finish(txt2img("a", steps=2))
+    engine.finish(txt2img("b", steps=2))
+
+    loading = [p for p in engine.recorder.progress if p.stage == "loading"]
+    assert loading == [Progress("a", "loading", 0, 2)]
+    assert engine.engine.resident_models() == ("sd1",)
+
+
+def test_a_queued_task_is_cancelled_at_once_and_never_runs(create_engine: CreateEngine, source: ModelSource) -> None:
+    loader = GatedLoader(source)
+    engine = create_engine(loader)
+    engine.engine.submit(txt2img("running"))
+    assert loader.entered.wait(TIMEOUT_S)
+    engine.engine.submit(txt2img("queued"))
+
+    engine.engine.cancel("queued")
+
+    # The engine thread is still inside the load.
+    assert engine.recorder.next_outcome() == Cancelled("queued")
+    loader.gate.set()
+    assert isinstance(engine.recorder.next_outcome(), Finished)
+    assert engine.recorder.steps_of("queued") == []
+
+
+@pytest.mark.parametrize("scheduler", ["plms", "ddim", "heun"])
+def test_a_running_task_ends_within_one_step(engine: EngineUnderTest, scheduler: str) -> None:
+    def cancel_at_step_2(progress: Progress) -> None:
+        if progress.step == 2:
+            engine.engine.cancel("t")
+
+    engine.recorder.at_progress = cancel_at_step_2
+
+    assert engine.run(txt2img("t", steps=30, scheduler=scheduler)) == Cancelled("t")
+    assert max(engine.recorder.steps_of("t")) == 2
+
+
+def test_cancelling_during_the_load_takes_effect_when_it_ends(create_engine: CreateEngine, source: ModelSource) -> None:
+    loader = GatedLoader(source)
+    engine = create_engine(loader)
+    engine.engine.submit(txt2img("t"))
+    assert loader.entered.wait(TIMEOUT_S)
+
+    engine.engine.cancel("t")
+    loader.gate.set()
+
+    assert engine.recorder.next_outcome() == Cancelled("t")
+    assert engine.recorder.steps_of("t") == []
+    # The load was not in vain.
+    assert engine.engine.resident_models() == ("sd1",)
+
+
+def test_cancelling_what_is_unknown_or_has_ended_does_nothing(engine: EngineUnderTest) -> None:
+    engine.engine.cancel("unknown")
+    engine.finish(txt2img("t"))
+    engine.engine.cancel("t")
+
+    assert engine.finish(txt2img("t")).task_id == "t"
+    assert engine.recorder.outcomes.empty()
+
+
+def test_after_a_cancelled_task_the_next_one_gives_the_same_picture_as_ever(engine: EngineUnderTest) -> None:
+    before = engine.finish(txt2img("a")).png
+    engine.recorder.at_progress = lambda progress: engine.engine.cancel("b") if progress.step == 1 else None
+    assert engine.run(txt2img("b", steps=10)) == Cancelled("b")
+
+    assert engine.finish(txt2img("c")).png == before
+
+
+def test_a_task_id_is_taken_once_at_a_time(create_engine: CreateEngine, source: ModelSource) -> None:
+    loader = GatedLoader(source)
+    engine = create_engine(loader)
+    engine.engine.submit(txt2img("t"))
+
+    with pytest.raises(TaskAlreadySubmitted):
+        engine.engine.submit(txt2img("t"))
+    loader.gate.set()
+    assert isinstance(engine.recorder.next_outcome(), Finished)
+    assert isinstance(engine.run(txt2img("t")), Finished)
+
+
+def test_a_task_may_be_submitted_again_from_its_outcome(source: ModelSource) -> None:
+    """As when its job is delivered again while the outcome is on its way."""
+    outcomes: queue.Queue[object] = queue.Queue()
+
+    def on_outcome(outcome: object) -> None:
+        if outcomes.empty():
+            engine.submit(txt2img("t"))
+        outcomes.put(outcome)
+
+    engine = Engine(ModelCache(source, CPU), lambda progress: None, on_outcome)
+    engine.start()
+    engine.submit(txt2img("t"))
+
+    assert isinstance(outcomes.get(timeout=TIMEOUT_S), Finished)
+    assert isinstance(outcomes.get(timeout=TIMEOUT_S), Finished)
+    assert engine.stop(TIMEOUT_S)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "out_of_memory"),
+        (RuntimeError("a bug"), "internal"),
+        (SystemExit(3), "internal"),
+        (KeyboardInterrupt(), "internal"),
+    ],
+)
+def test_whatever_is_raised_the_task_fails_and_the_engine_goes_on(
+    create_engine: CreateEngine, source: ModelSource, error: BaseException, code: str
+) -> None:
+    engine = create_engine(RaisingLoader(source, error))
+
+    outcome = engine.run(txt2img("a"))
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.task_id, outcome.code) == ("a", code)
+    assert isinstance(engine.run(txt2img("b")), Finished)
+    assert engine.recorder.outcomes.empty()
+
+
+def test_an_error_in_the_middle_makes_the_model_be_loaded_afresh(engine: EngineUnderTest) -> None:
+    """It may have left shared modules half changed."""
+    before = engine.finish(txt2img("a")).png
+    model = engine.models.get("sd1")
+
+    def fail_once(*_: object) -> None:
+        hook.remove()
+        raise RuntimeError("a kernel failed")
+
+    vae = model.pipeline.components["vae"]
+    assert isinstance(vae, torch.nn.Module)
+    hook = vae.get_submodule("decoder").register_forward_pre_hook(fail_once)
+
+    outcome = engine.run(txt2img("b"))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "internal"
+    assert engine.engine.resident_models() == ()
+    assert engine.finish(txt2img("c")).png == before
+
+
+def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_again(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    engine = create_engine()
+    engine.finish(txt2img("a"))
+    other = engine.models.get("owner/sd2")
+    unet = engine.models.get("sd1").pipeline.components["unet"]
+    assert isinstance(unet, torch.nn.Module)
+
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    unet.register_forward_pre_hook(run_out)
+    del other, unet
+
+    assert isinstance(engine.run(txt2img("b")), Finished)
+    assert engine.engine.resident_models() == ("sd1",)
+
+
+def test_memory_that_runs_out_alone_fails_the_task_after_one_try(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    engine = create_engine(RaisingLoader(source, MemoryError(), MemoryError()))
+
+    first, second = engine.run(txt2img("a")), engine.run(txt2img("b"))
+
+    assert [getattr(outcome, "code", None) for outcome in (first, second)] == ["out_of_memory"] * 2
+    assert isinstance(engine.run(txt2img("c")), Finished)
+
+
+def test_callbacks_that_raise_do_not_kill_the_engine(source: ModelSource) -> None:
+    told: queue.Queue[str] = queue.Queue()
+
+    def raise_on_progress(progress: Progress) -> None:
+        raise ValueError("on_progress")
+
+    def raise_on_outcome(outcome: object) -> None:
+        assert isinstance(outcome, Finished)
+        told.put(outcome.task_id)
+        raise ValueError("on_outcome")
+
+    engine = Engine(ModelCache(source, CPU), raise_on_progress, raise_on_outcome)
+    engine.start()
+    engine.submit(txt2img("a"))
+    engine.submit(txt2img("b"))
+
+    assert {told.get(timeout=TIMEOUT_S), told.get(timeout=TIMEOUT_S)} == {"a", "b"}
+    assert engine.stop(TIMEOUT_S)
+
+
+def test_stop_cancels_what_is_queued_and_what_runs(create_engine: CreateEngine) -> None:
+    engine = create_engine()
+    running = threading.Event()
+    engine.recorder.at_progress = lambda progress: running.set() if progress.step == 1 else None
+    engine.engine.submit(txt2img("running", steps=500))
+    engine.engine.submit(txt2img("queued"))
+    assert running.wait(TIMEOUT_S)
+
+    assert engine.engine.stop(TIMEOUT_S)
+
+    outcomes = {engine.recorder.outcomes.get_nowait().task_id for _ in range(2)}
+    assert outcomes == {"running", "queued"}
+    assert engine.recorder.outcomes.empty()
+    with pytest.raises(EngineStopped):
+        engine.engine.submit(txt2img("late"))
+    assert engine.engine.stop(TIMEOUT_S)
+
+
+def test_stop_says_when_a_load_outlasts_it_and_the_outcome_still_comes(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    loader = GatedLoader(source)
+    engine = create_engine(loader)
+    engine.engine.submit(txt2img("t"))
+    assert loader.entered.wait(TIMEOUT_S)
+
+    assert not engine.engine.stop(timeout_s=0.01)
+
+    loader.gate.set()
+    assert engine.recorder.next_outcome() == Cancelled("t")
+
+
+def test_stop_before_start_cancels_what_was_submitted(source: ModelSource) -> None:
+    recorder = Recorder()
+    engine = Engine(ModelCache(source, CPU), recorder.on_progress, recorder.on_outcome)
+    engine.submit(txt2img("t"))
+
+    assert engine.stop(TIMEOUT_S)
+
+    assert recorder.next_outcome() == Cancelled("t")
+
+
+def test_tasks_submitted_and_cancelled_from_many_threads_get_one_outcome_each(engine: EngineUnderTest) -> None:
+    task_ids = [f"task-{number}" for number in range(24)]
+    start = threading.Barrier(3)
+
+    def submit(own: list[str]) -> None:
+        start.wait(TIMEOUT_S)
+        for task_id in own:
+            engine.engine.submit(txt2img(task_id, steps=2))
+
+    def cancel() -> None:
+        start.wait(TIMEOUT_S)
+        for task_id in task_ids * 3:
+            engine.engine.cancel(task_id)
+
+    threads = [threading.Thread(target=submit, args=(task_ids[start_at::2],)) for start_at in (0, 1)]
+    threads.append(threading.Thread(target=cancel))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+
+    outcomes = [engine.recorder.next_outcome() for _ in task_ids]
+    assert sorted(outcome.task_id for outcome in outcomes) == sorted(task_ids)
+    assert all(isinstance(outcome, Finished | Cancelled) for outcome in outcomes)
+    assert engine.recorder.outcomes.empty()

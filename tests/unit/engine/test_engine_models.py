@@ -1,0 +1,239 @@
+"""Models are found, refused with a sentence, kept within a budget and really freed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import weakref
+from pathlib import Path
+
+import httpx2
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from unit.engine.recorder import CPU, EngineUnderTest, txt2img
+
+from sd_worker.engine.devices import choose_device, default_budget_bytes
+from sd_worker.engine.errors import DeviceUnavailable, ModelUnavailable
+from sd_worker.engine.model_errors import explain
+from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models import ModelCache
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The hub cannot be reached, and nothing was downloaded."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def own_dir(tmp_path: Path, model_dir: Path) -> Path:
+    """A MODEL_DIR with a copy of one model, for a test to break."""
+    shutil.copytree(model_dir / "sd1", tmp_path / "models" / "sd1")
+    return tmp_path / "models"
+
+
+def reason_of(source: ModelSource, name: str) -> str:
+    with pytest.raises(ModelUnavailable) as caught:
+        source.load(name)
+    return str(caught.value)
+
+
+def source_of(directory: Path | None) -> ModelSource:
+    return ModelSource(directory, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(("name", "in_channels"), [("sd1", 4), ("sd1-inpainting", 9), ("owner/sd2", 4), ("sdxl", 4)])
+def test_a_model_tells_its_channels_and_size(source: ModelSource, name: str, in_channels: int) -> None:
+    model = source.load(name)
+
+    assert (model.in_channels, model.latent_channels) == (in_channels, 4)
+    assert model.num_bytes > 4 * 100_000
+
+
+def test_weights_are_cast_to_the_devices_format(model_dir: Path) -> None:
+    bfloat16 = ModelSource(model_dir, dtype=torch.bfloat16).load("sd1")
+
+    assert bfloat16.num_bytes < 0.6 * source_of(model_dir).load("sd1").num_bytes
+
+
+def test_a_model_with_the_class_names_of_old_loads(tmp_path: Path, model_dir: Path) -> None:
+    """As the hub's stable-diffusion-inpainting, whose class transformers 5 no longer has."""
+    shutil.copytree(model_dir / "flags-none", tmp_path / "old")
+    index_file = tmp_path / "old" / "model_index.json"
+    index = json.loads(index_file.read_text())
+    index_file.write_text(json.dumps({**index, "feature_extractor": ["transformers", "CLIPFeatureExtractor"]}))
+
+    assert source_of(tmp_path).load("old").pipeline.components["feature_extractor"] is not None
+
+
+@pytest.mark.parametrize("name", ["absent", "..", ".", "owner"])
+def test_a_name_without_a_directory_is_not_sought_on_the_hub(model_dir: Path, name: str) -> None:
+    reason = reason_of(source_of(model_dir), name)
+
+    assert "MODEL_DIR" in reason
+    assert str(model_dir) not in reason
+
+
+def test_the_sentence_for_an_absent_model(model_dir: Path) -> None:
+    assert reason_of(source_of(model_dir), "absent") == (
+        "Model 'absent' is not a directory below MODEL_DIR: check the name, "
+        "or name a repository on the hub as 'owner/name'"
+    )
+    assert "not a directory below MODEL_DIR" in reason_of(source_of(None), "absent")
+
+
+@pytest.mark.parametrize("name", ["linked", "owner/linked"])
+def test_a_link_out_of_the_directory_is_refused(tmp_path: Path, model_dir: Path, name: str) -> None:
+    link = tmp_path / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(model_dir / "sd1")
+
+    assert "leads out of MODEL_DIR" in reason_of(source_of(tmp_path), name)
+
+
+def test_a_directory_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+
+    assert "has no model_index.json" in reason_of(source_of(tmp_path), "notes")
+
+
+@pytest.mark.parametrize(
+    ("part", "safetensors", "pickle"),
+    [
+        ("unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+        ("text_encoder", "model.safetensors", "pytorch_model.bin"),
+    ],
+)
+def test_pickled_weights_are_not_loaded(own_dir: Path, part: str, safetensors: str, pickle: str) -> None:
+    (own_dir / "sd1" / part / safetensors).unlink()
+    torch.save({}, own_dir / "sd1" / part / pickle)
+
+    assert "has parts without safetensors weights" in reason_of(source_of(own_dir), "sd1")
+
+
+def test_damaged_weights_are_told(own_dir: Path) -> None:
+    weights = own_dir / "sd1" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+    reason = reason_of(source_of(own_dir), "sd1")
+
+    assert "its files are damaged" in reason
+    assert str(own_dir) not in reason
+
+
+@pytest.mark.parametrize("class_name", [["lpw_stable_diffusion", "Pipeline"], ["pipeline", "Pipeline"]])
+def test_code_that_comes_with_a_model_is_never_run(own_dir: Path, class_name: list[str]) -> None:
+    """diffusers would fetch the first from its community's pipelines without being asked."""
+    index_file = own_dir / "sd1" / "model_index.json"
+    index = json.loads(index_file.read_text())
+    index_file.write_text(json.dumps({**index, "_class_name": class_name}))
+    (own_dir / "sd1" / "pipeline.py").write_text("raise SystemExit('the code was run')")
+
+    assert "needs code of its own" in reason_of(source_of(own_dir), "sd1")
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_model_of_the_hub_that_cannot_be_reached(model_dir: Path) -> None:
+    assert reason_of(source_of(model_dir), "owner/absent") == (
+        "Model 'owner/absent' has not been downloaded, and the worker cannot reach the hub: try again later, "
+        "or have the operator put it below MODEL_DIR"
+    )
+
+
+def hub_error(error_class: type[HfHubHTTPError], status: int) -> OSError:
+    """As diffusers raises it: wrapped, with the hub's error as what led to it."""
+    response = httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co/api/models/owner/name"))
+    wrapped = OSError("Cannot load model owner/name")
+    wrapped.__context__ = error_class("secret detail", response=response)
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("error_class", "status", "sentence"),
+    [
+        (GatedRepoError, 403, "is gated: ask for access at https://huggingface.co/owner/name, and have the operator"),
+        (RepositoryNotFoundError, 401, "There is no model 'owner/name' on the hub, or it is private: check the name"),
+        (RemoteEntryNotFoundError, 404, "lacks a file on the hub: it must be in the layout of diffusers"),
+        (HfHubHTTPError, 401, "have the operator check HUGGINGFACE_TOKEN"),
+        (HfHubHTTPError, 503, "The hub failed to give model 'owner/name': try again later"),
+    ],
+)
+def test_the_hubs_refusals_become_sentences(error_class: type[HfHubHTTPError], status: int, sentence: str) -> None:
+    explained = explain("owner/name", hub_error(error_class, status))
+
+    assert sentence in explained
+    assert "secret" not in explained
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_task_alone(engine: EngineUnderTest) -> None:
+    outcome = engine.run(txt2img("a", model="absent"))
+
+    assert outcome.task_id == "a"
+    assert getattr(outcome, "code", None) == "model_unavailable"
+    engine.finish(txt2img("b"))
+
+
+def test_the_least_recently_used_model_goes_when_the_budget_is_full(source: ModelSource) -> None:
+    two_models = source.load("sd1").num_bytes + source.load("sd1-inpainting").num_bytes + 1000
+    cache = ModelCache(source, CPU, budget_bytes=two_models)
+    cache.get("sd1")
+    cache.get("sd1-inpainting")
+    cache.get("sd1")
+    assert cache.resident() == ("sd1-inpainting", "sd1")
+
+    cache.get("owner/sd2")
+
+    assert cache.resident() == ("sd1", "owner/sd2")
+
+
+def test_a_model_that_goes_frees_its_memory(source: ModelSource) -> None:
+    cache = ModelCache(source, CPU, budget_bytes=1)
+    parts = cache.get("sd1").pipeline.components
+    modules = [weakref.ref(part) for part in parts.values() if isinstance(part, torch.nn.Module)]
+    del parts
+    assert len(modules) == 3
+
+    cache.get("owner/sd2")
+
+    assert cache.resident() == ("owner/sd2",)
+    assert [module() for module in modules] == [None] * 3
+
+
+def test_a_model_that_has_run_tasks_can_be_freed_too(engine: EngineUnderTest) -> None:
+    engine.finish(txt2img(model="flags-none"))
+    engine.recorder.at_progress = lambda progress: engine.engine.cancel("b") if progress.step == 1 else None
+    engine.run(txt2img("b", model="flags-none"))
+    unet = weakref.ref(engine.models.get("flags-none").pipeline.components["unet"])
+
+    engine.models.clear()
+
+    assert unet() is None
+    assert engine.engine.resident_models() == ()
+
+
+def test_a_resident_model_is_not_loaded_again(source: ModelSource) -> None:
+    cache = ModelCache(source, CPU)
+
+    assert cache.get("sd1") is cache.get("sd1")
+
+
+def test_the_cpu_computes_in_float32() -> None:
+    device = choose_device("cpu")
+
+    assert (device.torch_device.type, device.dtype) == ("cpu", torch.float32)
+    assert choose_device("cpu", "bfloat16").dtype == torch.bfloat16
+    assert default_budget_bytes(device) > 2**28
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("cuda:99", "auto"), ("abacus", "auto"), ("cpu", "int3")])
+def test_an_unknown_device_or_format_is_refused(name: str, dtype: str) -> None:
+    with pytest.raises(DeviceUnavailable):
+        choose_device(name, dtype)

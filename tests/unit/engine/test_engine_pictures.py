@@ -1,0 +1,148 @@
+"""What a finished task holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+from unit.engine.recorder import EngineUnderTest, img2img, initial_image, inpaint, picture, txt2img
+
+from sd_worker.engine.tasks import EngineTask, Failed
+
+
+def text_of(image: Image.Image) -> dict[str, object]:
+    text = image.info["parameters"]
+    parsed = json.loads(text)
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def test_the_same_seed_and_parameters_give_the_same_bytes(engine: EngineUnderTest) -> None:
+    first = engine.finish(txt2img("a", seed=7, scheduler="euler_a"))
+    second = engine.finish(txt2img("b", seed=7, scheduler="euler_a"))
+
+    assert first.png == second.png
+
+
+def test_another_seed_gives_another_picture(engine: EngineUnderTest) -> None:
+    first, second = (np.asarray(picture(engine.finish(txt2img(seed=seed)))) for seed in (1, 2**64 - 1))
+
+    assert (first != second).any()
+
+
+def test_the_seed_of_the_task_is_told(engine: EngineUnderTest) -> None:
+    finished = engine.finish(txt2img(seed=2**64 - 1))
+
+    assert finished.parameters_used.seed == 2**64 - 1
+    assert finished.timings.generating_s > 0
+
+
+@pytest.mark.parametrize("prompt", ["a red circle", "ein großer Kreis", "赤い円 🔴"])
+def test_the_png_tells_how_it_was_made(engine: EngineUnderTest, prompt: str) -> None:
+    finished = engine.finish(txt2img(seed=7, prompt=prompt))
+
+    image = picture(finished)
+    assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 64))
+    assert text_of(image) == json.loads(finished.parameters_used.model_dump_json())
+
+
+def test_the_png_does_not_tell_where_its_initial_pictures_are(engine: EngineUnderTest) -> None:
+    """Their URLs are all that keeps them private, and results are passed on."""
+    finished = engine.finish(inpaint(initial_image="http://blobs/secret-1", mask="http://blobs/secret-2"))
+
+    assert b"secret" not in finished.png
+    assert text_of(picture(finished))["params_type"] == "inpaint"
+    assert finished.parameters_used.model_dump()["mask"] == "http://blobs/secret-2"
+
+
+@pytest.mark.parametrize("make", [txt2img, img2img, inpaint])
+def test_a_flagged_picture_is_black(engine: EngineUnderTest, make: Callable[..., EngineTask]) -> None:
+    finished = engine.finish(make(model="flags-all"))
+
+    assert finished.nsfw_content_detected is True
+    assert not np.asarray(picture(finished)).any()
+
+
+def test_a_picture_that_passes_the_checker_is_told_to(engine: EngineUnderTest) -> None:
+    finished = engine.finish(txt2img(model="flags-none"))
+
+    assert finished.nsfw_content_detected is False
+    assert np.asarray(picture(finished)).any()
+
+
+def test_without_the_safety_filter_no_checker_runs(engine: EngineUnderTest) -> None:
+    engine.finish(txt2img(model="flags-all"))
+    finished = engine.finish(txt2img(model="flags-all", safety_filter=False))
+
+    assert finished.nsfw_content_detected is None
+    assert np.asarray(picture(finished)).any()
+    # The next task has its checker again.
+    assert engine.finish(txt2img(model="flags-all")).nsfw_content_detected is True
+
+
+@pytest.mark.parametrize("model", ["sd1", "sdxl"])
+def test_a_model_without_a_checker_says_nothing_of_safety(engine: EngineUnderTest, model: str) -> None:
+    assert engine.finish(txt2img(model=model)).nsfw_content_detected is None
+
+
+@pytest.mark.parametrize("make", [txt2img, img2img])
+def test_a_model_for_inpainting_refuses_the_other_kinds(
+    engine: EngineUnderTest, make: Callable[..., EngineTask]
+) -> None:
+    task = make(model="sd1-inpainting")
+
+    outcome = engine.run(task)
+
+    kind = task.parameters.params_type
+    assert outcome == Failed(
+        "t",
+        "invalid_input",
+        f"Model 'sd1-inpainting' is made for inpainting and cannot do {kind}: "
+        "choose another model, or send an inpaint task",
+    )
+
+
+def test_an_initial_image_that_is_too_small_is_refused(engine: EngineUnderTest) -> None:
+    outcome = engine.run(img2img(image=initial_image(200, 63)))
+
+    assert outcome == Failed("t", "invalid_input", "The initial image is 200×63; its sides must be at least 64 pixels")
+
+
+def test_lcm_with_too_many_steps_is_refused(engine: EngineUnderTest) -> None:
+    outcome = engine.run(txt2img(scheduler="lcm", steps=100))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "invalid_input"
+
+
+def test_a_picture_that_cannot_be_encoded_fails_its_task(
+    engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("sd_worker.engine.engine.encode_png", run_out)
+    outcome = engine.run(txt2img("a"))
+    monkeypatch.undo()
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "out_of_memory"
+    engine.finish(txt2img("b"))
+
+
+def test_a_prompt_beyond_what_the_text_encoder_takes_is_cut_and_not_logged(
+    engine: EngineUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.finish(txt2img(prompt="a private matter " * 60))
+
+    assert "matter" not in caplog.text
+
+
+def test_a_task_without_its_pictures_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="img2img needs an initial image"):
+        EngineTask("t", img2img().parameters, 1)
+    with pytest.raises(ValueError, match="inpaint needs a mask"):
+        EngineTask("t", inpaint().parameters, 1, initial_image())

@@ -1,0 +1,76 @@
+"""Scheduler names stand for the same thing with every model."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import get_args
+
+import pytest
+from unit.engine.recorder import EngineUnderTest, img2img, inpaint, txt2img
+
+from sd_common.parameters import SchedulerName
+from sd_worker.engine.errors import InvalidInput
+from sd_worker.engine.schedulers import create_scheduler
+
+#: Untyped, and mypy does not see through its lazy imports.
+diffusers = import_module("diffusers")
+
+SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
+PNDM = diffusers.PNDMScheduler(beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True)
+
+
+@pytest.mark.parametrize("own", SCHEDULERS)
+def test_each_is_made_from_each_models_own(own: SchedulerName) -> None:
+    """A model's own scheduler may be any, with options that the asked one refuses or understands otherwise."""
+    models_own = create_scheduler(own, PNDM, steps=4)
+    for name in SCHEDULERS:
+        direct = create_scheduler(name, PNDM, steps=4)
+        indirect = create_scheduler(name, models_own, steps=4)
+
+        assert type(indirect) is type(direct)
+        options = {key: value for key, value in direct.config.items() if not key.startswith("_")}
+        if not name.startswith("dpmpp"):
+            # The other names do not tell the spacing of the sigmas, so it stays the model's.
+            options.pop("use_karras_sigmas", None)
+        assert {key: indirect.config[key] for key in options} == options
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_latents_are_not_clipped_with_a_model_that_does_not_say_so(name: SchedulerName) -> None:
+    assert create_scheduler(name, PNDM, steps=4).config.get("clip_sample", False) is False
+
+
+def test_each_task_gets_a_scheduler_of_its_own() -> None:
+    first = create_scheduler("plms", PNDM, steps=4)
+
+    assert create_scheduler("plms", PNDM, steps=4) is not first
+
+
+def test_plms_needs_no_runge_kutta_steps_whatever_the_model_says() -> None:
+    own = diffusers.PNDMScheduler(skip_prk_steps=False)
+
+    assert create_scheduler("plms", own, steps=4).config["skip_prk_steps"] is True
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("model", ["sd1", "sdxl"])
+def test_one_step_is_enough(engine: EngineUnderTest, scheduler: SchedulerName, model: str) -> None:
+    engine.finish(txt2img(steps=1, scheduler=scheduler, model=model))
+    engine.finish(img2img(steps=1, strength=1.0, scheduler=scheduler, model=model))
+    engine.finish(inpaint(steps=1, scheduler=scheduler, model=model))
+
+
+def test_more_steps_than_lcm_takes_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="'lcm' takes at most 50 steps with this model, not 51"):
+        create_scheduler("lcm", PNDM, steps=51)
+
+
+def test_a_flow_matching_model_keeps_its_own_scheduler() -> None:
+    own = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+    fresh = create_scheduler("euler", own, steps=4)
+    assert fresh is not own
+    assert isinstance(fresh, diffusers.FlowMatchEulerDiscreteScheduler)
+    assert fresh.config["shift"] == 3.0
+    with pytest.raises(InvalidInput, match="'ddim' does not go with this flow-matching model: choose 'euler'"):
+        create_scheduler("ddim", own, steps=4)
