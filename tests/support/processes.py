@@ -92,5 +92,5 @@ def installed(program: str) -> str:
     """The path of a program that a package of this environment installed."""
     path = Path(sys.executable).with_name(program)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: `make install` installs it")
+        raise FileNotFoundError(f"{path}: `make setup` installs it")
     return str(path)

@@ -18,6 +18,7 @@ from sd_common.streams import JOBS, jobs_consumer
 from sd_common.tracing import trace_headers
 
 _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
+_NO_SUCH_MESSAGE = (10037, 10043)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,11 @@ class JobQueue:
 
         Asks for no erasure of the bytes on disk, which nats-py cannot: 0.3 ms instead of 3.2 ms.
         """
-        await self._request(f"STREAM.MSG.DELETE.{JOBS}", {"seq": sequence, "no_erase": True})
+        try:
+            await self._request(f"STREAM.MSG.DELETE.{JOBS}", {"seq": sequence, "no_erase": True})
+        except APIError as error:
+            if error.err_code not in _NO_SUCH_MESSAGE:
+                raise
 
     async def depths(self) -> list[QueueDepth]:
         """How many jobs each model key has, in one request."""
@@ -70,8 +75,10 @@ class JobQueue:
     async def oldest_age_s(self, model_key: str) -> float | None:
         """For how long the model's oldest job, queued or running, has been in the stream; None where there is none."""
         try:
-            message = await self._js.get_msg(
-                JOBS, seq=1, subject=subjects.jobs_of_key(model_key), direct=True, next=True
+            message = await retried_while_away(
+                lambda: self._js.get_msg(
+                    JOBS, seq=1, subject=subjects.jobs_of_key(model_key), direct=True, next=True
+                )
             )
         except NotFoundError:
             return None
@@ -83,8 +90,12 @@ class JobQueue:
 
     async def _request(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         payload = json.dumps(request).encode()
-        reply = await retried_while_away(
-            lambda: self._client.request(f"$JS.API.{operation}", payload, timeout=REQUEST_TIMEOUT_S)
-        )
-        answer: dict[str, Any] = json.loads(reply.data)
-        return answer
+
+        async def ask() -> dict[str, Any]:
+            reply = await self._client.request(f"$JS.API.{operation}", payload, timeout=REQUEST_TIMEOUT_S)
+            answer: dict[str, Any] = json.loads(reply.data)
+            if "error" in answer:
+                APIError.from_error(answer["error"])  # raises the subclass that fits
+            return answer
+
+        return await retried_while_away(ask)

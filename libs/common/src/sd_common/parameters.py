@@ -43,9 +43,9 @@ MAX_SEED = 2**64 - 1
 
 ModelName = Annotated[
     str,
+    Field(min_length=1, max_length=200),
     AfterValidator(check_model_name),
     AfterValidator(canonical_model_name),
-    Field(min_length=1, max_length=200),
 ]
 SidePx = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX, multiple_of=SIDE_MULTIPLE_PX)]
 PictureUrl = Annotated[str, Field(min_length=1)]
@@ -119,6 +119,7 @@ class Img2ImgParameters(CommonParameters):
     )
     strength: float = Field(
         default=0.8,
+        validate_default=True,  # with one step, the default leaves none to run
         gt=0.0,
         le=1.0,
         allow_inf_nan=False,

@@ -13,6 +13,8 @@ from sd_common.errors import PictureError
 #: What an opened picture's format is called over HTTP. Other formats are not read at all.
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _TAKEN = ", ".join(CONTENT_TYPES)
+#: What Pillow calls a JPEG that holds further pictures (depth maps, previews), as phones make them.
+_MULTI_PICTURE_JPEG = "MPO"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def open_picture(data: bytes, limits: PictureLimits) -> Picture:
         raise PictureError("The picture has far more pixels than are taken") from error
     except Exception as error:  # Pillow's decoders raise of every kind on broken files
         raise PictureError(f"The bytes are not a whole {_TAKEN} picture") from error
-    return Picture(image=upright, content_type=CONTENT_TYPES[str(image.format)])
+    kind = "JPEG" if image.format == _MULTI_PICTURE_JPEG else str(image.format)
+    return Picture(image=upright, content_type=CONTENT_TYPES[kind])
 
 
 def _check_size(image: Image.Image, limits: PictureLimits) -> None:

@@ -62,9 +62,9 @@ class Puller:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while self._jobs.empty():
+            self._heard.clear()  # before the pull: what is heard during it must not be missed
             if not self._is_outstanding:
                 await self._pull(_WAITING_REQUEST)
-            self._heard.clear()
             left_s = deadline - loop.time()
             if left_s <= 0:
                 return None
@@ -78,8 +78,8 @@ class Puller:
     async def next_if_any(self) -> Msg | None:
         """A job that waits now, or None. Safe to cancel. Where a pull is open, that pull has what there was."""
         if self._jobs.empty() and not self._is_outstanding:
-            await self._pull(_HASTY_REQUEST)
             self._heard.clear()
+            await self._pull(_HASTY_REQUEST)
             try:
                 await asyncio.wait_for(self._heard.wait(), _HASTY_TIMEOUT_S)
             except TimeoutError:

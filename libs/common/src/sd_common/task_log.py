@@ -106,10 +106,10 @@ class TaskLog:
     async def replay(self, subject_filter: str, since: int) -> AsyncIterator[LoggedEvent]:
         """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one."""
         while True:
-            batch = await retried_while_away(partial(self._get_batch, subject_filter, since))
+            batch, num_left = await retried_while_away(partial(self._get_batch, subject_filter, since))
             for event in batch:
                 yield event
-            if len(batch) < _REPLAY_BATCH:
+            if not batch or num_left == 0:
                 return
             since = batch[-1].sequence + 1
 
@@ -121,8 +121,11 @@ class TaskLog:
         _, ref = subjects.parse_task_subject(str(message.subject))
         return LoggedEvent(ref, int(message.seq or 0), message.data or b"")
 
-    async def _get_batch(self, subject_filter: str, since: int) -> list[LoggedEvent]:
-        """One batched direct get (ADR-31): many messages, then a status that ends them."""
+    async def _get_batch(self, subject_filter: str, since: int) -> tuple[list[LoggedEvent], int]:
+        """One batched direct get (ADR-31): many messages, then a status that ends them and tells how many are left.
+
+        A batch may end early: the server limits its bytes too.
+        """
         request = {"batch": _REPLAY_BATCH, "seq": max(since, 1), "next_by_subj": subject_filter}
         replies: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = self._client.new_inbox()
@@ -140,8 +143,10 @@ class TaskLog:
                     case None:
                         _, ref = subjects.parse_task_subject(headers["Nats-Subject"])
                         batch.append(LoggedEvent(ref, int(headers["Nats-Sequence"]), reply.data))
-                    case "204" | "404":
-                        return batch
+                    case "204":
+                        return batch, int(headers["Nats-Num-Pending"])
+                    case "404":
+                        return batch, 0
                     case "503":
                         raise nats.errors.NoRespondersError
                     case status:

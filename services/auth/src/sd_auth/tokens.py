@@ -32,7 +32,7 @@ class Tokens:
 
     def __init__(self, secret_key: SecretStr, expire_minutes: int) -> None:
         self._key = _derived_key(secret_key)
-        self._public_key = _as_jwk(self._key)
+        self._public_key = as_jwk(self._key)
         self._lifetime_s = expire_minutes * 60
 
     @property
@@ -61,7 +61,8 @@ def _derived_key(secret_key: SecretStr) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(hkdf.derive(secret_key.get_secret_value().encode()))
 
 
-def _as_jwk(key: Ed25519PrivateKey) -> PublicKey:
+def as_jwk(key: Ed25519PrivateKey) -> PublicKey:
+    """The public half, under the name that it gives itself: its thumbprint."""
     x = _base64url(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
     # RFC 7638: the SHA-256 of the needed members, in this order, without spaces.
     members = json.dumps({"crv": "Ed25519", "kty": "OKP", "x": x}, separators=(",", ":"))

@@ -22,7 +22,7 @@ from sd_gateway.errors import AccountRefused
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.http.openapi import create_document
 from sd_gateway.http.operations import add_operations
-from sd_gateway.http.problems import problem_middleware
+from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.routes import OPERATIONS
 from sd_gateway.http.service import add_documents
 from sd_gateway.input_pictures import InputPictures

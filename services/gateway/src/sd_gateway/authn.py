@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ import jwt
 import structlog
 
 from sd_common.auth_messages import ALGORITHM, AUDIENCE, ISSUER
-from sd_common.errors import SubjectError
 from sd_common.subjects import check_token
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.errors import AccountRefused, NotAuthenticated
@@ -42,6 +42,7 @@ class Authenticator:
         self._auth = auth
         self._keys: dict[str, jwt.PyJWK] = {}
         self._keys_fetched_at = float("-inf")
+        self._fetching_keys: asyncio.Task[None] | None = None
         self._public: Identity | None = None
         self._public_until = float("-inf")
 
@@ -77,16 +78,22 @@ class Authenticator:
                 options={"require": _CLAIMS},
             )
             return Identity(user=check_token(claims["sub"]), session=check_token(claims["sid"]))
-        except (jwt.PyJWTError, SubjectError, TypeError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError) as error:  # ValueError: not UTF-8, or not a subject token
             raise NotAuthenticated(_INVALID) from error
 
     async def _key_of(self, kid: str) -> jwt.PyJWK:
         if kid not in self._keys and time.monotonic() - self._keys_fetched_at > _KEYS_REFETCH_S:
-            await self.fetch_keys()
+            await self._fetch_keys_once()
         try:
             return self._keys[kid]
         except KeyError:
             raise jwt.InvalidTokenError("unknown key") from None
+
+    async def _fetch_keys_once(self) -> None:
+        """Requests that come meanwhile wait for the fetch under way."""
+        if self._fetching_keys is None or self._fetching_keys.done():
+            self._fetching_keys = asyncio.create_task(self.fetch_keys(), name="fetch-keys")
+        await asyncio.shield(self._fetching_keys)
 
     async def _identify_public(self) -> Identity:
         """A session of this gateway that requests without a token share: nobody else can listen to its events."""

@@ -46,11 +46,12 @@ class EventFeed:
         self._catching_up: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Subscribe, then note where the stream stands: what comes later is not missed."""
+        """Note where the stream stands, subscribe, then read what was stored in between: what comes later is not
+        missed. May be tried again after `Unavailable`."""
+        self._last_sequence = await self._task_log.last_sequence()
         self._client.on_reconnect(self._on_reconnect)
         await self._client.subscribe(subjects.FEED, cb=self._on_feed)
-        await self._client.flush()
-        self._last_sequence = max(self._last_sequence, await self._task_log.last_sequence())
+        self._start_catching_up()
 
     def stop(self) -> None:
         """Give up catching up."""
@@ -119,7 +120,11 @@ class EventFeed:
         self._last_sequence = event.sequence
         ref = event.ref
         for listener in (*self._of_session.get((ref.user, ref.session), ()), *self._of_task.get(ref.task_id, ())):
-            listener(event)
+            try:
+                listener(event)
+            except Exception:
+                # Such as for an event of a later version: the other listeners, and the next events, are not to suffer.
+                log.exception("listener_failed", task_id=ref.task_id, sequence=event.sequence)
 
 
 @contextlib.contextmanager

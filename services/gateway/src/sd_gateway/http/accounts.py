@@ -91,7 +91,7 @@ OPERATIONS = (
         body=log_in_form,
         body_kind="application/x-www-form-urlencoded",
         answers=_TOKEN,
-        problems=(401, 413, 415, 422),
+        problems=(400, 401, 413, 415, 422),
         token=None,
     ),
     Operation(

@@ -15,6 +15,7 @@ T = TypeVar("T")
 #: Where a token may stand; no parameter of an operation.
 TOKEN_PARAMETER = "token"  # noqa: S105 - a parameter's name
 _BLOB_FIELD = "blob_data"
+_KIND_FIELD = "params_type"
 
 
 def token_of(request: web.Request) -> str | None:
@@ -49,7 +50,11 @@ async def read_form(request: web.Request, adapter: TypeAdapter[T]) -> T:
     """The body of an HTML form, which OAuth2 asks for. Raises as `read_json`."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise UnsupportedBody(f"The body must be application/x-www-form-urlencoded, not {request.content_type}")
-    form = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+    try:
+        fields = await request.post()
+    except ValueError as error:  # not in the character set that it says
+        raise MalformedBody("The form is malformed") from error
+    form = {name: value for name, value in fields.items() if isinstance(value, str)}
     return checked(lambda: adapter.validate_python(form))
 
 
@@ -86,11 +91,14 @@ def checked(validate: Callable[[], T]) -> T:
         entries = error.errors(include_url=False, include_input=False, include_context=False)
         if any(entry["type"] == "json_invalid" for entry in entries):
             raise MalformedBody(f"The body is not JSON: {entries[0]['msg'].removeprefix('Invalid JSON: ')}") from error
-        raise InvalidInput([FieldError(_field(entry["loc"]), str(entry["msg"])) for entry in entries]) from error
+        fields = [FieldError(_field(entry["type"], entry["loc"]), str(entry["msg"])) for entry in entries]
+        raise InvalidInput(fields) from error
 
 
-def _field(loc: tuple[int | str, ...]) -> str:
-    """`steps`; pydantic puts the kind of task that was recognised before it."""
+def _field(error_type: str, loc: tuple[int | str, ...]) -> str:
+    """`steps`; pydantic puts the kind of task that was recognised before it, and names no field for an unknown kind."""
+    if error_type in ("union_tag_invalid", "union_tag_not_found"):
+        return _KIND_FIELD
     named = [str(part) for part in loc]
     if len(named) > 1 and named[0] in ("txt2img", "img2img", "inpaint"):
         named = named[1:]

@@ -11,14 +11,14 @@ from aiohttp import web
 from sd_common.events import TaskResult
 from sd_gateway.http.problems import Problem
 
-CONTENT_SECURITY_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; base-uri 'none'"
-
 _PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; base-uri 'none'">
 <title>$title</title>
 <style>
   :root { color-scheme: light dark; }

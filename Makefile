@@ -1,0 +1,60 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check clean openapi bench compose-up compose-down compose-config k8s-render
+
+PYTHON ?= python3
+PIP_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadgroup
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := libs/common services/gateway services/auth services/worker embedded
+SOURCES := $(PACKAGES:%=%/src)
+READY := $(VENV)/.ready
+
+help: ## Show what there is
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
+
+setup: $(READY) ## Make the virtual environment (PIP_ARGS are handed to pip)
+
+$(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: set PYTHON")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt \
+		-r requirements-dev.txt $(PACKAGES:%=-e %)
+	touch $(READY)
+
+run: setup ## Run everything on this machine and print a link that makes a picture
+	@$(BIN)/python -m sd_embedded
+
+test: setup ## Run all tests (PYTEST_ARGS are handed to pytest)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: setup ## Lint, types, import rules, drift of generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES) tests benchmarks
+	$(BIN)/lint-imports
+	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'openapi.yml is stale: run make openapi' && false)
+
+openapi: setup ## Write openapi.yml anew from the models
+	$(BIN)/python -m sd_gateway.http.openapi > openapi.yml
+
+bench: setup ## Measure latency, submission rate and start-up, and print the tables
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/submissions.py
+	$(BIN)/python benchmarks/startup.py
+
+compose-up: ## Build the images and run everything under docker-compose
+	docker compose up --build --detach
+
+compose-down: ## Stop what compose-up started; volumes stay
+	docker compose down
+
+compose-config: ## Print the final docker-compose configuration
+	docker compose config
+
+k8s-render: ## Print the Kubernetes manifests
+	kubectl kustomize k8s/base
+
+clean: ## Remove the virtual environment and caches; data/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

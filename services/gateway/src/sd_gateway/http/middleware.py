@@ -1,0 +1,75 @@
+"""Around every request: errors are answered as problems, and one line is logged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+
+from sd_gateway.http.picture_page import problem_page, wants_html
+from sd_gateway.http.problems import CONTENT_TYPE, Problem, create_problem, problem_of
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer errors as problems, and log one line per request. The query is not logged: it may hold a token."""
+    started = time.perf_counter()
+    status = 499  # as nginx has it: the client went away
+    try:
+        response = await _answer(request, handler)
+        status = response.status
+    finally:
+        resource = request.match_info.route.resource
+        log.info(
+            "request",
+            method=request.method,
+            route=resource.canonical if resource else None,
+            status=status,
+            ms=round(1000 * (time.perf_counter() - started), 1),
+        )
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+        return _respond(request, create_problem(HTTPStatus(error.status), _sentence_of(error, request)), headers)
+    except Exception as error:
+        if (told := problem_of(error)) is not None:
+            return _respond(request, *told)
+        log.exception("request_failed")
+        detail = "Something went wrong here; the operator's log tells what"
+        return _respond(request, create_problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail), {})
+
+
+def _respond(request: web.Request, problem: Problem, headers: dict[str, str]) -> web.Response:
+    headers = {"Cache-Control": "no-store", **headers}
+    if wants_html(request):
+        return web.Response(
+            status=problem.status, text=problem_page(problem), content_type="text/html", headers=headers
+        )
+    body = problem.model_dump_json(exclude_none=True).encode()
+    return web.Response(status=problem.status, body=body, content_type=CONTENT_TYPE, headers=headers)
+
+
+def _sentence_of(error: web.HTTPException, request: web.Request) -> str:
+    match error:
+        case web.HTTPNotFound():
+            return f"There is no '{request.path}' here: /docs lists what there is"
+        case web.HTTPMethodNotAllowed():
+            return f"{request.method} is not possible here, only {', '.join(sorted(error.allowed_methods))}"
+        case web.HTTPRequestEntityTooLarge():
+            return f"The body is larger than {request.client_max_size:,} bytes"
+        case _:
+            return error.reason

@@ -1,0 +1,53 @@
+"""The whole embedded service, once for all e2e tests that only use it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from support.client import Client
+from support.stack import EmbeddedStack, make_model_dir
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process of pytest-xdist runs all of these: the stack takes seconds to start, and memory."""
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker(pytest.mark.xdist_group("e2e"))
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model_dir(tmp_path_factory.mktemp("e2e") / "models")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[EmbeddedStack]:
+    """Open to all: sign-up and public access are on."""
+    env = {"ENABLE_SIGNUP": "1", "ENABLE_PUBLIC_ACCESS": "yes"}
+    stack = EmbeddedStack(tmp_path_factory.mktemp("stack"), model_dir, env)
+    stack.wait_until_ready()
+    yield stack
+    assert stack.process.terminate(timeout_s=60) == 0, stack.log
+
+
+@pytest_asyncio.fixture
+async def client(stack: EmbeddedStack) -> AsyncIterator[Client]:
+    """Has no token."""
+    async with Client(stack.base_url) as client:
+        yield client
+
+
+@pytest_asyncio.fixture
+async def session(client: Client) -> Client:
+    """Has a public token of its own."""
+    await client.take_public_token()
+    return client
+
+
+@pytest.fixture
+def stack_url(stack: EmbeddedStack) -> str:
+    return stack.base_url

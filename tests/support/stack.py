@@ -1,0 +1,74 @@
+"""The running service, as its users start it: processes with settings in their environment."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sd_embedded.child_process import ChildProcess
+from support import tiny_pipelines
+
+REPOSITORY = Path(__file__).parents[2]
+_READY_WITHIN_S = 90.0
+_LINK = re.compile(r"Try visiting (http://\S+)")
+_READY = re.compile(r"Ready in \S+ s at (http://\S+) ")
+
+
+def make_model_dir(directory: Path) -> Path:
+    """A MODEL_DIR with the bundled model, and tiny ones with random weights."""
+    directory.mkdir(parents=True)
+    shutil.copytree(REPOSITORY / "models" / "shapes", directory / "shapes")
+    tiny_pipelines.save_sd1(directory / "tiny")
+    tiny_pipelines.save_sd1(directory / "tiny-flagging", safety_checker="flags all")
+    tiny_pipelines.save_sd1_inpainting(directory / "tiny-inpainting")
+    tiny_pipelines.save_sd2(directory / "tiny-sd2")
+    tiny_pipelines.save_sdxl(directory / "tiny-sdxl")
+    return directory
+
+
+class Service:
+    """One process of the service: `python -m <module>`."""
+
+    def __init__(self, module: str, directory: Path, env: Mapping[str, str]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.process = ChildProcess(
+            [sys.executable, "-m", module],
+            directory / f"{module}.log",
+            cwd=directory,
+            env={"OMP_NUM_THREADS": "1", "LOG_LEVEL": "INFO", **env},
+        )
+        self._log_file = directory / f"{module}.log"
+
+    @property
+    def log(self) -> str:
+        """All that it wrote."""
+        return self._log_file.read_text(errors="replace")
+
+    def wait_for_log(self, text: str, timeout_s: float = _READY_WITHIN_S) -> None:
+        """Return when it has written `text`."""
+        self.process.wait_until(lambda: text in self.log, timeout_s)
+
+
+class EmbeddedStack(Service):
+    """`python -m sd_embedded`, on a free port."""
+
+    def __init__(self, directory: Path, model_dir: Path, env: Mapping[str, str] | None = None) -> None:
+        defaults = {"PORT": "0", "MODEL_DIR": str(model_dir), "DATA_DIR": str(directory / "data")}
+        super().__init__("sd_embedded", directory, {**defaults, **(env or {})})
+
+    def wait_until_ready(self) -> None:
+        self.process.wait_until(lambda: _LINK.search(self.log) is not None, _READY_WITHIN_S)
+
+    @property
+    def base_url(self) -> str:
+        match = _READY.search(self.log)
+        assert match is not None
+        return match[1]
+
+    @property
+    def link(self) -> str:
+        """The link that it printed last."""
+        return str(_LINK.findall(self.log)[-1])

@@ -1,0 +1,139 @@
+"""Settings from the environment, and what an operator is told where one is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sd_common.settings import Flag, LogSettings, MinioSettings, NatsSettings, Settings, load_settings
+
+_ALL = (NatsSettings, MinioSettings, LogSettings)
+
+
+class _Flags(Settings):
+    enable_it: Flag = False
+    enable_that: Flag = True
+
+
+@pytest.fixture(autouse=True)
+def only_own_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for settings_class in (*_ALL, _Flags):
+        for name in settings_class.model_fields:
+            monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)  # no .env
+    monkeypatch.setenv("MINIO_ACCESS_KEY", "access")
+    monkeypatch.setenv("MINIO_SECRET_KEY", "hunter2-hunter2")
+
+
+@pytest.mark.parametrize("word", ["1", "true", "yes", "on", "TRUE", "Yes", " on "])
+def test_words_that_turn_a_flag_on(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_IT", word)
+    assert load_settings(_Flags).enable_it is True
+
+
+@pytest.mark.parametrize("word", ["0", "false", "no", "off", "FALSE", "No", "", " "])
+def test_words_that_turn_a_flag_off(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_THAT", word)
+    assert load_settings(_Flags).enable_that is False
+
+
+def test_a_flag_that_is_not_set_has_its_default() -> None:
+    assert load_settings(_Flags) == _Flags(enable_it=False, enable_that=True)
+
+
+@pytest.mark.parametrize("word", ["2", "-1", "y", "enabled", "hunter2", "tru", "None"])
+def test_any_other_word_for_a_flag_is_told_but_not_shown(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENABLE_IT", word)
+    with pytest.raises(SystemExit) as ended:
+        load_settings(_Flags)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "ENABLE_IT: " in told
+    assert "must be one of 1, 0, true, false, yes, no, on, off" in told
+    assert f"'{word}'" not in told
+    assert "hunter2" not in told
+
+
+def test_the_defaults() -> None:
+    nats = load_settings(NatsSettings)
+    assert nats.nats_url.get_secret_value() == "nats://127.0.0.1:4222"
+    assert (nats.nats_replicas, nats.events_max_age_s, nats.jobs_max_per_model) == (1, 86_400, 10_000)
+    minio = load_settings(MinioSettings)
+    assert (minio.minio_endpoint, minio.minio_bucket) == ("127.0.0.1:9000", "pictures")
+    assert (minio.minio_secure, minio.minio_region) == (False, "us-east-1")
+    logs = load_settings(LogSettings)
+    assert (logs.log_level, logs.log_format) == ("INFO", "json")
+
+
+@pytest.mark.parametrize("name", ["NATS_URL", "NATS_REPLICAS", "EVENTS_MAX_AGE_S", "JOBS_MAX_PER_MODEL"])
+def test_an_empty_variable_is_as_good_as_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docker-compose hands variables that `.env` leaves out on as empty ones."""
+    default = load_settings(NatsSettings)
+    monkeypatch.setenv(name, "")
+    assert load_settings(NatsSettings) == default
+
+
+def test_variables_win_over_the_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("NATS_REPLICAS=3\nEVENTS_MAX_AGE_S=100\nSOMETHING_ELSE=1\nJOBS_MAX_PER_MODEL=\n")
+    monkeypatch.setenv("NATS_REPLICAS", "5")
+    settings = load_settings(NatsSettings)
+    assert (settings.nats_replicas, settings.events_max_age_s) == (5, 100)
+    assert settings.jobs_max_per_model == 10_000
+
+
+def test_every_wrong_variable_has_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NATS_REPLICAS", "hunter2")
+    monkeypatch.setenv("EVENTS_MAX_AGE_S", "1")
+    monkeypatch.setenv("JOBS_MAX_PER_MODEL", "0")
+    with pytest.raises(SystemExit) as ended:
+        load_settings(NatsSettings)
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    first, *lines = told.err.splitlines()
+    assert first == "Wrong settings:"
+    assert [line.split(":")[0].strip() for line in lines] == ["NATS_REPLICAS", "EVENTS_MAX_AGE_S", "JOBS_MAX_PER_MODEL"]
+    assert "hunter2" not in told.err
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_is_needed_is_told(
+    value: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY"):
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        load_settings(MinioSettings)
+    assert capsys.readouterr().err.splitlines() == [
+        "Wrong settings:",
+        "  MINIO_ACCESS_KEY: is needed but not set",
+        "  MINIO_SECRET_KEY: is needed but not set",
+    ]
+
+
+@pytest.mark.parametrize(("name", "value"), [("LOG_LEVEL", "LOUD"), ("LOG_LEVEL", "info\n"), ("LOG_FORMAT", "xml")])
+def test_a_wrong_form_of_logs_is_told(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        load_settings(LogSettings)
+    assert f"  {name}: String should match pattern" in capsys.readouterr().err
+
+
+def test_secrets_do_not_show_in_representations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", "nats://user:hunter2-hunter2@host")
+    assert "hunter2" not in repr(load_settings(NatsSettings))
+    assert "hunter2" not in repr(load_settings(MinioSettings))
+
+
+def test_settings_do_not_change() -> None:
+    settings = load_settings(NatsSettings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.nats_replicas = 3
