@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import http.server
 import importlib.util
 import re
@@ -217,10 +218,11 @@ def test_installed_package_has_every_file_that_its_source_has(package: str) -> N
     document = tomllib.loads((ROOT / package / "pyproject.toml").read_text())
     source = ROOT / package / "src"
     directories = {path.parent for path in source.rglob("__init__.py")}
-    packaged = set()
+    packaged: set[Path] = set()
     for name, patterns in document["tool"]["setuptools"]["package-data"].items():
         of_it = directories if name == "*" else {source.joinpath(*name.split("."))}
-        packaged |= {path for directory in of_it for pattern in patterns for path in directory.glob(pattern)}
+        globs = [str(directory / pattern) for directory in of_it for pattern in patterns]
+        packaged |= {Path(path) for each in globs for path in glob.glob(each, recursive=True)}
     [top] = {path for path in source.iterdir() if (path / "__init__.py").exists()}
     data = {path for path in top.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
     assert sorted(str(path.relative_to(ROOT)) for path in data - packaged) == []

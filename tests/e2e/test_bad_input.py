@@ -109,9 +109,7 @@ async def test_a_form_without_the_file_is_told(session: Client) -> None:
     _assert_problem(await session.post("/blob", data=form), 422, "the form has no such file", "blob_data")
 
 
-@pytest.mark.parametrize(
-    "data", [b"just text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"GIF89a", _png()[:60], b""]
-)
+@pytest.mark.parametrize("data", [b"just text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", _png()[:60], b""])
 async def test_a_file_that_is_no_picture_is_told(session: Client, data: bytes) -> None:
     form = aiohttp.FormData()
     form.add_field("blob_data", data, filename="picture.png", content_type="image/png")
@@ -126,7 +124,7 @@ async def test_a_picture_of_too_many_pixels_is_told(session: Client) -> None:
 
 async def test_an_upload_of_too_many_bytes_is_told(session: Client) -> None:
     form = aiohttp.FormData()
-    form.add_field("blob_data", bytes(21 * 1024 * 1024), filename="picture.png")
+    form.add_field("blob_data", io.BytesIO(bytes(21 * 1024 * 1024)), filename="picture.png")
     _assert_problem(await session.post("/blob", data=form), 413, "larger than 20,971,520 bytes")
 
 

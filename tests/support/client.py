@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import aiohttp
+from multidict import CIMultiDictProxy
 from PIL import Image
 
 #: Longer than any task of the tests takes; a wait that exceeds it has failed.
@@ -24,7 +25,7 @@ class Answered:
     """An answer, read."""
 
     status: int
-    headers: dict[str, str]
+    headers: CIMultiDictProxy[str]
     body: bytes
 
     @property
@@ -45,7 +46,7 @@ class Events:
 
     async def of_task(self, task_id: str) -> list[Json]:
         """The events of a task, to its terminal one. Those of other tasks are passed over."""
-        events = []
+        events: list[Json] = []
         while not events or events[-1]["event_type"] not in ("finished", "aborted"):
             event = await self.next()
             if event["task_id"] == task_id:
@@ -79,7 +80,7 @@ class Client:
         headers = {**({"Authorization": f"Bearer {self.token}"} if self.token else {}), **kwargs.pop("headers", {})}
         url = path if path.startswith("http") else self.base_url + path
         async with self._http.request(method, url, headers=headers, **kwargs) as response:
-            return Answered(response.status, dict(response.headers), await response.read())
+            return Answered(response.status, response.headers, await response.read())
 
     async def get(self, path: str, **kwargs: Any) -> Answered:
         return await self.request("GET", path, **kwargs)

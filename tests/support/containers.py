@@ -10,13 +10,15 @@ import socket
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import docker  # type: ignore[import-untyped]
 from docker.errors import APIError, DockerException  # type: ignore[import-untyped]
+from pydantic import SecretStr
 from testcontainers.community.minio import MinioContainer
 from testcontainers.core.container import DockerContainer
 
-from support.local_s3 import S3Server
+from sd_common.settings import MinioSettings
 
 NATS_IMAGE = os.environ.get("NATS_IMAGE", "nats:2.12-alpine")
 #: Docker Hub no longer has `minio/minio`; this is its maintained fork.
@@ -96,15 +98,34 @@ def nats_container() -> Iterator[ContainerNatsServer]:
         server.remove()
 
 
+@dataclass(frozen=True)
+class ContainerS3Server:
+    """An S3 server in a container."""
+
+    endpoint: str
+    access_key: str
+    secret_key: SecretStr
+
+    def minio_settings(self, bucket: str) -> MinioSettings:
+        """Settings that lead to a bucket of this server. Does not create it."""
+        return MinioSettings(
+            _env_file=None,
+            minio_endpoint=self.endpoint,
+            minio_access_key=self.access_key,
+            minio_secret_key=self.secret_key,
+            minio_bucket=bucket,
+        )
+
+
 @contextlib.contextmanager
-def s3_container() -> Iterator[S3Server]:
+def s3_container() -> Iterator[ContainerS3Server]:
     """A fresh S3 server."""
     access_key, secret_key = "test", secrets.token_hex(20)
     container = MinioContainer(MINIO_IMAGE, access_key=access_key, secret_key=secret_key)
     # The class sets the names of these that MinIO has deprecated.
     container.with_env("MINIO_ROOT_USER", access_key).with_env("MINIO_ROOT_PASSWORD", secret_key)
     with container:
-        yield S3Server(str(container.get_config()["endpoint"]), access_key, secret_key)
+        yield ContainerS3Server(str(container.get_config()["endpoint"]), access_key, SecretStr(secret_key))
 
 
 def _greets(host: str, port: int) -> bool:

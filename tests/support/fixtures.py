@@ -5,15 +5,16 @@ A nats-server starts in some 0.05 s: each test gets its own. The S3 server is th
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 
 from sd_common.blob_store import BlobStore
-from sd_common.nats_client import NatsClient, connect, disconnect
+from sd_common.nats_client import NatsClient, connect
 from sd_common.provision import provision_streams
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.settings import MinioSettings, NatsSettings, StreamSettings
 from support import servers
 from support.servers import NatsServer, S3Server, nats_settings_of
 
@@ -42,13 +43,13 @@ async def nats_client(nats_settings: NatsSettings) -> AsyncIterator[NatsClient]:
     """A connection to the test's nats-server."""
     client = await connect(nats_settings, "test")
     yield client
-    await disconnect(client)
+    await client.shut()
 
 
 @pytest_asyncio.fixture
 async def provisioned(nats_client: NatsClient, nats_settings: NatsSettings) -> NatsSettings:
     """Settings that lead to the test's nats-server, with the streams and the bucket of users made."""
-    await provision_streams(nats_client.jetstream(), nats_settings)
+    await provision_streams(nats_client.jetstream(), StreamSettings(_env_file=None))
     return nats_settings
 
 
@@ -62,7 +63,7 @@ def s3_server(backend: str) -> Iterator[S3Server]:
 @pytest_asyncio.fixture
 async def minio_settings(s3_server: S3Server) -> MinioSettings:
     """Settings that lead to an empty bucket of the test's own."""
-    settings = s3_server.minio_settings()
+    settings = s3_server.minio_settings(f"test-{secrets.token_hex(8)}")
     async with BlobStore(settings) as blobs:
         await blobs.create_bucket()
     return settings

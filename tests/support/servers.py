@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,9 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from sd_common.settings import NatsSettings
-from support.local_nats import LocalNatsServer
-from support.local_s3 import S3Server, weed
-
-__all__ = ["NatsServer", "S3Server", "backend", "nats_server", "nats_settings_of", "s3_server"]
+from sd_common.settings import MinioSettings, NatsSettings
+from sd_embedded import nats_server as embedded_nats
+from sd_embedded import s3_server as embedded_s3
 
 
 class NatsServer(Protocol):
@@ -38,6 +37,13 @@ class NatsServer(Protocol):
 
     def terminate(self) -> None:
         """End it in order."""
+
+
+class S3Server(Protocol):
+    """A running S3 server."""
+
+    def minio_settings(self, bucket: str) -> MinioSettings:
+        """Settings that lead to a bucket of this server. Does not create it."""
 
 
 def nats_settings_of(server: NatsServer) -> NatsSettings:
@@ -67,7 +73,7 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
             yield container
         return
     with _scratch("nats") as directory:
-        server = LocalNatsServer(directory, extra_args)
+        server = embedded_nats.NatsServer(directory, extra_args)
         server.start()
         try:
             yield server
@@ -84,8 +90,13 @@ def s3_server(on: str | None = None) -> Iterator[S3Server]:
         with s3_container() as container:
             yield container
         return
-    with _scratch("s3") as directory, weed(directory) as server:
-        yield server
+    with _scratch("s3") as directory:
+        server = embedded_s3.S3Server(directory, "test", secrets.token_hex(20))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.terminate()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import time
 import uvloop
 
 from sd_common.logs import configure_logs
-from sd_common.process import stop_requested
+from sd_common.process import run_until_stopped
 from sd_common.settings import load_settings
 from sd_embedded.app import EmbeddedApp, PortTaken
 from sd_embedded.settings import EmbeddedLogSettings, EmbeddedSettings
@@ -18,14 +18,14 @@ async def run() -> None:
     """Serve until SIGTERM or SIGINT."""
     started = time.monotonic()
     app = EmbeddedApp(load_settings(EmbeddedSettings))
-    stop = stop_requested()
-    await app.start()
-    _say(f"Ready in {time.monotonic() - started:.1f} s at {app.base_url} (API: {app.base_url}/docs). Ctrl-C stops it.")
-    if link := await app.link_with_token():
-        _say(f"Try visiting {link}")
-    await stop.wait()
-    _say("Stopping: running tasks are finished first. Ctrl-C again ends it at once.")
-    await app.stop()
+
+    async def greet() -> None:
+        took_s = time.monotonic() - started
+        _say(f"Ready in {took_s:.1f} s at {app.base_url} (API: {app.base_url}/docs). Ctrl-C stops it.")
+        if link := await app.link_with_token():
+            _say(f"Try visiting {link}")
+
+    await run_until_stopped(app, greet)
 
 
 def _say(line: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
 from sd_common.provision import provision
-from sd_common.settings import NatsSettings, load_settings
+from sd_common.settings import NatsSettings, StreamSettings, load_settings
 from sd_embedded.kept_secrets import keep_secrets
 from sd_embedded.nats_server import NatsServer
 from sd_embedded.s3_server import S3Server
@@ -59,9 +59,9 @@ class EmbeddedApp:
             self.s3 = S3Server(_directory(data_dir / "s3"), kept.s3_access_key, kept.s3_secret_key)
             stack.callback(self.s3.terminate)
             self.s3.start()
-            nats_settings = load_settings(NatsSettings, nats_url=SecretStr(self.nats.url), nats_replicas=1)
+            nats_settings = load_settings(NatsSettings, nats_url=SecretStr(self.nats.url))
             minio_settings = self.s3.minio_settings()
-            await provision(nats_settings, minio_settings)
+            await provision(nats_settings, load_settings(StreamSettings, nats_replicas=1), minio_settings)
             auth = AuthApp(
                 load_settings(
                     AuthSettings,
@@ -81,8 +81,9 @@ class EmbeddedApp:
                 for number in range(settings.workers)
             ]
             self._gateway = GatewayApp(gateway_settings, nats_settings, minio_settings)
-            for app in (auth, *workers):
-                stack.push_async_callback(app.stop)
+            stack.push_async_callback(auth.stop)
+            for worker in workers:
+                stack.push_async_callback(worker.stop)
             await asyncio.gather(auth.start(), *(worker.start() for worker in workers))
             await self._gateway.start(listening)
             stack.push_async_callback(self._gateway.stop)

@@ -39,7 +39,7 @@ class ChildProcess:
         if sys.platform == "linux":
             command = [sys.executable, "-ISc", _DIE_WITH_PARENT, str(os.getpid()), *argv]
         with log_file.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - programs of ours
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -110,6 +110,7 @@ class S3Server:
             "-ip.bind=127.0.0.1",
             *(f"-{name}.port={port}" for name, port in self._ports.items()),
             "-s3.port.iceberg=0",
+            f"-s3.localSocket={self._directory / 's3.sock'}",
             "-s3.port.lance=0",
             "-webdav=false",
             "-admin.ui=false",

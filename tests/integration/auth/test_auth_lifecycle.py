@@ -17,7 +17,7 @@ from sd_auth.service import MAX_REQUESTS_AT_ONCE
 from sd_common.auth_messages import JWKS, SERVICE_NAME, PublicKeys
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings
+from sd_common.settings import NatsSettings, StreamSettings
 from support.auth_requests import Refused, StartAuth, ask, create_auth_settings, log_in, sign_up
 from support.servers import NatsServer
 
@@ -95,7 +95,7 @@ async def test_the_service_starts_before_the_bucket_is_there(
     assert status == 503
     assert "python -m sd_common.provision" in body["missing"]["users"]
 
-    await provision_streams(nats_client.jetstream(), nats_settings)
+    await provision_streams(nats_client.jetstream(), StreamSettings(_env_file=None))
     assert await _readyz(app) == (200, {"status": "ok"})
     await sign_up(nats_client, "alice")
 

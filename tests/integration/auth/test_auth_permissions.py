@@ -8,9 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from sd_auth.app import AuthApp
-from sd_common.nats_client import connect, disconnect
+from sd_common.nats_client import connect
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings
+from sd_common.settings import NatsSettings, StreamSettings
 from support.auth_requests import PASSWORD, Refused, create_auth_settings, log_in, sign_up
 from support.servers import nats_server
 
@@ -35,7 +35,7 @@ async def test_the_permissions_in_the_readme_are_enough(tmp_path: Path) -> None:
         admin_settings = NatsSettings(_env_file=None, nats_url=SecretStr(f"nats://admin:pw@{address}"))
         auth_settings = NatsSettings(_env_file=None, nats_url=SecretStr(f"nats://auth:pw@{address}"))
         client = await connect(admin_settings, "test")
-        await provision_streams(client.jetstream(), admin_settings)
+        await provision_streams(client.jetstream(), StreamSettings(_env_file=None))
         app = AuthApp(create_auth_settings(), auth_settings)
         await app.start()
         await sign_up(client, "alice")
@@ -43,4 +43,4 @@ async def test_the_permissions_in_the_readme_are_enough(tmp_path: Path) -> None:
         with pytest.raises(Refused):
             await sign_up(client, "alice")
         await app.stop()
-        await disconnect(client)
+        await client.shut()

@@ -43,7 +43,11 @@ class HealthServer:
     ) -> None:
         self._readiness = readiness
         self._loop = loop
-        self._server = _Server(host, port, self)
+        try:
+            self._server = _Server(host, port, self)
+        except OSError as error:
+            problem = f"cannot serve health on {host}:{port} (HEALTH_HOST, HEALTH_PORT): {error.strerror}"
+            raise OSError(error.errno, problem) from error
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
 
     @property

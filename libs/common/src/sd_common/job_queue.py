@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
@@ -72,21 +73,22 @@ class JobQueue:
         per_subject: dict[str, int] = info.get("state", {}).get("subjects") or {}
         return [QueueDepth(subjects.key_of_jobs(subject), count) for subject, count in per_subject.items()]
 
-    async def oldest_age_s(self, model_key: str) -> float | None:
-        """For how long the model's oldest job, queued or running, has been in the stream; None where there is none."""
+    async def oldest_wait_s(self, model_key: str) -> float:
+        """For how long the model's first job that nobody was given yet has waited; 0 where none waits."""
+        consumer = await self.create_consumer(model_key)
+        first = 1 if consumer.delivered is None else consumer.delivered.stream_seq + 1
+        subject = subjects.jobs_of_key(model_key)
         try:
             message = await retried_while_away(
-                lambda: self._js.get_msg(
-                    JOBS, seq=1, subject=subjects.jobs_of_key(model_key), direct=True, next=True
-                )
+                lambda: self._js.get_msg(JOBS, seq=first, subject=subject, direct=True, next=True)
             )
         except NotFoundError:
-            return None
-        return None if message.time is None else (now() - message.time).total_seconds()
+            return 0.0
+        return 0.0 if message.time is None else (now() - message.time).total_seconds()
 
-    async def create_consumer(self, model_key: str) -> None:
-        """Create the model's consumer where there is none."""
-        await retried_while_away(lambda: self._js.add_consumer(JOBS, jobs_consumer(model_key)))
+    async def create_consumer(self, model_key: str) -> ConsumerInfo:
+        """Create the model's consumer where there is none (1 ms), and tell where it stands."""
+        return await retried_while_away(lambda: self._js.add_consumer(JOBS, jobs_consumer(model_key)))
 
     async def _request(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         payload = json.dumps(request).encode()

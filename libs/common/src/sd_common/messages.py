@@ -23,6 +23,6 @@ def now() -> datetime:
 class Message(BaseModel):
     """Base of every message on NATS."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     v: Literal[1] = Field(default=1, description="Version of the message format.")

@@ -54,7 +54,8 @@ PictureUrl = Annotated[str, Field(min_length=1)]
 class CommonParameters(BaseModel):
     """What every task kind takes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A reader ignores what it does not know, so that versions can be mixed; the REST API refuses it at its edge.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     prompt: str = Field(max_length=MAX_PROMPT_CHARS, description="The prompt to guide image generation.")
     negative_prompt: str | None = Field(

@@ -9,20 +9,13 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps
 
 from sd_common.errors import PictureError
+from sd_common.settings import PictureSettings
 
 #: What an opened picture's format is called over HTTP. Other formats are not read at all.
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _TAKEN = ", ".join(CONTENT_TYPES)
 #: What Pillow calls a JPEG that holds further pictures (depth maps, previews), as phones make them.
 _MULTI_PICTURE_JPEG = "MPO"
-
-
-@dataclass(frozen=True)
-class PictureLimits:
-    """How large a picture may be, in bytes and in pixels once decoded."""
-
-    max_bytes: int = 20 * 1024 * 1024
-    max_pixels: int = 2048 * 2048
 
 
 @dataclass(frozen=True)
@@ -33,10 +26,10 @@ class Picture:
     content_type: str
 
 
-def open_picture(data: bytes, limits: PictureLimits) -> Picture:
+def open_picture(data: bytes, limits: PictureSettings) -> Picture:
     """Decode `data` fully. Raises `PictureError` with a sentence for the client."""
-    if len(data) > limits.max_bytes:
-        raise PictureError(f"The picture is {len(data):,} bytes; at most {limits.max_bytes:,} are taken")
+    if len(data) > limits.max_upload_bytes:
+        raise PictureError(f"The picture is {len(data):,} bytes; at most {limits.max_upload_bytes:,} are taken")
     try:
         with warnings.catch_warnings():
             # Our own limit below is tighter than the one Pillow warns at.
@@ -55,9 +48,8 @@ def open_picture(data: bytes, limits: PictureLimits) -> Picture:
     return Picture(image=upright, content_type=CONTENT_TYPES[kind])
 
 
-def _check_size(image: Image.Image, limits: PictureLimits) -> None:
+def _check_size(image: Image.Image, limits: PictureSettings) -> None:
     pixels = image.width * image.height
-    if pixels > limits.max_pixels:
-        raise PictureError(
-            f"The picture is {image.width}×{image.height}, {pixels:,} pixels; at most {limits.max_pixels:,} are taken"
-        )
+    if pixels > limits.max_picture_pixels:
+        size = f"{image.width}×{image.height}, {pixels:,} pixels"
+        raise PictureError(f"The picture is {size}; at most {limits.max_picture_pixels:,} are taken")

@@ -1,18 +1,52 @@
-"""Being told to stop."""
+"""Run a service until it is told to stop."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 
-def stop_requested() -> asyncio.Event:
-    """An event that SIGTERM or SIGINT sets. A second signal ends the process at once."""
+class App(Protocol):
+    """A service, or all of them."""
+
+    async def start(self) -> None:
+        """Return when it works. May be cancelled."""
+
+    async def stop(self) -> None:
+        """Stop in order. Does nothing where nothing runs."""
+
+
+async def run_until_stopped(app: App, when_started: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Run `app` until SIGTERM or SIGINT; a second one ends the process at once."""
+    requested = asyncio.create_task(_stop_requested().wait())
+    running = asyncio.create_task(_run(app, when_started))
+    await asyncio.wait({requested, running}, return_when=asyncio.FIRST_COMPLETED)
+    requested.cancel()
+    running.cancel()
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await running  # raises what `app` failed with
+    finally:
+        await app.stop()
+
+
+async def _run(app: App, when_started: Callable[[], Awaitable[None]] | None) -> None:
+    await app.start()
+    if when_started is not None:
+        await when_started()
+    await asyncio.Event().wait()
+
+
+def _stop_requested() -> asyncio.Event:
     loop = asyncio.get_running_loop()
     requested = asyncio.Event()
 
-    def request_stop(number: int) -> None:
+    def request_stop(number: signal.Signals) -> None:
         if requested.is_set():
+            loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         requested.set()

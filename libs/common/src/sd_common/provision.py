@@ -14,14 +14,14 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 
 from sd_common.blob_store import BlobStore
 from sd_common.logs import configure_logs
-from sd_common.nats_client import connect, disconnect
-from sd_common.settings import LogSettings, MinioSettings, NatsSettings, load_settings
+from sd_common.nats_client import connect
+from sd_common.settings import LogSettings, MinioSettings, NatsSettings, StreamSettings, load_settings
 from sd_common.streams import USERS_BUCKET, events_stream, jobs_stream, users_bucket
 
 log = structlog.get_logger(__name__)
 
 
-async def provision_streams(js: JetStreamContext, settings: NatsSettings) -> None:
+async def provision_streams(js: JetStreamContext, settings: StreamSettings) -> None:
     """Create what is missing and update what differs."""
     for stream in (jobs_stream(settings), events_stream(settings)):
         await _create_or_update(js, stream)
@@ -40,13 +40,15 @@ async def _create_or_update(js: JetStreamContext, stream: StreamConfig) -> None:
         await js.update_stream(stream)
 
 
-async def provision(nats_settings: NatsSettings, minio_settings: MinioSettings) -> None:
+async def provision(
+    nats_settings: NatsSettings, stream_settings: StreamSettings, minio_settings: MinioSettings
+) -> None:
     """Make NATS and the S3 server ready for the services."""
     client = await connect(nats_settings, "provision")
     try:
-        await provision_streams(client.jetstream(), nats_settings)
+        await provision_streams(client.jetstream(), stream_settings)
     finally:
-        await disconnect(client)
+        await client.shut()
     async with BlobStore(minio_settings) as blobs:
         await blobs.create_bucket()
     log.info("provisioned")
@@ -54,7 +56,7 @@ async def provision(nats_settings: NatsSettings, minio_settings: MinioSettings) 
 
 def main() -> None:
     configure_logs(load_settings(LogSettings), "provision")
-    asyncio.run(provision(load_settings(NatsSettings), load_settings(MinioSettings)))
+    asyncio.run(provision(load_settings(NatsSettings), load_settings(StreamSettings), load_settings(MinioSettings)))
 
 
 if __name__ == "__main__":

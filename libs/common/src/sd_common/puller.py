@@ -8,6 +8,7 @@ request is sent again after a reconnect, after missed heartbeats, and when the s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 from nats.aio.msg import Msg
@@ -47,6 +48,7 @@ class Puller:
         self._jobs: asyncio.Queue[Msg] = asyncio.Queue()
         self._heard = asyncio.Event()
         self._num_requests = 0
+        self._lost_at = 0.0
         self._is_outstanding = False
         self._was_refused = False
         self._closing = False
@@ -63,25 +65,24 @@ class Puller:
         deadline = loop.time() + timeout_s
         while self._jobs.empty():
             self._heard.clear()  # before the pull: what is heard during it must not be missed
-            if not self._is_outstanding:
+            if not self._is_open:
                 await self._pull(_WAITING_REQUEST)
-            left_s = deadline - loop.time()
-            if left_s <= 0:
+            if loop.time() >= deadline:
                 return None
-            try:
-                await asyncio.wait_for(self._heard.wait(), min(left_s, _LOST_AFTER_S))
-            except TimeoutError:
-                if left_s > _LOST_AFTER_S:
-                    await self._lose_request()
+            with contextlib.suppress(TimeoutError):
+                # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the job.
+                async with asyncio.timeout_at(min(deadline, self._lost_at)):
+                    await self._heard.wait()
         return self._jobs.get_nowait()
 
     async def next_if_any(self) -> Msg | None:
         """A job that waits now, or None. Safe to cancel. Where a pull is open, that pull has what there was."""
-        if self._jobs.empty() and not self._is_outstanding:
+        if self._jobs.empty() and not self._is_open:
             self._heard.clear()
             await self._pull(_HASTY_REQUEST)
             try:
-                await asyncio.wait_for(self._heard.wait(), _HASTY_TIMEOUT_S)
+                async with asyncio.timeout(_HASTY_TIMEOUT_S):
+                    await self._heard.wait()
             except TimeoutError:
                 await self._lose_request()
         return None if self._jobs.empty() else self._jobs.get_nowait()
@@ -95,12 +96,18 @@ class Puller:
         while not self._jobs.empty():
             await self._jobs.get_nowait().nak()
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether the server holds a request of ours, as far as we know."""
+        return self._is_outstanding and asyncio.get_running_loop().time() < self._lost_at
+
     async def _pull(self, request: bytes) -> None:
         if self._was_refused:
             self._was_refused = False
             await asyncio.sleep(_REFUSED_PAUSE_S)
         self._num_requests += 1
         self._is_outstanding = True
+        self._expect_to_hear()
         await self._client.publish(self._subject, request, reply=f"{self._inbox}.{self._num_requests}")
 
     async def _on_reply(self, message: Msg) -> None:
@@ -114,7 +121,11 @@ class Puller:
         elif status != _STATUS_HEARTBEAT and message.subject.endswith(f".{self._num_requests}"):
             self._is_outstanding = False
             self._was_refused = status not in _STATUS_ENDED
+        self._expect_to_hear()
         self._heard.set()
+
+    def _expect_to_hear(self) -> None:
+        self._lost_at = asyncio.get_running_loop().time() + _LOST_AFTER_S
 
     async def _lose_request(self) -> None:
         self._is_outstanding = False

@@ -51,6 +51,11 @@ class NatsSettings(Settings):
         default=SecretStr("nats://127.0.0.1:4222"),
         description="One or more server URLs, comma-separated, with user and password where the server asks for them.",
     )
+
+
+class StreamSettings(Settings):
+    """How the streams are made; only provisioning reads these."""
+
     nats_replicas: int = Field(default=1, ge=1, le=5, description="Copies of each stream; 3 in a cluster.")
     events_max_age_s: int = Field(
         default=86_400, ge=60, description="Seconds for which the events of a task can be read."
@@ -69,6 +74,15 @@ class MinioSettings(Settings):
     minio_bucket: str = Field(default="pictures", min_length=3, description="Bucket of the pictures.")
     minio_secure: Flag = Field(default=False, description="Whether to speak TLS with the S3 server.")
     minio_region: str = Field(default="us-east-1", description="Region; without one, signing asks the server for it.")
+
+
+class PictureSettings(Settings):
+    """How large a picture from outside may be."""
+
+    max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1024, description="Largest picture taken, in bytes.")
+    max_picture_pixels: int = Field(
+        default=2048 * 2048, ge=64 * 64, description="Largest picture taken, in pixels once decoded."
+    )
 
 
 class LogSettings(Settings):
@@ -100,4 +114,4 @@ def _variable(loc: tuple[int | str, ...]) -> str:
 
 
 def _sentence(entry: Any) -> str:
-    return "is needed but not set" if entry["type"] == "missing" else str(entry["msg"])
+    return "is needed but not set" if entry["type"] == "missing" else str(entry["msg"]).removeprefix("Value error, ")

@@ -14,7 +14,7 @@ from nats.js.api import (
 )
 
 from sd_common import subjects
-from sd_common.settings import NatsSettings
+from sd_common.settings import StreamSettings
 
 JOBS = "JOBS"
 EVENTS = "EVENTS"
@@ -26,7 +26,7 @@ ACK_WAIT_S = 30.0
 DUPLICATE_WINDOW_S = 120.0
 
 
-def jobs_stream(settings: NatsSettings) -> StreamConfig:
+def jobs_stream(settings: StreamSettings) -> StreamConfig:
     """Work to do. A job stays until it is acknowledged."""
     return StreamConfig(
         name=JOBS,
@@ -43,7 +43,7 @@ def jobs_stream(settings: NatsSettings) -> StreamConfig:
     )
 
 
-def events_stream(settings: NatsSettings) -> StreamConfig:
+def events_stream(settings: StreamSettings) -> StreamConfig:
     """The life of every task. Clients are fed from the republished subjects: those carry only what was stored."""
     return StreamConfig(
         name=EVENTS,
@@ -57,7 +57,7 @@ def events_stream(settings: NatsSettings) -> StreamConfig:
     )
 
 
-def users_bucket(settings: NatsSettings) -> KeyValueConfig:
+def users_bucket(settings: StreamSettings) -> KeyValueConfig:
     """Users by name."""
     return KeyValueConfig(
         bucket=USERS_BUCKET, history=1, storage=StorageType.FILE, replicas=settings.nats_replicas, direct=True

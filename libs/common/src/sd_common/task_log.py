@@ -135,7 +135,8 @@ class TaskLog:
             batch: list[LoggedEvent] = []
             while True:
                 try:
-                    reply = await asyncio.wait_for(replies.get(), REQUEST_TIMEOUT_S)
+                    async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                        reply = await replies.get()
                 except TimeoutError as error:
                     raise nats.errors.TimeoutError from error
                 headers = reply.headers or {}

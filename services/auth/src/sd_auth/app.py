@@ -14,7 +14,7 @@ from sd_auth.settings import AuthSettings
 from sd_auth.tokens import Tokens
 from sd_auth.users import Users
 from sd_common.health import HealthServer
-from sd_common.nats_client import NatsClient, connect, disconnect
+from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class AuthApp:
             # First, so that a service that waits for NATS tells so.
             await self._start_health(parts)
             client = await connect(self._nats_settings, "auth")
-            parts.push_async_callback(disconnect, client)
+            parts.push_async_callback(client.shut)
             self._client, self._users = client, Users(client)
             passwords = Passwords()
             parts.push_async_callback(passwords.aclose)
@@ -64,11 +64,7 @@ class AuthApp:
         host, port = self._settings.health_host, self._settings.health_port
         if port is None:
             return
-        try:
-            self._health = HealthServer(host, port, self._readiness, asyncio.get_running_loop())
-        except OSError as error:
-            problem = f"cannot serve health on {host}:{port} (HEALTH_HOST, HEALTH_PORT): {error.strerror}"
-            raise OSError(error.errno, problem) from error
+        self._health = HealthServer(host, port, self._readiness, asyncio.get_running_loop())
         parts.push_async_callback(self._health.stop)
         self._health.start()
 

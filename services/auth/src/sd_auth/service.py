@@ -59,10 +59,7 @@ class AuthService:
         for subject, operation in self._operations.items():
             name = subject.partition(".")[2]
             await self._service.add_endpoint(name=name, subject=subject, handler=self._handler(name, operation))
-        # nats-py's flush sends its PING ahead of what is still buffered, so it tells nothing of subscriptions:
-        # 2 of 1,500 requests right after it found nobody.
-        await self._client._flush_pending(force_flush=True)
-        await self._client.flush()
+        await self._client.flush()  # the server knows the subscriptions
 
     async def stop(self) -> None:
         """Take no more requests and answer those that were taken."""

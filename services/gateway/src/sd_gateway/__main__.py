@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import uvloop
 
 from sd_common.logs import configure_logs
-from sd_common.process import stop_requested
+from sd_common.process import run_until_stopped
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, load_settings
 from sd_gateway.app import GatewayApp
 from sd_gateway.settings import GatewaySettings
@@ -17,19 +15,13 @@ async def run() -> None:
     """Serve until SIGTERM or SIGINT."""
     settings = load_settings(GatewaySettings)
     app = GatewayApp(settings, load_settings(NatsSettings), load_settings(MinioSettings))
-    stop = stop_requested()
-    await app.start()
-    printing = asyncio.create_task(_print_link(app)) if settings.print_link_with_token else None
-    await stop.wait()
-    if printing is not None:
-        printing.cancel()
-    await app.stop()
 
+    async def print_link() -> None:
+        await app.ready()
+        if link := await app.link_with_token():
+            print(f"Try visiting {link}", flush=True)  # noqa: T201 - for the person at the terminal
 
-async def _print_link(app: GatewayApp) -> None:
-    await app.ready()
-    if link := await app.link_with_token():
-        print(f"Try visiting {link}", flush=True)  # noqa: T201 - for the person at the terminal
+    await run_until_stopped(app, print_link if settings.print_link_with_token else None)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from sd_common.blob_store import BlobStore
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
-from sd_common.nats_client import NatsClient, connect, disconnect
+from sd_common.nats_client import NatsClient
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
@@ -20,9 +20,9 @@ from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.errors import AccountRefused
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.openapi import create_document
 from sd_gateway.http.operations import add_operations
-from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.routes import OPERATIONS
 from sd_gateway.http.service import add_documents
 from sd_gateway.input_pictures import InputPictures
@@ -51,13 +51,13 @@ class GatewayApp:
         self._stack = AsyncExitStack()
 
     async def start(self, listening: socket.socket | None = None) -> None:
-        """Connect, then listen: on `listening` where given, else on the address of the settings.
+        """Listen, on `listening` where given, else on the address of the settings, and connect.
 
         Returns when requests are answered. Parts that are away are waited for in the background: `/readyz` tells.
         """
         async with AsyncExitStack() as stack:
-            self._client = await connect(self._nats_settings, "gateway")
-            stack.push_async_callback(disconnect, self._client)
+            self._client = NatsClient(self._nats_settings, "gateway")
+            stack.push_async_callback(self._client.shut)
             blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
             self._parts = self._wire(self._client, blobs)
             stack.callback(self._parts.feed.stop)
@@ -106,7 +106,7 @@ class GatewayApp:
         queue = JobQueue(client)
         auth = AuthClient(client)
         feed = EventFeed(client, task_log)
-        input_pictures = InputPictures(blobs, settings.base_url, settings.picture_limits)
+        input_pictures = InputPictures(blobs, settings.base_url, settings)
         return Parts(
             settings=settings,
             auth=auth,
@@ -122,7 +122,7 @@ class GatewayApp:
         )
 
     async def _start_parts(self) -> None:
-        for start in (self._parts.feed.start, self._parts.authenticator.fetch_keys):
+        for start in (self._client.open, self._parts.feed.start, self._parts.authenticator.fetch_keys):
             while True:
                 try:
                     await start()

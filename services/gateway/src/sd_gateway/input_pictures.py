@@ -14,7 +14,8 @@ from sd_common.blob_store import BlobStore, new_blob_id
 from sd_common.blob_urls import blob_id_of, blob_url
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
-from sd_common.pictures import PictureLimits, open_picture
+from sd_common.pictures import open_picture
+from sd_common.settings import PictureSettings
 from sd_gateway.errors import FieldError, InvalidInput
 
 Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
@@ -29,7 +30,7 @@ _FIELDS = ("initial_image", "mask")
 class InputPictures:
     """Takes pictures in, for tasks and for uploads."""
 
-    def __init__(self, blobs: BlobStore, base_url: str, limits: PictureLimits) -> None:
+    def __init__(self, blobs: BlobStore, base_url: str, limits: PictureSettings) -> None:
         self._blobs = blobs
         self._base_url = base_url
         self._limits = limits

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from sd_common.parameters import ModelName
-from sd_common.pictures import PictureLimits
-from sd_common.settings import Flag, Settings
+from sd_common.settings import Flag, PictureSettings
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(PictureSettings):
     """What the gateway reads besides NATS_*, MINIO_* and LOG_*."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
@@ -31,12 +30,6 @@ class GatewaySettings(Settings):
         default=None,
         description="The model of tasks that name none. Default: that of each task kind (see `/docs`).",
     )
-    max_upload_bytes: int = Field(
-        default=PictureLimits.max_bytes, ge=1024, description="Largest picture taken, in bytes."
-    )
-    max_picture_pixels: int = Field(
-        default=PictureLimits.max_pixels, ge=64 * 64, description="Largest picture taken, in pixels once decoded."
-    )
     websocket_queue_events: int = Field(
         default=1000, ge=1, description="Events held for a websocket client that reads slowly, before it is closed."
     )
@@ -46,7 +39,3 @@ class GatewaySettings(Settings):
     shutdown_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that requests under way have to end once the gateway is told to stop."
     )
-
-    @property
-    def picture_limits(self) -> PictureLimits:
-        return PictureLimits(max_bytes=self.max_upload_bytes, max_pixels=self.max_picture_pixels)

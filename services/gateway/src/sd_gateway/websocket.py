@@ -109,9 +109,9 @@ class Websockets:
     async def _send_all(self, socket: web.WebSocketResponse, outbox: _Outbox) -> None:
         try:
             while True:
-                await asyncio.wait_for(
-                    socket.send_str(await outbox.get()), timeout=self._settings.websocket_send_timeout_s
-                )
+                message = await outbox.get()
+                async with asyncio.timeout(self._settings.websocket_send_timeout_s):
+                    await socket.send_str(message)
         except (asyncio.QueueFull, TimeoutError):
             log.warning("websocket_too_slow")
             await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"Too slow: events were waiting")

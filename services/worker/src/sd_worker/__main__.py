@@ -5,24 +5,16 @@ from __future__ import annotations
 import uvloop
 
 from sd_common.logs import configure_logs
-from sd_common.process import stop_requested
+from sd_common.process import run_until_stopped
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, load_settings
 from sd_worker.app import WorkerApp
 from sd_worker.settings import WorkerSettings
 
 
-async def run() -> None:
-    """Work until SIGTERM or SIGINT, then drain."""
-    app = WorkerApp(load_settings(WorkerSettings), load_settings(NatsSettings), load_settings(MinioSettings))
-    stop = stop_requested()
-    await app.start()
-    await stop.wait()
-    await app.stop()
-
-
 def main() -> None:
     configure_logs(load_settings(LogSettings), "worker")
-    uvloop.run(run())
+    app = WorkerApp(load_settings(WorkerSettings), load_settings(NatsSettings), load_settings(MinioSettings))
+    uvloop.run(run_until_stopped(app))
 
 
 if __name__ == "__main__":

@@ -8,26 +8,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Backlog:
-    """A model's jobs, and for how many seconds the oldest has been in the stream."""
+    """A model's jobs, and for how many seconds the first that nobody was given has waited."""
 
     model_key: str
     num_jobs: int
-    oldest_age_s: float
+    oldest_wait_s: float
 
 
 def admission_order(backlogs: Sequence[Backlog], resident: Sequence[str], swap_after_s: float) -> list[str]:
     """Model keys, the one to take from first.
 
     `resident` names the keys of the models in memory, the most recently used last. Their jobs come first, the most
-    recently used model before the others, since another model costs a load. But a model whose oldest job has waited
-    longer than `swap_after_s` comes before them all, the longest wait first, so that none starves.
+    recently used model before the others, since another model costs a load. But a model whose job has waited longer
+    than `swap_after_s` comes before them all, the longest wait first, so that none starves.
     """
     recency = {key: index for index, key in enumerate(resident)}
 
     def rank(backlog: Backlog) -> tuple[int, float]:
-        if backlog.model_key not in recency:
-            overdue = backlog.oldest_age_s > swap_after_s
-            return (0 if overdue else 2, -backlog.oldest_age_s)
-        return (1, -recency[backlog.model_key])
+        key = backlog.model_key
+        if backlog.oldest_wait_s > swap_after_s and key != (resident[-1] if resident else None):
+            return (0, -backlog.oldest_wait_s)
+        if key in recency:
+            return (1, -recency[key])
+        return (2, -backlog.oldest_wait_s)
 
     return [backlog.model_key for backlog in sorted(backlogs, key=rank) if backlog.num_jobs > 0]

@@ -10,8 +10,7 @@ import structlog
 from sd_common.blob_store import BlobStore
 from sd_common.health import HealthServer
 from sd_common.job_queue import JobQueue
-from sd_common.nats_client import NatsClient, connect, disconnect
-from sd_common.pictures import PictureLimits
+from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_worker.cancellations import Cancellations
@@ -53,12 +52,12 @@ class WorkerApp:
                 health.start()
             engine = EngineBridge(await asyncio.to_thread(create_engine, settings))
             self._client = await connect(self._nats_settings, "worker")
-            stack.push_async_callback(disconnect, self._client)
+            stack.push_async_callback(self._client.shut)
             blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
             task_log = TaskLog(self._client)
             cancellations = Cancellations(self._client, task_log)
             events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
-            input_pictures = InputPictures(blobs, settings.base_url, PictureLimits())
+            input_pictures = InputPictures(blobs, settings.base_url, settings)
             runner = TaskRunner(engine, cancellations, events, input_pictures, blobs, settings.base_url)
             source = JobSource(
                 self._client, JobQueue(self._client), engine.resident_models, settings.model_swap_after_s
@@ -84,8 +83,7 @@ class WorkerApp:
 
     async def _readiness(self) -> dict[str, str | None]:
         is_connected = self._client is not None and self._client.is_connected
-        is_taking = self._consumer is not None and self._consumer.is_taking
         return {
             "nats": None if is_connected else "not connected",
-            "jobs": None if is_taking else "the worker takes no jobs",
+            "jobs": self._consumer.missing() if self._consumer is not None else "the worker is starting",
         }

@@ -2,10 +2,10 @@
 
 The only place where errors become acknowledgements:
 
-    ended, or lost to another worker that has ended it    ack
-    handed back, or a part did not answer                 nak: another try, by whichever worker
-    another worker has started it                         nothing: the job is that worker's
-    not a job at all                                      term
+    the task has ended, here or elsewhere    ack
+    handed back, or a part did not answer    nak: another try, by whichever worker
+    another worker has started it            nothing: the job is that worker's
+    not a job                                term, once its task is aborted
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import structlog
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
-from sd_common import subjects
 from sd_common.errors import TaskEnded, Unavailable
-from sd_common.jobs import Job
+from sd_common.jobs import Job, JobHead
 from sd_common.logs import bound_task
 from sd_common.retries import retried_while_away
 from sd_common.streams import ACK_WAIT_S
@@ -36,6 +35,8 @@ _IN_PROGRESS_INTERVAL_S = ACK_WAIT_S / 3
 #: Pause before a job is given out again whose parts did not answer.
 _RETRY_DELAY_S = 5.0
 _PAUSE_S = 1.0
+#: Deliveries after which a job on which this code itself fails is given up.
+_MAX_FAILED_DELIVERIES = 10
 
 
 class JobConsumer:
@@ -48,6 +49,8 @@ class JobConsumer:
         self._engine_free.set()
         self._taking: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
+        #: Why no jobs can be taken at the moment.
+        self._problem: str | None = None
 
     def start(self) -> None:
         self._taking = asyncio.create_task(self._take_jobs(), name="take-jobs")
@@ -68,9 +71,11 @@ class JobConsumer:
         if self._running:
             await asyncio.wait(self._running)
 
-    @property
-    def is_taking(self) -> bool:
-        return self._taking is not None and not self._taking.done()
+    def missing(self) -> str | None:
+        """Why no jobs are taken; None where they are."""
+        if self._taking is None or self._taking.done():
+            return "the worker takes no more jobs"
+        return self._problem
 
     async def _take_jobs(self) -> None:
         while True:
@@ -80,54 +85,62 @@ class JobConsumer:
             except Unavailable:
                 log.warning("waiting_for_nats")
                 continue
-            except Exception:
+            except Exception as error:
                 # A worker that stops taking jobs is of no use; what failed is told, and tried again.
-                log.exception("taking_a_job_failed")
+                self._problem = (
+                    f"jobs cannot be taken ({type(error).__name__}): has `python -m sd_common.provision` run?"
+                )
+                log.warning("taking_a_job_failed", exc_info=True)
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            self._engine_free.clear()
-            running = asyncio.create_task(self._consume(message), name="run-job")
+            self._problem = None
+            # One flag for each job: a job that has left the engine must not free it for the one after the next.
+            self._engine_free = asyncio.Event()
+            running = asyncio.create_task(self._consume(message, self._engine_free), name="run-job")
             self._running.add(running)
-            running.add_done_callback(self._on_consumed)
+            running.add_done_callback(self._running.discard)
 
-    def _on_consumed(self, running: asyncio.Task[None]) -> None:
-        self._running.discard(running)
-        self._engine_free.set()
-
-    async def _consume(self, message: Msg) -> None:
+    async def _consume(self, message: Msg, engine_free: asyncio.Event) -> None:
         try:
-            job = Job.model_validate_json(message.data)
-            if subjects.jobs_of(job.parameters.model) != message.subject:
-                raise ValueError(f"its model is '{job.parameters.model}'")
-        except (ValidationError, ValueError) as error:
-            log.error("not_a_job", subject=message.subject, error=str(error))
-            await message.term()
-            return
-        with continued_trace(message.headers), bound_task(job.task_id):
-            async with _kept_in_progress(message):
-                await self._run(message, job)
+            with continued_trace(message.headers):
+                try:
+                    job = Job.model_validate_json(message.data)
+                except ValidationError as error:
+                    await self._refuse(message, error)
+                    return
+                with bound_task(job.task_id):
+                    async with _kept_in_progress(message):
+                        await self._run(message, job, engine_free)
+        finally:
+            engine_free.set()
 
-    async def _run(self, message: Msg, job: Job) -> None:
+    async def _refuse(self, message: Msg, error: ValidationError) -> None:
+        """A job that cannot be read ends its task, where the task can be read."""
+        reason = "The job cannot be read: " + "; ".join(
+            f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors(include_input=False)
+        )
+        log.error("not_a_job", subject=message.subject, reason=reason)
+        try:
+            ref = JobHead.model_validate_json(message.data).ref
+        except ValidationError:
+            pass
+        else:
+            with contextlib.suppress(TaskEnded):
+                await self._runner.refuse(ref, message.metadata.sequence.stream, "invalid_input", reason)
+        await message.term()
+
+    async def _run(self, message: Msg, job: Job, engine_free: asyncio.Event) -> None:
         started_at = asyncio.get_running_loop().time()
-        delivery = message.metadata.num_delivered
-        ending = "ended"
+        metadata = message.metadata
         try:
-            await self._runner.run(job, message.metadata.sequence.stream, self._engine_free)
-        except TaskEnded:
-            ending = "had_ended"
-        except TaskLost:
-            ending = "lost"
+            ending = await self._try(message, job, engine_free)
         except (HandedBack, Unavailable) as error:
             ending = "handed_back"
-            delay_s = _RETRY_DELAY_S if isinstance(error, Unavailable) else None
             with contextlib.suppress(nats.errors.Error):
-                await message.nak(delay=delay_s)
-        except Exception:
-            log.exception("job_failed")
-            ending = "failed"
-            with contextlib.suppress(nats.errors.Error):
-                await message.nak(delay=_RETRY_DELAY_S)
-        if ending in ("ended", "had_ended"):
+                await message.nak(delay=_RETRY_DELAY_S if isinstance(error, Unavailable) else None)
+        except TaskLost:
+            ending = "lost"
+        else:
             await _acknowledge(message)
         log.info(
             "job",
@@ -135,9 +148,28 @@ class JobConsumer:
             kind=job.parameters.params_type,
             model=job.parameters.model,
             user=job.user,
-            delivery=delivery,
+            delivery=metadata.num_delivered,
             ms=round(1000 * (asyncio.get_running_loop().time() - started_at)),
         )
+
+    async def _try(self, message: Msg, job: Job, engine_free: asyncio.Event) -> str:
+        metadata = message.metadata
+        try:
+            await self._runner.run(job, message.subject, metadata.sequence.stream, engine_free)
+        except TaskEnded:
+            return "had_ended"
+        except (HandedBack, TaskLost, Unavailable):
+            raise
+        except Exception as error:
+            # A defect of ours. It may pass, or be of this process alone; but no task is tried for ever.
+            log.exception("job_failed")
+            if metadata.num_delivered < _MAX_FAILED_DELIVERIES:
+                raise HandedBack(str(error)) from error
+            with contextlib.suppress(TaskEnded):
+                reason = "Something went wrong in the workers; the operator's log tells what"
+                await self._runner.refuse(job.ref, metadata.sequence.stream, "internal", reason)
+            return "given_up"
+        return "ended"
 
 
 async def _acknowledge(message: Msg) -> None:

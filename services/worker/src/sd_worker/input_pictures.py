@@ -9,7 +9,8 @@ from PIL import Image
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_id_of
 from sd_common.errors import BlobNotFound, PictureError
-from sd_common.pictures import PictureLimits, open_picture
+from sd_common.pictures import open_picture
+from sd_common.settings import PictureSettings
 from sd_worker.engine.tasks import AnyParameters
 from sd_worker.errors import InputRejected
 
@@ -17,7 +18,7 @@ from sd_worker.errors import InputRejected
 class InputPictures:
     """Fetches and decodes blobs."""
 
-    def __init__(self, blobs: BlobStore, base_url: str, limits: PictureLimits) -> None:
+    def __init__(self, blobs: BlobStore, base_url: str, limits: PictureSettings) -> None:
         self._blobs = blobs
         self._base_url = base_url
         self._limits = limits

@@ -56,11 +56,11 @@ class JobSource:
         await self._close_pullers(list(self._pullers))
 
     async def _order(self) -> list[str]:
-        resident = [model_key(name) for name in self._resident_models()]
         depths = await self._queue.depths()
-        others = [depth.model_key for depth in depths if depth.model_key not in resident]
-        ages = dict(zip(others, await asyncio.gather(*map(self._queue.oldest_age_s, others)), strict=True))
-        backlogs = [Backlog(depth.model_key, depth.num_jobs, ages.get(depth.model_key) or 0.0) for depth in depths]
+        resident = [model_key(name) for name in self._resident_models()]
+        others = [depth.model_key for depth in depths if depth.model_key != self._last_key]
+        waits = dict(zip(others, await asyncio.gather(*map(self._queue.oldest_wait_s, others)), strict=True))
+        backlogs = [Backlog(depth.model_key, depth.num_jobs, waits.get(depth.model_key, 0.0)) for depth in depths]
         return admission_order(backlogs, resident, self._swap_after_s)
 
     async def _take_from(self, key: str) -> Msg | None:

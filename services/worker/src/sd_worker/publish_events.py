@@ -21,7 +21,7 @@ from sd_common.events import (
 )
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, TaskLog
+from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
 from sd_worker.engine.tasks import Progress
 from sd_worker.errors import TaskLost
 
@@ -43,31 +43,46 @@ class EventPublisher:
         self._task_log = task_log
         self._worker = worker
         self._max_attempts = max_attempts
+        self._exhausted_reason = (
+            f"The task was started {max_attempts} times and never ended: "
+            "its workers were lost, or what they need was away"
+        )
         self._publishing: set[asyncio.Task[None]] = set()
 
     async def start(self, ref: TaskRef, job_sequence: int) -> Attempt:
-        """Append `started`, and `pending` before it where nobody has. Raises `TaskEnded`, also when it ends the task
-        here since its attempts are used up.
+        """Append `started`, and `pending` before it where nobody has.
 
-        Attempts are counted by `started` events, not by deliveries: a job that was handed back has not been tried.
+        Attempts are counted by `started` events, not by deliveries: a job that was handed back before it was started
+        costs none. Raises `TaskEnded`, also when it ends the task here since its attempts are used up.
         """
         while True:
-            last = await self._task_log.last(ref)
-            sequence = NO_EVENT if last is None else last.sequence
-            event = None if last is None else last.event
-            if event is not None and is_terminal(event):
-                raise TaskEnded(ref.task_id, event.event_type)
-            number = event.attempt + 1 if isinstance(event, StartedEvent) else 1
-            try:
-                if event is None:
-                    pending = PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
-                    sequence = await self._task_log.append(ref, pending, NO_EVENT)
-                if number > self._max_attempts:
-                    await self._give_up(ref, sequence)
-                started = StartedEvent(task_id=ref.task_id, attempt=number, worker=self._worker)
-                return Attempt(ref, number, await self._task_log.append(ref, started, sequence))
-            except SequenceConflict:
-                continue
+            last = await self._last_of_unended(ref, job_sequence)
+            number = last.event.attempt + 1 if isinstance(last.event, StartedEvent) else 1
+            if number > self._max_attempts:
+                await self.refuse(ref, job_sequence, "attempts_exhausted", self._exhausted_reason)
+                raise TaskEnded(ref.task_id, "aborted")
+            started = StartedEvent(task_id=ref.task_id, attempt=number, worker=self._worker)
+            with contextlib.suppress(SequenceConflict):
+                return Attempt(ref, number, await self._task_log.append(ref, started, last.sequence))
+
+    async def refuse(self, ref: TaskRef, job_sequence: int, code: AbortCode, reason: str) -> None:
+        """Append `aborted` to a task that does not run here. Raises `TaskEnded`."""
+        event = AbortedEvent(task_id=ref.task_id, reason=reason, code=code)
+        while True:
+            last = await self._last_of_unended(ref, job_sequence)
+            with contextlib.suppress(SequenceConflict):
+                await self._task_log.append(ref, event, last.sequence)
+                return
+
+    async def _last_of_unended(self, ref: TaskRef, job_sequence: int) -> LoggedEvent:
+        """The task's last event; `pending` is written where there is none. Raises `TaskEnded`."""
+        while (last := await self._task_log.last(ref)) is None:
+            pending = PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
+            with contextlib.suppress(SequenceConflict):
+                await self._task_log.append(ref, pending, NO_EVENT)
+        if is_terminal(last.event):
+            raise TaskEnded(ref.task_id, last.event.event_type)
+        return last
 
     async def finish(self, attempt: Attempt, result: TaskResult) -> None:
         """Append `finished`. Raises `TaskEnded`, `TaskLost`."""
@@ -91,12 +106,6 @@ class EventPublisher:
             await self._task_log.append(attempt.ref, event, attempt.started_sequence)
         except SequenceConflict as error:
             raise TaskLost(attempt.ref.task_id) from error
-
-    async def _give_up(self, ref: TaskRef, sequence: int) -> None:
-        reason = f"The task was started {self._max_attempts} times, and each time its worker was lost"
-        event = AbortedEvent(task_id=ref.task_id, reason=reason, code="attempts_exhausted")
-        await self._task_log.append(ref, event, sequence)
-        raise TaskEnded(ref.task_id, event.event_type)
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         with contextlib.suppress(nats.errors.Error):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
+from sd_common import subjects
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
-from sd_common.events import CANCELLED_BY_USER, TaskResult
+from sd_common.events import CANCELLED_BY_USER, AbortCode, TaskResult
 from sd_common.jobs import Job
+from sd_common.subjects import TaskRef
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
@@ -42,11 +44,19 @@ class TaskRunner:
         self._blobs = blobs
         self._base_url = base_url
 
-    async def run(self, job: Job, job_sequence: int, engine_free: asyncio.Event) -> None:
+    async def refuse(self, ref: TaskRef, job_sequence: int, code: AbortCode, reason: str) -> None:
+        """End a task that is not run at all. Raises `TaskEnded`, `Unavailable`."""
+        await self._events.refuse(ref, job_sequence, code, reason)
+
+    async def run(self, job: Job, subject: str, job_sequence: int, engine_free: asyncio.Event) -> None:
         """Run the task to its terminal event; `engine_free` is set as soon as the engine has done its part.
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
+        if subject != subjects.jobs_of(job.parameters.model):
+            reason = f"The job's subject is not that of its model, '{job.parameters.model}'"
+            await self._events.refuse(job.ref, job_sequence, "invalid_input", reason)
+            return
         with self._cancellations.watched(job.ref) as cancellation:
             attempt = await self._events.start(job.ref, job_sequence)
             try:

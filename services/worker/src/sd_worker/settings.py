@@ -10,14 +10,14 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from sd_common.health import HealthPort
-from sd_common.settings import Settings
+from sd_common.settings import PictureSettings
 
 
 def _name_of_this_process() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
-class WorkerSettings(Settings):
+class WorkerSettings(PictureSettings):
     """What a worker reads besides NATS_URL, MINIO_* and LOG_*."""
 
     base_url: str = Field(
@@ -43,8 +43,8 @@ class WorkerSettings(Settings):
     model_swap_after_s: float = Field(
         default=30.0,
         ge=0,
-        description="Seconds that a job may wait for a model that is not in memory, "
-        "before a worker takes it in preference to jobs of models that are.",
+        description="Seconds that a job of another model may wait, "
+        "before a worker takes it in preference to jobs of the model it used last.",
     )
     max_attempts: int = Field(
         default=5, ge=1, description="How often a task is started, should its workers be lost, before it is aborted."

@@ -35,7 +35,7 @@ def read_query(request: web.Request, adapter: TypeAdapter[T]) -> T:
         if name in parameters:
             raise InvalidInput([FieldError(name, "Given more than once")])
         parameters[name] = value
-    return checked(lambda: adapter.validate_strings(parameters))
+    return checked(lambda: adapter.validate_strings(parameters, extra="forbid"))
 
 
 async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
@@ -43,7 +43,7 @@ async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
     if request.content_type not in ("application/json", "application/octet-stream"):  # the latter: no type given
         raise UnsupportedBody(f"The body must be application/json, not {request.content_type}")
     body = await request.read()
-    return checked(lambda: adapter.validate_json(body))
+    return checked(lambda: adapter.validate_json(body, extra="forbid"))
 
 
 async def read_form(request: web.Request, adapter: TypeAdapter[T]) -> T:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 
+from sd_common.tracing import continued_trace
 from sd_gateway.http.picture_page import problem_page, wants_html
 from sd_gateway.http.problems import CONTENT_TYPE, Problem, create_problem, problem_of
 
@@ -23,7 +24,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     started = time.perf_counter()
     status = 499  # as nginx has it: the client went away
     try:
-        response = await _answer(request, handler)
+        with continued_trace(request.headers):
+            response = await _answer(request, handler)
         status = response.status
     finally:
         resource = request.match_info.route.resource

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
@@ -19,27 +20,28 @@ _DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 's
 
 
 class Health(BaseModel):
-    """Whether the process lives."""
+    """Whether something works, and which part is missing and why where it does not."""
 
-    status: str = "ok"
-
-
-class Readiness(BaseModel):
-    """Whether requests can be served, and which part is missing."""
-
-    ready: bool
-    parts: dict[str, str]
+    status: Literal["ok", "unavailable"] = "ok"
+    missing: dict[str, str] | None = None
 
 
 async def healthz(request: web.Request) -> web.Response:
-    return web.json_response(Health().model_dump())
+    return _health_response(Health())
 
 
 async def readyz(request: web.Request) -> web.Response:
     parts = await request.app[PARTS].readiness()
-    ready = all(missing is None for missing in parts.values())
-    told = Readiness(ready=ready, parts={name: missing or "ready" for name, missing in parts.items()})
-    return web.json_response(told.model_dump(), status=200 if ready else 503, headers={"Cache-Control": "no-store"})
+    missing = {name: reason for name, reason in parts.items() if reason is not None}
+    return _health_response(Health(status="unavailable", missing=missing) if missing else Health())
+
+
+def _health_response(health: Health) -> web.Response:
+    body = health.model_dump_json(exclude_none=True).encode()
+    headers = {"Cache-Control": "no-store"}
+    return web.Response(
+        status=503 if health.missing else 200, body=body, content_type="application/json", headers=headers
+    )
 
 
 async def openapi_json(request: web.Request) -> web.Response:
@@ -73,8 +75,8 @@ OPERATIONS = (
         tag="service",
         summary="Whether requests can be served",
         answers={
-            200: Answer("They can", TypeAdapter(Readiness)),
-            503: Answer("A part is missing", TypeAdapter(Readiness)),
+            200: Answer("They can", TypeAdapter(Health)),
+            503: Answer("A part is missing", TypeAdapter(Health)),
         },
         token=None,
     ),

@@ -1,0 +1,56 @@
+"""Jobs and events of tests."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+
+from sd_common.blob_store import new_blob_id
+from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent, TaskResult
+from sd_common.jobs import Job
+from sd_common.model_names import model_key
+from sd_common.parameters import Txt2ImgParameters
+from sd_common.subjects import TaskRef
+
+MODEL = "shapes"
+KEY = model_key(MODEL)
+
+
+def new_ref(user: str = "alice", session: str = "session-1") -> TaskRef:
+    """A task that nobody has heard of."""
+    return TaskRef(user, session, str(uuid.uuid4()))
+
+
+def new_job(ref: TaskRef | None = None, model: str = MODEL) -> Job:
+    """A job of a task."""
+    ref = ref or new_ref()
+    return Job(
+        task_id=ref.task_id,
+        user=ref.user,
+        session=ref.session,
+        blob_id=new_blob_id(),
+        parameters=Txt2ImgParameters(prompt="corgi", model=model),
+    )
+
+
+def pending(ref: TaskRef, job_sequence: int = 1) -> PendingEvent:
+    return PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
+
+
+def started(ref: TaskRef, attempt: int = 1, worker: str = "worker-1") -> StartedEvent:
+    return StartedEvent(task_id=ref.task_id, attempt=attempt, worker=worker)
+
+
+def finished(ref: TaskRef, worker: str = "worker-1") -> FinishedEvent:
+    result = TaskResult(blob_url="http://localhost/blob/x", parameters_used=Txt2ImgParameters(prompt="corgi", seed=1))
+    return FinishedEvent(task_id=ref.task_id, attempt=1, worker=worker, result=result)
+
+
+def aborted(ref: TaskRef) -> AbortedEvent:
+    return AbortedEvent(task_id=ref.task_id, reason="Task cancelled by user", code="cancelled")
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Ask a server until it is so. Each question is a round trip; the test's own timeout ends it."""
+    while not await is_so():
+        pass

@@ -1,0 +1,128 @@
+"""The JOBS stream on a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from nats.js.errors import NotFoundError
+
+from integration.common.makers import KEY, MODEL, new_job, new_ref
+from sd_common.errors import QueueFull
+from sd_common.job_queue import JobQueue, QueueDepth
+from sd_common.jobs import Job
+from sd_common.model_names import model_key
+from sd_common.nats_client import NatsClient
+from sd_common.provision import provision_streams
+from sd_common.settings import NatsSettings
+from sd_common.tracing import continued_trace
+
+_TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+
+@pytest.fixture
+async def queue(nats_client: NatsClient, provisioned: NatsSettings) -> JobQueue:
+    return JobQueue(nats_client)
+
+
+async def test_a_job_stands_in_the_stream_as_it_was_published(queue: JobQueue, nats_client: NatsClient) -> None:
+    job = new_job()
+    with continued_trace(_TRACE):
+        sequence = await queue.publish(job)
+    stored = await nats_client.jetstream().get_msg("JOBS", seq=sequence)
+    assert stored.subject == f"jobs.{KEY}"
+    assert Job.model_validate_json(stored.data or b"") == job
+    assert stored.headers is not None
+    assert stored.headers["Nats-Msg-Id"] == job.task_id
+    assert stored.headers["traceparent"] == _TRACE["traceparent"]
+
+
+async def test_a_job_that_is_published_again_is_one_job(queue: JobQueue) -> None:
+    job = new_job()
+    sequences = await asyncio.gather(*(queue.publish(job) for _ in range(10)))
+    assert len(set(sequences)) == 1
+    assert await queue.depths() == [QueueDepth(KEY, 1)]
+
+
+async def test_a_full_queue_refuses_and_other_models_are_not_concerned(
+    nats_client: NatsClient, nats_settings: NatsSettings
+) -> None:
+    limited = nats_settings.model_copy(update={"jobs_max_per_model": 2})
+    await provision_streams(nats_client.jetstream(), limited)
+    queue = JobQueue(nats_client)
+    first, _ = [await queue.publish(new_job()) for _ in range(2)]
+    with pytest.raises(QueueFull, match=f"The queue of model '{MODEL}' is full") as raised:
+        await queue.publish(new_job())
+    assert raised.value.model == MODEL
+    await queue.publish(new_job(model="another"))
+    await queue.delete(first)
+    await queue.publish(new_job())
+
+
+async def test_a_retried_job_is_answered_though_the_queue_is_full_by_now(
+    nats_client: NatsClient, nats_settings: NatsSettings
+) -> None:
+    """Its first try was stored; the answer was lost."""
+    await provision_streams(nats_client.jetstream(), nats_settings.model_copy(update={"jobs_max_per_model": 1}))
+    queue = JobQueue(nats_client)
+    job = new_job()
+    assert await queue.publish(job) == await queue.publish(job)
+
+
+async def test_a_deleted_job_is_gone_and_deleting_it_again_is_no_error(
+    queue: JobQueue, nats_client: NatsClient
+) -> None:
+    sequence = await queue.publish(new_job())
+    kept = await queue.publish(new_job())
+    for _ in range(2):
+        await queue.delete(sequence)
+    with pytest.raises(NotFoundError):
+        await nats_client.jetstream().get_msg("JOBS", seq=sequence)
+    await queue.delete(kept + 1000)
+    assert await queue.depths() == [QueueDepth(KEY, 1)]
+
+
+async def test_depths_count_the_jobs_of_each_model_queued_and_running(
+    queue: JobQueue, nats_client: NatsClient
+) -> None:
+    assert await queue.depths() == []
+    for model, count in (("shapes", 3), ("a/b", 2), ("a.b", 1)):
+        for _ in range(count):
+            await queue.publish(new_job(model=model))
+    await queue.create_consumer(KEY)
+    subscription = await nats_client.jetstream().pull_subscribe_bind(KEY, "JOBS")
+    running, done = await subscription.fetch(2)
+    await done.ack_sync()
+    depths = {depth.model_key: depth.num_jobs for depth in await queue.depths()}
+    assert depths == {KEY: 2, model_key("a/b"): 2, model_key("a.b"): 1}
+    await running.nak()
+
+
+async def test_a_stream_that_misses_is_an_error_and_not_an_empty_queue(nats_client: NatsClient) -> None:
+    queue = JobQueue(nats_client)
+    with pytest.raises(NotFoundError):
+        await queue.depths()
+    with pytest.raises(NotFoundError):
+        await queue.delete(1)
+
+
+async def test_the_age_of_the_oldest_job_is_told(queue: JobQueue, nats_client: NatsClient) -> None:
+    assert await queue.oldest_age_s(KEY) is None
+    first = await queue.publish(new_job())
+    await queue.publish(new_job(model="another"))
+    second = await queue.publish(new_job())
+    stored = [await nats_client.jetstream().get_msg("JOBS", seq=sequence, direct=True) for sequence in (first, second)]
+    times = [message.time for message in stored if message.time is not None]
+    age_of_first = await queue.oldest_age_s(KEY)
+    await queue.delete(first)
+    age_of_second = await queue.oldest_age_s(KEY)
+    assert age_of_first is not None
+    assert age_of_second is not None
+    assert 0 <= age_of_second < 60
+    assert times[0] < times[1]
+
+
+async def test_submissions_at_once_each_get_a_job_of_their_own(queue: JobQueue) -> None:
+    jobs = [new_job(new_ref(user=f"user-{number}")) for number in range(300)]
+    sequences = await asyncio.gather(*map(queue.publish, jobs))
+    assert sorted(sequences) == list(range(1, 301))

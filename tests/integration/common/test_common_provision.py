@@ -1,0 +1,166 @@
+"""Streams, consumers and buckets, as DESIGN §3 has them, on a real nats-server and S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.common.makers import KEY, new_job
+from sd_common.blob_store import BlobStore
+from sd_common.job_queue import JobQueue
+from sd_common.nats_client import NatsClient
+from sd_common.provision import provision, provision_streams
+from sd_common.settings import MinioSettings, NatsSettings
+from support.servers import S3Server
+
+_NS = 10**9
+
+
+async def _config_of(client: NatsClient, stream: str) -> dict[str, Any]:
+    answer = json.loads((await client.request(f"$JS.API.STREAM.INFO.{stream}", b"")).data)
+    config: dict[str, Any] = answer["config"]
+    return config
+
+
+def _chosen(config: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    return {name: config.get(name) for name in expected}
+
+
+async def test_jobs_is_a_work_queue_with_a_cap_per_model(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+    expected = {
+        "subjects": ["jobs.*"],
+        "retention": "workqueue",
+        "storage": "file",
+        "num_replicas": 1,
+        "allow_direct": True,
+        "duplicate_window": 120 * _NS,
+        "max_consumers": 10_000,
+        "max_msgs_per_subject": 10_000,
+        "discard": "new",
+        "discard_new_per_subject": True,
+        "max_age": 0,
+        "max_msgs": -1,
+        "max_bytes": -1,
+    }
+    assert _chosen(await _config_of(nats_client, "JOBS"), expected) == expected
+
+
+async def test_events_are_kept_for_a_day_and_republished(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+    expected = {
+        "subjects": ["events.>"],
+        "retention": "limits",
+        "storage": "file",
+        "num_replicas": 1,
+        "allow_direct": True,
+        "max_age": 24 * 3600 * _NS,
+        "republish": {"src": "events.>", "dest": "feed.>"},
+        "max_msgs_per_subject": -1,
+        "max_msgs": -1,
+    }
+    assert _chosen(await _config_of(nats_client, "EVENTS"), expected) == expected
+
+
+async def test_users_are_kept_without_history(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+    expected = {"max_msgs_per_subject": 1, "storage": "file", "allow_direct": True, "max_age": 0}
+    assert _chosen(await _config_of(nats_client, "KV_users"), expected) == expected
+
+
+async def test_the_consumer_of_a_model_is_as_the_contract_says(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    queue = JobQueue(nats_client)
+    for _ in range(2):  # every worker does so
+        await queue.create_consumer(KEY)
+    answer = json.loads((await nats_client.request(f"$JS.API.CONSUMER.INFO.JOBS.{KEY}", b"")).data)
+    expected = {
+        "name": KEY,
+        "durable_name": KEY,
+        "filter_subject": f"jobs.{KEY}",
+        "ack_policy": "explicit",
+        "ack_wait": 30 * _NS,
+        "max_deliver": -1,
+        "max_ack_pending": 10_000,
+        "max_waiting": 4096,
+    }
+    assert _chosen(answer["config"], expected) == expected
+
+
+async def test_provisioning_again_changes_nothing(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+    before = [await _config_of(nats_client, stream) for stream in ("JOBS", "EVENTS", "KV_users")]
+    await JobQueue(nats_client).publish(new_job())
+    users = await nats_client.jetstream().key_value("users")
+    await users.put("alice", b"hash")
+    await asyncio.gather(*(provision_streams(nats_client.jetstream(), provisioned) for _ in range(5)))
+    assert [await _config_of(nats_client, stream) for stream in ("JOBS", "EVENTS", "KV_users")] == before
+    assert (await nats_client.jetstream().stream_info("JOBS")).state.messages == 1
+    assert (await users.get("alice")).value == b"hash"
+
+
+async def test_several_that_provision_an_empty_server_at_once_agree(
+    nats_client: NatsClient, nats_settings: NatsSettings
+) -> None:
+    await asyncio.gather(*(provision_streams(nats_client.jetstream(), nats_settings) for _ in range(5)))
+    streams = {info.config.name for info in await nats_client.jetstream().streams_info()}
+    assert streams == {"JOBS", "EVENTS", "KV_users"}
+
+
+async def test_a_changed_setting_is_applied_and_jobs_stay(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+    await JobQueue(nats_client).publish(new_job())
+    changed = provisioned.model_copy(update={"events_max_age_s": 600, "jobs_max_per_model": 5})
+    await provision_streams(nats_client.jetstream(), changed)
+    assert (await _config_of(nats_client, "EVENTS"))["max_age"] == 600 * _NS
+    assert (await _config_of(nats_client, "JOBS"))["max_msgs_per_subject"] == 5
+    assert (await nats_client.jetstream().stream_info("JOBS")).state.messages == 1
+
+
+async def test_everything_is_provisioned_for_the_services(
+    nats_client: NatsClient, nats_settings: NatsSettings, s3_server: S3Server
+) -> None:
+    minio_settings = s3_server.minio_settings()
+    for _ in range(2):
+        await provision(nats_settings, minio_settings)
+    await JobQueue(nats_client).publish(new_job())
+    async with BlobStore(minio_settings) as blobs:
+        await blobs.check_available()
+
+
+@pytest.fixture
+def environment(nats_settings: NatsSettings, s3_server: S3Server, tmp_path: Path) -> dict[str, str]:
+    """Variables as an operator sets them."""
+    minio: MinioSettings = s3_server.minio_settings()
+    return {
+        **os.environ,
+        "NATS_URL": nats_settings.nats_url.get_secret_value(),
+        "MINIO_ENDPOINT": minio.minio_endpoint,
+        "MINIO_ACCESS_KEY": minio.minio_access_key,
+        "MINIO_SECRET_KEY": minio.minio_secret_key.get_secret_value(),
+        "MINIO_BUCKET": minio.minio_bucket,
+        "EVENTS_MAX_AGE_S": "120",
+    }
+
+
+def _run_command(environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "sd_common.provision"]
+    return subprocess.run(argv, env=environment, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+async def test_the_command_provisions(environment: dict[str, str], nats_client: NatsClient, tmp_path: Path) -> None:
+    done = await asyncio.to_thread(_run_command, environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["event"] == "provisioned"
+    assert (await _config_of(nats_client, "EVENTS"))["max_age"] == 120 * _NS
+
+
+async def test_the_command_tells_wrong_settings(environment: dict[str, str], tmp_path: Path) -> None:
+    environment["EVENTS_MAX_AGE_S"] = "a day"
+    done = await asyncio.to_thread(_run_command, environment, tmp_path)
+    assert done.returncode == 2
+    assert "EVENTS_MAX_AGE_S: " in done.stderr
+    assert "Traceback" not in done.stderr

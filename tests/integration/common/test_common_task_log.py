@@ -1,0 +1,247 @@
+"""The life of tasks in EVENTS, with compare-and-set, on a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from nats.aio.msg import Msg
+
+from integration.common.makers import aborted, finished, new_ref, pending, started
+from sd_common.errors import SequenceConflict, TaskEnded
+from sd_common.nats_client import NatsClient, connect, disconnect
+from sd_common.provision import provision_streams
+from sd_common.settings import NatsSettings
+from sd_common.subjects import TaskRef
+from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
+from sd_common.tracing import continued_trace
+from support import servers
+
+_TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+
+@pytest.fixture
+async def task_log(nats_client: NatsClient, provisioned: NatsSettings) -> TaskLog:
+    return TaskLog(nats_client)
+
+
+async def _all(events: AsyncIterator[LoggedEvent]) -> list[LoggedEvent]:
+    return [event async for event in events]
+
+
+async def test_a_task_goes_its_way(task_log: TaskLog) -> None:
+    ref = new_ref()
+    assert await task_log.last(ref) is None
+    sequence = NO_EVENT
+    for event in (pending(ref), started(ref), finished(ref)):
+        sequence = await task_log.append(ref, event, sequence)
+        last = await task_log.last(ref)
+        assert last is not None
+        assert (last.ref, last.sequence, last.event) == (ref, sequence, event)
+    assert await task_log.last_sequence() == sequence
+
+
+async def test_the_trace_is_handed_on_with_an_event(task_log: TaskLog, nats_client: NatsClient) -> None:
+    ref = new_ref()
+    with continued_trace(_TRACE):
+        sequence = await task_log.append(ref, pending(ref), NO_EVENT)
+    stored = await nats_client.jetstream().get_msg("EVENTS", seq=sequence)
+    assert stored.headers is not None
+    assert stored.headers["traceparent"] == _TRACE["traceparent"]
+
+
+async def test_an_append_that_comes_second_is_told_so(task_log: TaskLog) -> None:
+    ref = new_ref()
+    first = await task_log.append(ref, pending(ref), NO_EVENT)
+    with pytest.raises(SequenceConflict):
+        await task_log.append(ref, started(ref), NO_EVENT)
+    second = await task_log.append(ref, started(ref), first)
+    with pytest.raises(SequenceConflict):
+        await task_log.append(ref, finished(ref), first)
+    assert [event.sequence for event in await _all(task_log.replay(ref.events, 1))] == [first, second]
+
+
+async def test_an_append_that_expects_what_never_was_is_refused(task_log: TaskLog) -> None:
+    ref = new_ref()
+    with pytest.raises(SequenceConflict):
+        await task_log.append(ref, started(ref), 7)
+    assert await task_log.last(ref) is None
+
+
+@pytest.mark.parametrize("end", [finished, aborted])
+async def test_nothing_follows_the_end_of_a_task(end: type, task_log: TaskLog) -> None:
+    ref = new_ref()
+    first = await task_log.append(ref, pending(ref), NO_EVENT)
+    last = await task_log.append(ref, end(ref), first)
+    for event in (started(ref), finished(ref, worker="another"), aborted(ref)):
+        with pytest.raises(TaskEnded) as raised:
+            await task_log.append(ref, event, first)
+        assert raised.value.task_id == ref.task_id
+        assert raised.value.event_type == end(ref).event_type
+    assert (await task_log.last_of_user(ref.user, ref.task_id)) == await task_log.last(ref)
+    assert await task_log.last_sequence() == last
+
+
+async def test_other_tasks_do_not_come_between(task_log: TaskLog) -> None:
+    ref, other = new_ref(), new_ref()
+    first = await task_log.append(ref, pending(ref), NO_EVENT)
+    await task_log.append(other, pending(other), NO_EVENT)
+    assert await task_log.append(ref, started(ref), first) == first + 2
+
+
+async def test_an_append_whose_answer_was_lost_is_answered_when_it_is_tried_again(task_log: TaskLog) -> None:
+    ref = new_ref()
+    first = await task_log.append(ref, pending(ref), NO_EVENT)
+    event = finished(ref)
+    assert await task_log.append(ref, event, first) == await task_log.append(ref, event, first) == first + 1
+    assert await task_log.last_sequence() == first + 1
+
+
+async def test_of_appends_at_once_one_lands(task_log: TaskLog) -> None:
+    ref = new_ref()
+    first = await task_log.append(ref, pending(ref), NO_EVENT)
+    results = await asyncio.gather(
+        *(task_log.append(ref, finished(ref, worker=f"worker-{number}"), first) for number in range(50)),
+        return_exceptions=True,
+    )
+    assert [result for result in results if isinstance(result, int)] == [first + 1]
+    assert sum(isinstance(result, TaskEnded) for result in results) == 49
+
+
+async def test_a_refused_append_is_not_in_the_feed(
+    task_log: TaskLog, nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    """A core subscriber of `events.>` would see it."""
+    heard: list[tuple[str, int]] = []
+    marker_heard = asyncio.Event()
+    ref, marker = new_ref(), new_ref()
+
+    async def on_feed(message: Msg) -> None:
+        heard.append((message.subject, int((message.headers or {})["Nats-Sequence"])))
+        if message.subject.endswith(marker.task_id):
+            marker_heard.set()
+
+    listening = await connect(provisioned, "listening")
+    try:
+        await listening.subscribe("feed.>", cb=on_feed)
+        await listening.flush()
+        first = await task_log.append(ref, pending(ref), NO_EVENT)
+        with pytest.raises(SequenceConflict):
+            await task_log.append(ref, started(ref), NO_EVENT)
+        second = await task_log.append(ref, aborted(ref), first)
+        with pytest.raises(TaskEnded):
+            await task_log.append(ref, finished(ref), first)
+        third = await task_log.append(marker, pending(marker), NO_EVENT)
+        await asyncio.wait_for(marker_heard.wait(), 10)
+    finally:
+        await disconnect(listening)
+    feed = ref.events.replace("events.", "feed.", 1)
+    assert heard == [(feed, first), (feed, second), (marker.events.replace("events.", "feed.", 1), third)]
+
+
+async def test_a_users_task_is_found_whatever_its_session_and_nobody_elses(task_log: TaskLog) -> None:
+    ref = new_ref(user="alice", session="session-1")
+    sequence = await task_log.append(ref, pending(ref), NO_EVENT)
+    last = await task_log.append(ref, started(ref), sequence)
+    found = await task_log.last_of_user("alice", ref.task_id)
+    assert found is not None
+    assert (found.ref, found.sequence) == (ref, last)
+    assert await task_log.last_of_user("bob", ref.task_id) is None
+    assert await task_log.last_of_user("alice", new_ref().task_id) is None
+
+
+async def test_events_are_shown_with_their_sequence(task_log: TaskLog) -> None:
+    ref = new_ref()
+    event = pending(ref)
+    sequence = await task_log.append(ref, event, NO_EVENT)
+    last = await task_log.last(ref)
+    assert last is not None
+    assert json.loads(last.shown()) == {"sequence": sequence, **event.model_dump(mode="json")}
+
+
+# Replay
+
+
+async def _append_many(task_log: TaskLog, refs: list[TaskRef]) -> list[int]:
+    return list(await asyncio.gather(*(task_log.append(ref, pending(ref), NO_EVENT) for ref in refs)))
+
+
+async def test_a_replay_of_nothing_ends(task_log: TaskLog) -> None:
+    assert await _all(task_log.replay("events.>", 0)) == []
+    assert await _all(task_log.replay("events.>", 1000)) == []
+
+
+@pytest.mark.parametrize("count", [499, 500, 501, 1203])
+async def test_a_replay_has_every_event_once_and_in_order(count: int, task_log: TaskLog) -> None:
+    """Batches are of 500."""
+    refs = [new_ref(session=f"session-{number % 2}") for number in range(count)]
+    sequences = await _append_many(task_log, refs)
+    replayed = await _all(task_log.replay("events.>", 0))
+    assert [event.sequence for event in replayed] == list(range(1, count + 1))
+    assert {event.ref: event.sequence for event in replayed} == dict(zip(refs, sequences, strict=True))
+    of_session = await _all(task_log.replay("events.alice.session-0.*", 0))
+    assert [event for event in replayed if event.ref.session == "session-0"] == of_session
+
+
+async def test_a_replay_begins_where_it_is_told_to(task_log: TaskLog) -> None:
+    await _append_many(task_log, [new_ref() for _ in range(20)])
+    assert [event.sequence for event in await _all(task_log.replay("events.>", 15))] == list(range(15, 21))
+    assert [event.sequence for event in await _all(task_log.replay("events.>", 20))] == [20]
+    assert await _all(task_log.replay("events.>", 21)) == []
+
+
+async def test_a_replay_has_what_is_appended_meanwhile(task_log: TaskLog) -> None:
+    await _append_many(task_log, [new_ref() for _ in range(600)])
+    seen: list[int] = []
+    async for event in task_log.replay("events.>", 1):
+        if not seen:
+            await _append_many(task_log, [new_ref() for _ in range(600)])
+        seen.append(event.sequence)
+    assert seen == list(range(1, 1201))
+
+
+async def test_a_replay_passes_over_what_was_deleted(task_log: TaskLog, nats_client: NatsClient) -> None:
+    await _append_many(task_log, [new_ref() for _ in range(10)])
+    for sequence in (1, 5, 10):
+        await nats_client.jetstream().delete_msg("EVENTS", sequence)
+    assert [event.sequence for event in await _all(task_log.replay("events.>", 0))] == [2, 3, 4, 6, 7, 8, 9]
+
+
+async def test_replays_at_once_do_not_mix(task_log: TaskLog) -> None:
+    sessions = [f"session-{number}" for number in range(20)]
+    await _append_many(task_log, [new_ref(session=session) for session in sessions for _ in range(20)])
+    replays = await asyncio.gather(*(_all(task_log.replay(f"events.alice.{name}.*", 0)) for name in sessions))
+    for session, events in zip(sessions, replays, strict=True):
+        assert len(events) == 20
+        assert {event.ref.session for event in events} == {session}
+
+
+async def test_a_replay_leaves_no_subscription_behind(task_log: TaskLog, nats_client: NatsClient) -> None:
+    await _append_many(task_log, [new_ref() for _ in range(5)])
+    before = len(nats_client._subs)
+    for _ in range(3):
+        await _all(task_log.replay("events.>", 0))
+    assert len(nats_client._subs) == before
+
+
+async def test_a_replay_goes_on_where_the_server_ends_a_batch_by_its_bytes(backend: str, tmp_path: Path) -> None:
+    """It ends one at `max_pending`, 64 MB unless told otherwise: long prompts of many tasks can reach that."""
+    if backend != "local":
+        pytest.skip("the configuration of the server is local")
+    (tmp_path / "nats.conf").write_text("max_pending: 1MB\n")
+    with servers.nats_server(["-c", str(tmp_path / "nats.conf")], on="local") as server:
+        settings = servers.nats_settings_of(server)
+        client = await connect(settings, "test")
+        try:
+            await provision_streams(client.jetstream(), settings)
+            js = client.jetstream()
+            payload = b'{"prompt": "%s"}' % (b"x" * 20_000)
+            for _ in range(150):
+                await js.publish(new_ref().events, payload)
+            replayed = await _all(TaskLog(client).replay("events.>", 0))
+            assert [event.sequence for event in replayed] == list(range(1, 151))
+        finally:
+            await disconnect(client)

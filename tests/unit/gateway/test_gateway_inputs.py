@@ -1,0 +1,273 @@
+"""What a request brings, read and checked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+from unittest import mock
+
+import pytest
+from aiohttp import FormData, MultipartWriter, StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from sd_common.auth_messages import LogInRequest
+from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_gateway.errors import BodyTooLarge, FieldError, InvalidInput, MalformedBody, UnsupportedBody
+from sd_gateway.http.inputs import checked, read_form, read_json, read_query, read_upload, token_of
+from sd_gateway.http.tasks import infer_params_type, task_body
+
+_txt2img: TypeAdapter[Txt2ImgParameters] = TypeAdapter(Txt2ImgParameters)
+_log_in: TypeAdapter[LogInRequest] = TypeAdapter(LogInRequest)
+_PICTURE = "/blob/abcdefghijklmnopqrstuvwx"
+
+
+def _request(
+    path: str = "/", body: bytes = b"", headers: Mapping[str, str] | None = None, method: str = "POST"
+) -> web.Request:
+    loop = asyncio.get_running_loop()
+    protocol = mock.create_autospec(BaseProtocol, instance=True, _reading_paused=False)
+    payload = StreamReader(protocol, 2**16, loop=loop)
+    payload.feed_data(body)
+    payload.feed_eof()
+    return make_mocked_request(method, path, headers=dict(headers or {}), payload=payload, client_max_size=2**20)
+
+
+async def _read_json(body: bytes, content_type: str = "application/json") -> Any:
+    return await read_json(_request(body=body, headers={"Content-Type": content_type}), task_body)
+
+
+# JSON bodies
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b'{"prompt": "a",}', b"prompt=corgi", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 100_000],
+)
+async def test_a_body_that_is_not_json_is_malformed(body: bytes) -> None:
+    with pytest.raises(MalformedBody, match="^The body is not JSON: "):
+        await _read_json(body)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_a_body_of_another_type_is_refused(content_type: str) -> None:
+    with pytest.raises(UnsupportedBody, match=f"must be application/json, not {content_type}"):
+        await _read_json(b'{"prompt": "a"}', content_type)
+
+
+async def test_a_body_whose_type_is_not_told_is_json() -> None:
+    assert (await read_json(_request(body=b'{"prompt": "a"}'), task_body)).prompt == "a"
+
+
+async def test_a_body_of_json_in_utf_8_is_read() -> None:
+    assert (await _read_json('{"prompt": "café 🐕"}'.encode(), "application/json; charset=utf-8")).prompt == "café 🐕"
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"corgi"', b"1", b"null"])
+async def test_a_body_that_is_no_object_is_told_as_such(body: bytes) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        await _read_json(body)
+    assert [error.field for error in raised.value.errors] == ["body"]
+
+
+# The kind of a task
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"prompt": "a"}, Txt2ImgParameters),
+        ({"prompt": "a", "initial_image": _PICTURE}, Img2ImgParameters),
+        ({"prompt": "a", "initial_image": _PICTURE, "mask": _PICTURE}, InpaintParameters),
+        ({"prompt": "a", "params_type": "txt2img"}, Txt2ImgParameters),
+        ({"prompt": "a", "params_type": "img2img", "initial_image": _PICTURE}, Img2ImgParameters),
+    ],
+)
+async def test_the_kind_of_a_task_is_told_by_its_pictures_where_it_is_left_out(
+    body: dict[str, str], kind: type[object]
+) -> None:
+    assert isinstance(await _read_json(json.dumps(body).encode()), kind)
+
+
+def test_a_kind_that_is_given_stays() -> None:
+    body = {"params_type": "txt2img", "prompt": "a", "mask": _PICTURE}
+    assert infer_params_type(body) == body
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))
+def test_any_json_at_all_is_a_task_or_invalid_input(body: object) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        checked(lambda: task_body.validate_json(json.dumps(body)))
+    assert raised.value.errors
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["prompt"]),
+        ({"prompt": "a", "steps": 0, "width": 1}, ["steps", "width"]),
+        ({"prompt": "a", "stpes": 1}, ["stpes"]),
+        ({"prompt": "a", "mask": _PICTURE}, ["initial_image"]),
+        ({"prompt": "a", "initial_image": _PICTURE, "strength": 2}, ["strength"]),
+        ({"prompt": "a", "initial_image": _PICTURE, "steps": 1}, ["strength"]),
+        ({"prompt": "a", "params_type": "txt2vid"}, ["params_type"]),
+        ({"prompt": "a", "params_type": None}, ["params_type"]),
+        ({"prompt": "a", "params_type": "txt2img", "txt2img": 1}, ["txt2img"]),
+        ({"prompt": {"inpaint": 1}}, ["prompt"]),
+    ],
+)
+async def test_errors_name_the_fields_as_clients_know_them(body: dict[str, Any], fields: list[str]) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        await _read_json(json.dumps(body).encode())
+    assert sorted(error.field for error in raised.value.errors) == sorted(fields)
+    assert all(f"{error.field}: {error.detail}" in str(raised.value) for error in raised.value.errors)
+
+
+# Queries
+
+
+async def test_a_query_is_read_and_the_token_left_to_others() -> None:
+    request = _request("/txt2img?prompt=a%20corgi&steps=3&guidance=1&safety_filter=0&token=secret", method="GET")
+    parameters = read_query(request, _txt2img)
+    assert (parameters.prompt, parameters.steps, parameters.guidance) == ("a corgi", 3, 1.0)
+    assert parameters.safety_filter is False
+
+
+async def test_a_repeated_parameter_is_refused() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        read_query(_request("/txt2img?prompt=a&steps=1&steps=2", method="GET"), _txt2img)
+    assert raised.value.errors == [FieldError("steps", "Given more than once")]
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("", ["prompt"]),
+        ("prompt=a&steps=many&width=", ["steps", "width"]),
+        ("prompt=a&seed=", ["seed"]),
+        ("prompt=a&params_type=inpaint", ["params_type"]),
+        ("prompt=a&unknown=1", ["unknown"]),
+        ("prompt=a&Token=1", ["Token"]),
+    ],
+)
+async def test_errors_of_a_query_name_its_parameters(query: str, fields: list[str]) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        read_query(_request(f"/txt2img?{query}", method="GET"), _txt2img)
+    assert [error.field for error in raised.value.errors] == fields
+
+
+# Tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "token"),
+    [
+        ("/", {}, None),
+        ("/?token=", {}, None),
+        ("/?token=a", {}, "a"),
+        ("/", {"Authorization": "Bearer b"}, "b"),
+        ("/", {"Authorization": "bearer  b "}, "b"),
+        ("/?token=a", {"Authorization": "Bearer b"}, "b"),
+        ("/?token=a", {"Authorization": "Basic dXNlcjpwYXNz"}, "a"),
+        ("/", {"Authorization": "Basic dXNlcjpwYXNz"}, None),
+        ("/", {"Authorization": "Bearer"}, None),
+        ("/", {"Authorization": "Bearer  "}, None),
+    ],
+)
+async def test_a_token_is_taken_from_the_header_or_else_the_query(
+    path: str, headers: dict[str, str], token: str | None
+) -> None:
+    assert token_of(_request(path, headers=headers)) == token
+
+
+# Forms
+
+
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+async def test_a_form_is_read() -> None:
+    body = b"grant_type=password&username=alice&password=correct+horse%21"
+    read = await read_form(_request(body=body, headers=_FORM), _log_in)
+    assert (read.username, read.password.get_secret_value()) == ("alice", "correct horse!")
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (b"", ["username", "password"]),
+        (b"username=alice", ["password"]),
+        (b"username=a.b&password=x", ["username"]),
+        (b"username=&password=x", ["username"]),
+        (b"username=alice&password=" + b"x" * 1025, ["password"]),
+    ],
+)
+async def test_wrong_fields_of_a_form_are_told(body: bytes, fields: list[str]) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        await read_form(_request(body=body, headers=_FORM), _log_in)
+    assert [error.field for error in raised.value.errors] == fields
+
+
+async def test_a_form_that_is_not_in_its_character_set_is_malformed() -> None:
+    with pytest.raises(MalformedBody):
+        await read_form(_request(body=b"username=\xff&password=x", headers=_FORM), _log_in)
+
+
+async def test_a_form_of_another_type_is_refused() -> None:
+    with pytest.raises(UnsupportedBody):
+        await read_form(_request(body=b"{}", headers={"Content-Type": "application/json"}), _log_in)
+
+
+async def test_a_password_is_never_told_in_an_error() -> None:
+    body = b"username=a.b&password=" + b"hunter2" * 200
+    with pytest.raises(InvalidInput) as raised:
+        await read_form(_request(body=body, headers=_FORM), _log_in)
+    assert "hunter2" not in str(raised.value)
+
+
+# Uploads
+
+
+async def _multipart(**fields: bytes) -> web.Request:
+    form = FormData()
+    for name, data in fields.items():
+        form.add_field(name, data, filename=f"{name}.png", content_type="image/png")
+    writer = form()
+    assert isinstance(writer, MultipartWriter)
+    return _request(body=await writer.as_bytes(), headers={"Content-Type": writer.content_type})
+
+
+async def test_an_upload_is_read_to_its_limit() -> None:
+    data = bytes(range(256)) * 4
+    assert await read_upload(await _multipart(other=b"x", blob_data=data), max_bytes=1024) == data
+    with pytest.raises(BodyTooLarge, match=r"^The picture is larger than 1,023 bytes$"):
+        await read_upload(await _multipart(blob_data=data), max_bytes=1023)
+
+
+async def test_an_upload_without_its_file_is_told() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        await read_upload(await _multipart(other=b"x"), max_bytes=1024)
+    assert [error.field for error in raised.value.errors] == ["blob_data"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b""),
+        ("multipart/form-data; boundary=x", b"no boundary in here"),
+        ("multipart/form-data; boundary=" + "x" * 100, b""),
+    ],
+)
+async def test_an_upload_that_cannot_be_read_is_malformed(content_type: str, body: bytes) -> None:
+    with pytest.raises((MalformedBody, InvalidInput)):
+        await read_upload(_request(body=body, headers={"Content-Type": content_type}), max_bytes=1024)
+
+
+async def test_an_upload_of_another_type_is_refused() -> None:
+    with pytest.raises(UnsupportedBody):
+        await read_upload(_request(body=b"x", headers={"Content-Type": "image/png"}), max_bytes=1024)
