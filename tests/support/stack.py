@@ -34,22 +34,28 @@ class Service:
 
     def __init__(self, module: str, directory: Path, env: Mapping[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._log_file = directory / f"{module}.log"
+        self._old_log_bytes = self._log_file.stat().st_size if self._log_file.exists() else 0
         self.process = ChildProcess(
             [sys.executable, "-m", module],
-            directory / f"{module}.log",
+            self._log_file,
             cwd=directory,
             env={"OMP_NUM_THREADS": "1", "LOG_LEVEL": "INFO", **env},
         )
-        self._log_file = directory / f"{module}.log"
 
     @property
     def log(self) -> str:
-        """All that it wrote."""
+        """All that it wrote, its predecessors in the same directory included."""
         return self._log_file.read_text(errors="replace")
+
+    @property
+    def new_log(self) -> str:
+        """All that this very process wrote."""
+        return self._log_file.read_bytes()[self._old_log_bytes :].decode(errors="replace")
 
     def wait_for_log(self, text: str, timeout_s: float = _READY_WITHIN_S) -> None:
         """Return when it has written `text`."""
-        self.process.wait_until(lambda: text in self.log, timeout_s)
+        self.process.wait_until(lambda: text in self.new_log, timeout_s)
 
 
 class EmbeddedStack(Service):
@@ -60,15 +66,17 @@ class EmbeddedStack(Service):
         super().__init__("sd_embedded", directory, {**defaults, **(env or {})})
 
     def wait_until_ready(self) -> None:
-        self.process.wait_until(lambda: _LINK.search(self.log) is not None, _READY_WITHIN_S)
+        self.process.wait_until(lambda: _LINK.search(self.new_log) is not None, _READY_WITHIN_S)
 
     @property
     def base_url(self) -> str:
-        match = _READY.search(self.log)
+        match = _READY.search(self.new_log)
         assert match is not None
         return match[1]
 
     @property
     def link(self) -> str:
-        """The link that it printed last."""
-        return str(_LINK.findall(self.log)[-1])
+        """The link that it printed."""
+        match = _LINK.search(self.new_log)
+        assert match is not None
+        return match[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -73,6 +74,14 @@ class ChildProcess:
                 self.kill()
                 raise ProcessNotReady(f"{self._name} {problem}:\n{self.log}")
             time.sleep(_POLL_S)
+
+    def pause(self) -> None:
+        """Have it stand still (SIGSTOP)."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Have it go on (SIGCONT)."""
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once (SIGKILL)."""

@@ -11,13 +11,18 @@ from integration.common.makers import KEY, MODEL, new_job, new_ref
 from sd_common.errors import QueueFull
 from sd_common.job_queue import JobQueue, QueueDepth
 from sd_common.jobs import Job
+from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings
+from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.tracing import continued_trace
 
 _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+
+def _capped_at(jobs_max_per_model: int) -> StreamSettings:
+    return StreamSettings(_env_file=None, jobs_max_per_model=jobs_max_per_model)
 
 
 @pytest.fixture
@@ -45,10 +50,9 @@ async def test_a_job_that_is_published_again_is_one_job(queue: JobQueue) -> None
 
 
 async def test_a_full_queue_refuses_and_other_models_are_not_concerned(
-    nats_client: NatsClient, nats_settings: NatsSettings
+    nats_client: NatsClient,
 ) -> None:
-    limited = nats_settings.model_copy(update={"jobs_max_per_model": 2})
-    await provision_streams(nats_client.jetstream(), limited)
+    await provision_streams(nats_client.jetstream(), _capped_at(2))
     queue = JobQueue(nats_client)
     first, _ = [await queue.publish(new_job()) for _ in range(2)]
     with pytest.raises(QueueFull, match=f"The queue of model '{MODEL}' is full") as raised:
@@ -60,10 +64,10 @@ async def test_a_full_queue_refuses_and_other_models_are_not_concerned(
 
 
 async def test_a_retried_job_is_answered_though_the_queue_is_full_by_now(
-    nats_client: NatsClient, nats_settings: NatsSettings
+    nats_client: NatsClient,
 ) -> None:
     """Its first try was stored; the answer was lost."""
-    await provision_streams(nats_client.jetstream(), nats_settings.model_copy(update={"jobs_max_per_model": 1}))
+    await provision_streams(nats_client.jetstream(), _capped_at(1))
     queue = JobQueue(nats_client)
     job = new_job()
     assert await queue.publish(job) == await queue.publish(job)
@@ -106,20 +110,29 @@ async def test_a_stream_that_misses_is_an_error_and_not_an_empty_queue(nats_clie
         await queue.delete(1)
 
 
-async def test_the_age_of_the_oldest_job_is_told(queue: JobQueue, nats_client: NatsClient) -> None:
-    assert await queue.oldest_age_s(KEY) is None
-    first = await queue.publish(new_job())
+async def test_how_long_the_first_job_that_waits_has_waited_is_told(
+    queue: JobQueue, nats_client: NatsClient
+) -> None:
+    assert await queue.oldest_wait_s(KEY) == 0
     await queue.publish(new_job(model="another"))
-    second = await queue.publish(new_job())
-    stored = [await nats_client.jetstream().get_msg("JOBS", seq=sequence, direct=True) for sequence in (first, second)]
-    times = [message.time for message in stored if message.time is not None]
-    age_of_first = await queue.oldest_age_s(KEY)
-    await queue.delete(first)
-    age_of_second = await queue.oldest_age_s(KEY)
-    assert age_of_first is not None
-    assert age_of_second is not None
-    assert 0 <= age_of_second < 60
-    assert times[0] < times[1]
+    assert await queue.oldest_wait_s(KEY) == 0
+    sequences = [await queue.publish(new_job()) for _ in range(2)]
+    asked_at = now()
+    wait_s = await queue.oldest_wait_s(KEY)
+    stored = await nats_client.jetstream().get_msg("JOBS", seq=sequences[0], direct=True)
+    assert stored.time is not None
+    assert (asked_at - stored.time).total_seconds() <= wait_s < 60
+
+
+async def test_a_job_that_somebody_was_given_does_not_wait(queue: JobQueue, nats_client: NatsClient) -> None:
+    await queue.create_consumer(KEY)
+    await queue.publish(new_job())
+    subscription = await nats_client.jetstream().pull_subscribe_bind(KEY, "JOBS")
+    [running] = await subscription.fetch(1)
+    assert await queue.oldest_wait_s(KEY) == 0
+    await queue.publish(new_job())
+    assert await queue.oldest_wait_s(KEY) > 0
+    await running.ack_sync()
 
 
 async def test_submissions_at_once_each_get_a_job_of_their_own(queue: JobQueue) -> None:

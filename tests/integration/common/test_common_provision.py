@@ -17,10 +17,11 @@ from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision, provision_streams
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.settings import MinioSettings, NatsSettings, StreamSettings
 from support.servers import S3Server
 
 _NS = 10**9
+_STREAMS = StreamSettings(_env_file=None, nats_replicas=1, events_max_age_s=86_400, jobs_max_per_model=10_000)
 
 
 async def _config_of(client: NatsClient, stream: str) -> dict[str, Any]:
@@ -97,23 +98,23 @@ async def test_provisioning_again_changes_nothing(nats_client: NatsClient, provi
     await JobQueue(nats_client).publish(new_job())
     users = await nats_client.jetstream().key_value("users")
     await users.put("alice", b"hash")
-    await asyncio.gather(*(provision_streams(nats_client.jetstream(), provisioned) for _ in range(5)))
+    await asyncio.gather(*(provision_streams(nats_client.jetstream(), _STREAMS) for _ in range(5)))
     assert [await _config_of(nats_client, stream) for stream in ("JOBS", "EVENTS", "KV_users")] == before
     assert (await nats_client.jetstream().stream_info("JOBS")).state.messages == 1
     assert (await users.get("alice")).value == b"hash"
 
 
 async def test_several_that_provision_an_empty_server_at_once_agree(
-    nats_client: NatsClient, nats_settings: NatsSettings
+    nats_client: NatsClient,
 ) -> None:
-    await asyncio.gather(*(provision_streams(nats_client.jetstream(), nats_settings) for _ in range(5)))
+    await asyncio.gather(*(provision_streams(nats_client.jetstream(), _STREAMS) for _ in range(5)))
     streams = {info.config.name for info in await nats_client.jetstream().streams_info()}
     assert streams == {"JOBS", "EVENTS", "KV_users"}
 
 
 async def test_a_changed_setting_is_applied_and_jobs_stay(nats_client: NatsClient, provisioned: NatsSettings) -> None:
     await JobQueue(nats_client).publish(new_job())
-    changed = provisioned.model_copy(update={"events_max_age_s": 600, "jobs_max_per_model": 5})
+    changed = _STREAMS.model_copy(update={"events_max_age_s": 600, "jobs_max_per_model": 5})
     await provision_streams(nats_client.jetstream(), changed)
     assert (await _config_of(nats_client, "EVENTS"))["max_age"] == 600 * _NS
     assert (await _config_of(nats_client, "JOBS"))["max_msgs_per_subject"] == 5
@@ -125,7 +126,7 @@ async def test_everything_is_provisioned_for_the_services(
 ) -> None:
     minio_settings = s3_server.minio_settings()
     for _ in range(2):
-        await provision(nats_settings, minio_settings)
+        await provision(nats_settings, _STREAMS, minio_settings)
     await JobQueue(nats_client).publish(new_job())
     async with BlobStore(minio_settings) as blobs:
         await blobs.check_available()

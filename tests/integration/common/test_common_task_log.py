@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from nats.aio.msg import Msg
 
 from integration.common.makers import aborted, finished, new_ref, pending, started
 from sd_common.errors import SequenceConflict, TaskEnded
-from sd_common.nats_client import NatsClient, connect, disconnect
-from sd_common.provision import provision_streams
+from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
 from sd_common.tracing import continued_trace
-from support import servers
 
 _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
@@ -137,7 +134,7 @@ async def test_a_refused_append_is_not_in_the_feed(
         third = await task_log.append(marker, pending(marker), NO_EVENT)
         await asyncio.wait_for(marker_heard.wait(), 10)
     finally:
-        await disconnect(listening)
+        await listening.shut()
     feed = ref.events.replace("events.", "feed.", 1)
     assert heard == [(feed, first), (feed, second), (marker.events.replace("events.", "feed.", 1), third)]
 
@@ -227,21 +224,10 @@ async def test_a_replay_leaves_no_subscription_behind(task_log: TaskLog, nats_cl
     assert len(nats_client._subs) == before
 
 
-async def test_a_replay_goes_on_where_the_server_ends_a_batch_by_its_bytes(backend: str, tmp_path: Path) -> None:
-    """It ends one at `max_pending`, 64 MB unless told otherwise: long prompts of many tasks can reach that."""
-    if backend != "local":
-        pytest.skip("the configuration of the server is local")
-    (tmp_path / "nats.conf").write_text("max_pending: 1MB\n")
-    with servers.nats_server(["-c", str(tmp_path / "nats.conf")], on="local") as server:
-        settings = servers.nats_settings_of(server)
-        client = await connect(settings, "test")
-        try:
-            await provision_streams(client.jetstream(), settings)
-            js = client.jetstream()
-            payload = b'{"prompt": "%s"}' % (b"x" * 20_000)
-            for _ in range(150):
-                await js.publish(new_ref().events, payload)
-            replayed = await _all(TaskLog(client).replay("events.>", 0))
-            assert [event.sequence for event in replayed] == list(range(1, 151))
-        finally:
-            await disconnect(client)
+async def test_a_replay_goes_on_where_a_batch_ended_by_its_bytes(task_log: TaskLog, nats_client: NatsClient) -> None:
+    """Batches are of 4 MiB: 200 events of tasks with long prompts."""
+    js = nats_client.jetstream()
+    payload = b'{"prompt": "%s"}' % (b"x" * 20_000)
+    await asyncio.gather(*(js.publish(new_ref().events, payload) for _ in range(450)))
+    replayed = await _all(task_log.replay("events.>", 0))
+    assert [event.sequence for event in replayed] == list(range(1, 451))

@@ -43,7 +43,7 @@ def _parsed(kind: str, **given: Any) -> Txt2ImgParameters | Img2ImgParameters | 
 
 def _errors(kind: str, **given: Any) -> list[tuple[int | str, ...]]:
     with pytest.raises(ValidationError) as raised:
-        _parsed(kind, **given)
+        task_parameters_adapter.validate_python({"params_type": kind, **_NEEDED[kind], **given}, extra="forbid")
     return [error["loc"] for error in raised.value.errors()]
 
 
@@ -221,6 +221,11 @@ def test_strength_leaves_at_least_one_step_or_is_refused(steps: int, strength: f
 def test_the_default_strength_needs_two_steps() -> None:
     assert _errors("img2img", steps=1) == [("img2img", "strength")]
     assert _parsed("img2img", steps=2).steps == 2
+
+
+def test_a_reader_ignores_what_a_later_version_added() -> None:
+    """The REST API refuses it at its edge: see `_errors`."""
+    assert _parsed("txt2img", added_later=1) == _parsed("txt2img")
 
 
 def test_wrong_steps_are_not_blamed_on_strength() -> None:

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from sd_common.errors import PictureError
-from sd_common.pictures import PictureLimits, open_picture
+from sd_common.pictures import open_picture
+from sd_common.settings import PictureSettings
 
-_LIMITS = PictureLimits(max_bytes=100_000, max_pixels=256 * 256)
+_LIMITS = PictureSettings(_env_file=None, max_upload_bytes=100_000, max_picture_pixels=256 * 256)
+_DEFAULT_LIMITS = PictureSettings(_env_file=None, max_upload_bytes=20 * 1024 * 1024, max_picture_pixels=2048 * 2048)
 _NOT_A_PICTURE = "The bytes are not a whole PNG, JPEG, WEBP picture"
 _EXIF_ORIENTATION = 0x0112
 
@@ -120,9 +122,8 @@ def test_a_damaged_picture_is_refused() -> None:
 
 
 def test_too_many_bytes_are_refused_with_the_limit() -> None:
-    limits = PictureLimits(max_bytes=1000)
-    with pytest.raises(PictureError, match=r"^The picture is 1,001 bytes; at most 1,000 are taken$"):
-        open_picture(bytes(1001), limits)
+    with pytest.raises(PictureError, match=r"^The picture is 100,001 bytes; at most 100,000 are taken$"):
+        open_picture(bytes(100_001), _LIMITS)
 
 
 def test_too_many_pixels_are_refused_with_the_limit() -> None:
@@ -136,7 +137,7 @@ def test_too_many_pixels_are_refused_with_the_limit() -> None:
 def test_a_header_that_claims_a_huge_size_costs_no_memory(side: int) -> None:
     """10,000 is below the size that Pillow warns at, 50,000 beyond the one it refuses."""
     with pytest.raises(PictureError, match="pixels|not a whole"):
-        open_picture(_png_that_claims(side, side), PictureLimits())
+        open_picture(_png_that_claims(side, side), _DEFAULT_LIMITS)
 
 
 def test_a_header_that_claims_more_than_the_data_holds_is_refused() -> None:

@@ -102,7 +102,7 @@ def test_a_kind_that_is_given_stays() -> None:
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))
 def test_any_json_at_all_is_a_task_or_invalid_input(body: object) -> None:
     with pytest.raises(InvalidInput) as raised:
-        checked(lambda: task_body.validate_json(json.dumps(body)))
+        checked(lambda: task_body.validate_json(json.dumps(body), extra="forbid"))
     assert raised.value.errors
 
 

@@ -19,7 +19,8 @@ from sd_common.streams import JOBS, jobs_consumer
 from sd_common.tracing import trace_headers
 
 _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
-_NO_SUCH_MESSAGE = (10037, 10043)
+#: The server tells no other reason apart from the message being gone.
+_MESSAGE_DELETE_FAILED = 10057
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class JobQueue:
         try:
             await self._request(f"STREAM.MSG.DELETE.{JOBS}", {"seq": sequence, "no_erase": True})
         except APIError as error:
-            if error.err_code not in _NO_SUCH_MESSAGE:
+            if error.err_code != _MESSAGE_DELETE_FAILED:
                 raise
 
     async def depths(self) -> list[QueueDepth]:

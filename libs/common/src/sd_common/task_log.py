@@ -39,6 +39,8 @@ StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 NO_EVENT = 0
 _WRONG_LAST_SEQUENCE = 10071
 _REPLAY_BATCH = 500
+#: Left alone, the server sends up to its `max_pending` at once, and then may end the connection as too slow.
+_REPLAY_BATCH_BYTES = 4 * 1024 * 1024
 _DIRECT_GET = f"$JS.API.DIRECT.GET.{EVENTS}"
 
 
@@ -124,9 +126,14 @@ class TaskLog:
     async def _get_batch(self, subject_filter: str, since: int) -> tuple[list[LoggedEvent], int]:
         """One batched direct get (ADR-31): many messages, then a status that ends them and tells how many are left.
 
-        A batch may end early: the server limits its bytes too.
+        A batch may end early, by its bytes.
         """
-        request = {"batch": _REPLAY_BATCH, "seq": max(since, 1), "next_by_subj": subject_filter}
+        request = {
+            "batch": _REPLAY_BATCH,
+            "max_bytes": _REPLAY_BATCH_BYTES,
+            "seq": max(since, 1),
+            "next_by_subj": subject_filter,
+        }
         replies: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox, cb=replies.put)

@@ -35,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 #: Pause between tries to reach a part that is not there yet.
 _RETRY_PAUSE_S = 0.2
+#: For how long a connection is still read whose answer was given before its body was: a refused upload's.
+#: aiohttp's 10 s would hold up a stop by as much after a websocket client has vanished.
+_LINGERING_S = 2.0
 #: A readiness check that takes longer has failed.
 _READINESS_TIMEOUT_S = 2.0
 #: Base64 is 4/3 of the bytes, and a task may bring two pictures.
@@ -68,6 +71,7 @@ class GatewayApp:
                 handler_cancellation=True,  # a client that goes away cancels its request, which aborts its task
                 access_log=None,
                 shutdown_timeout=self._settings.shutdown_timeout_s,
+                lingering_time=_LINGERING_S,
             )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
@@ -79,7 +83,7 @@ class GatewayApp:
             stack.push_async_callback(self._parts.websockets.close_all)
             stack.push_async_callback(site.stop)
             self._stack = stack.pop_all()
-        log.info("gateway_listening", base_url=self._settings.base_url)
+        log.info("gateway_listening", port=runner.addresses[0][1], base_url=self._settings.base_url)
 
     async def stop(self) -> None:
         """Stop listening, let requests under way end, then close what they needed. Idempotent."""

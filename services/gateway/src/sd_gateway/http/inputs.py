@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import TypeAdapter, ValidationError
 
 from sd_gateway.errors import BodyTooLarge, FieldError, InvalidInput, MalformedBody, UnsupportedBody
@@ -65,7 +66,7 @@ async def read_upload(request: web.Request, max_bytes: int) -> bytes:
         raise UnsupportedBody(f"The body must be multipart/form-data, not {request.content_type}")
     try:
         return await _read_part(request, max_bytes)
-    except (ValueError, AssertionError, LookupError, RuntimeError) as error:  # what aiohttp's parser raises
+    except (HttpProcessingError, ValueError, AssertionError, LookupError, RuntimeError) as error:  # aiohttp's parser
         raise MalformedBody("The multipart body is malformed") from error
 
 

@@ -1,0 +1,171 @@
+"""Processes are killed and servers restarted: nothing accepted is lost, and each task ends once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from sd_common.job_queue import JobQueue
+from sd_common.nats_client import NatsClient, connect
+from sd_common.task_log import TaskLog
+from support import servers
+from support.client import PATIENCE_S, Client
+from support.deployment import BASE_URL, Deployment
+from support.servers import S3Server
+
+#: Some seconds on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 300, "width": 128, "height": 128, "scheduler": "ddim"}
+_SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
+
+
+@pytest.fixture(scope="module")
+def deployment(
+    tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, model_dir: Path, backend: str
+) -> Iterator[Deployment]:
+    """Auth, a gateway and two workers. The services are started before NATS has its streams."""
+    minio = s3_server.minio_settings("crashes")
+    with servers.nats_server(on=backend) as nats:
+        deployment = Deployment(tmp_path_factory.mktemp("deployment"), nats, minio, model_dir)
+        try:
+            deployment.start_gateway()
+            for name in ("one", "two"):
+                deployment.start_worker(name)
+            deployment.start_auth()
+            deployment.provision()
+            for name in ("one", "two"):
+                deployment.services[name].wait_for_log("worker_started")
+            yield deployment
+        finally:
+            deployment.stop()
+
+
+@pytest_asyncio.fixture
+async def session(deployment: Deployment) -> AsyncIterator[Client]:
+    async with Client(deployment.gateway_url()) as client:
+        async with asyncio.timeout(PATIENCE_S):
+            while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
+                await asyncio.sleep(0.1)
+        await client.take_public_token()
+        yield client
+
+
+@pytest_asyncio.fixture
+async def nats(deployment: Deployment) -> AsyncIterator[NatsClient]:
+    client = await connect(servers.nats_settings_of(deployment.nats), "test")
+    yield client
+    await client.shut()
+
+
+async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_type: str) -> None:
+    """Every task has exactly one terminal event, of this type, and it is the last one; no job is left."""
+    told: dict[str, list[str]] = {task_id: [] for task_id in task_ids}
+    async for logged in TaskLog(nats).replay("events.>", 0):
+        if logged.ref.task_id in told:
+            told[logged.ref.task_id].append(logged.event.event_type)
+    for types in told.values():
+        assert types[0] == "pending"
+        assert types[-1] == event_type
+        assert Counter(types)["finished"] + Counter(types)["aborted"] == 1
+    async with asyncio.timeout(PATIENCE_S):
+        while await JobQueue(nats).depths():  # noqa: ASYNC110 - acknowledgements follow the events
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(180)
+async def test_a_killed_worker_is_replaced_by_another(
+    deployment: Deployment, session: Client, nats: NatsClient
+) -> None:
+    """SIGKILL in the middle of a task: after ack_wait the other worker runs it, as the second attempt."""
+    async with session.events() as events:
+        task_id = await session.submit(**_LONG)
+        started = await events.until(task_id, "started")
+        deployment.services[started["worker"]].process.kill()
+        again = await events.until(task_id, "started")
+        assert (again["attempt"], started["attempt"]) == (2, 1)
+        assert again["worker"] != started["worker"]
+        finished = await events.until(task_id, "finished")
+        assert finished["attempt"] == 2
+    path = finished["result"]["blob_url"].removeprefix(BASE_URL)
+    assert (await session.picture(path)).size == (128, 128)
+    await _assert_each_ended_once(nats, [task_id], "finished")
+    deployment.start_worker(started["worker"]).wait_for_log("worker_started")
+
+
+async def test_a_restart_of_nats_in_the_middle_loses_nothing(
+    deployment: Deployment, session: Client, nats: NatsClient
+) -> None:
+    async with session.events() as events:
+        task_ids = [await session.submit(**_LONG)]
+        await events.until(task_ids[0], "started")
+        task_ids += [await session.submit(**_SHORT) for _ in range(5)]
+        deployment.nats.kill()
+        deployment.nats.start()
+        task_ids.append(await session.submit(**_SHORT))
+        ended: Counter[str] = Counter()
+        while len(ended) < len(task_ids):
+            event = await events.next()
+            if event["event_type"] in ("finished", "aborted"):
+                ended[event["task_id"]] += 1
+    assert ended == Counter(task_ids)
+    await _assert_each_ended_once(nats, task_ids, "finished")
+    await session.take_public_token()  # auth has come back too
+
+
+async def test_a_worker_told_to_stop_finishes_what_runs_and_leaves_the_rest_to_others(
+    deployment: Deployment, session: Client, nats: NatsClient
+) -> None:
+    async with session.events() as events:
+        task_ids = [await session.submit(**_LONG) for _ in range(2)]
+        started = [await events.until(task_id, "started") for task_id in task_ids]
+        assert {event["worker"] for event in started} == {"one", "two"}
+        task_ids += [await session.submit(**_SHORT) for _ in range(4)]
+        stopping = started[0]["worker"]
+        exit_code = await asyncio.to_thread(deployment.services[stopping].process.terminate, PATIENCE_S)
+        assert exit_code == 0, deployment.services[stopping].log
+        workers: dict[str, tuple[str, int]] = {}
+        while len(workers) < len(task_ids):
+            event = await events.next()
+            if event["event_type"] in ("finished", "aborted"):
+                assert event["event_type"] == "finished", event
+                workers[event["task_id"]] = (event["worker"], event["attempt"])
+    assert workers[task_ids[0]] == (stopping, 1)
+    other = started[1]["worker"]
+    assert [workers[task_id] for task_id in task_ids[1:]] == [(other, 1)] * 5
+    await _assert_each_ended_once(nats, task_ids, "finished")
+    deployment.start_worker(stopping).wait_for_log("worker_started")
+
+
+async def test_a_gateway_told_to_stop_answers_the_requests_under_way(deployment: Deployment, session: Client) -> None:
+    query = {name: str(value) for name, value in _LONG.items()}
+    async with session.events() as events:
+        waiting = asyncio.ensure_future(session.get("/txt2img", params=query))
+        while (await events.next())["event_type"] != "started":
+            pass
+        stopped = asyncio.ensure_future(asyncio.to_thread(deployment.services["gateway"].process.terminate, PATIENCE_S))
+        assert (await waiting).status == 200
+        assert await stopped == 0
+    deployment.start_gateway()
+
+
+async def test_a_worker_finds_a_cancel_that_it_missed_while_nats_was_away(
+    deployment: Deployment, session: Client, nats: NatsClient
+) -> None:
+    """The cancel itself is not stored. Here the worker is stopped (SIGSTOP) while it is sent and NATS restarts."""
+    async with session.events() as events:
+        task_id = await session.submit(**_LONG | {"steps": 500})
+        started = await events.until(task_id, "started")
+        worker = deployment.services[started["worker"]].process
+        worker.pause()
+        assert (await session.delete(f"/task/{task_id}")).status == 204
+        deployment.nats.kill()
+        deployment.nats.start()
+        worker.resume()
+        assert (await events.until(task_id, "aborted"))["code"] == "cancelled"
+        follower = await session.submit(**_SHORT)
+        assert (await events.of_task(follower))[-1]["event_type"] == "finished"
+    await _assert_each_ended_once(nats, [task_id], "aborted")

@@ -1,0 +1,117 @@
+"""Pictures in a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from sd_common.blob_store import Blob, BlobStore, new_blob_id
+from sd_common.errors import BlobNotFound, Unavailable
+from sd_common.settings import MinioSettings
+from support.servers import S3Server
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "image/jpeg", "image/webp"])
+async def test_a_blob_comes_back_as_it_was_put(content_type: str, blob_store: BlobStore) -> None:
+    blob_id, data = new_blob_id(), os.urandom(100_000)
+    await blob_store.put(blob_id, data, content_type)
+    blob = await blob_store.get(blob_id)
+    assert blob == Blob(data, content_type, blob.etag)
+    assert blob.etag == hashlib.md5(data).hexdigest()
+    await blob_store.check_exists(blob_id)
+
+
+async def test_putting_again_overwrites(blob_store: BlobStore) -> None:
+    """A task that is run again does so."""
+    blob_id = new_blob_id()
+    await blob_store.put(blob_id, b"first", "image/jpeg")
+    before = await blob_store.get(blob_id)
+    await blob_store.put(blob_id, b"second", "image/png")
+    after = await blob_store.get(blob_id)
+    assert (after.data, after.content_type) == (b"second", "image/png")
+    assert after.etag != before.etag
+
+
+async def test_a_blob_that_is_not_there_is_told(blob_store: BlobStore) -> None:
+    blob_id = new_blob_id()
+    with pytest.raises(BlobNotFound, match=blob_id):
+        await blob_store.get(blob_id)
+    with pytest.raises(BlobNotFound) as raised:
+        await blob_store.check_exists(blob_id)
+    assert raised.value.blob_id == blob_id
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 * 1024 * 1024 + 1, 20 * 1024 * 1024])
+async def test_blobs_of_every_size_are_kept(size: int, blob_store: BlobStore) -> None:
+    """minio puts in parts what is larger than 5 MiB."""
+    blob_id, data = new_blob_id(), bytes(size)
+    await blob_store.put(blob_id, data, "image/png")
+    assert (await blob_store.get(blob_id)).data == data
+
+
+async def test_a_hundred_at_once_do_not_mix(blob_store: BlobStore) -> None:
+    blobs = {new_blob_id(): os.urandom(20_000) for _ in range(100)}
+    await asyncio.gather(*(blob_store.put(blob_id, data, "image/png") for blob_id, data in blobs.items()))
+    read = await asyncio.gather(*map(blob_store.get, blobs))
+    assert [blob.data for blob in read] == list(blobs.values())
+
+
+async def test_several_that_create_the_bucket_at_once_agree(s3_server: S3Server) -> None:
+    async with BlobStore(s3_server.minio_settings()) as blobs:
+        await asyncio.gather(*(blobs.create_bucket() for _ in range(10)))
+        await blobs.create_bucket()
+        await blobs.check_available()
+
+
+async def test_without_its_bucket_the_store_is_not_available(s3_server: S3Server) -> None:
+    async with BlobStore(s3_server.minio_settings()) as blobs:
+        with pytest.raises(Unavailable):
+            await blobs.check_available()
+        with pytest.raises(Unavailable):
+            await blobs.put(new_blob_id(), b"data", "image/png")
+
+
+async def test_with_wrong_credentials_the_store_is_not_available(minio_settings: MinioSettings) -> None:
+    settings = minio_settings.model_copy(update={"minio_secret_key": SecretStr("wrong-wrong-wrong")})
+    async with BlobStore(settings) as blobs:
+        for call in (blobs.get(new_blob_id()), blobs.check_available(), blobs.put(new_blob_id(), b"x", "image/png")):
+            with pytest.raises(Unavailable):
+                await call
+
+
+@pytest.fixture
+def refusing_endpoint() -> Iterator[str]:
+    """An address that nobody listens on, and that nobody else can take meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+async def test_a_server_that_is_away_is_told_quickly(minio_settings: MinioSettings, refusing_endpoint: str) -> None:
+    settings = minio_settings.model_copy(update={"minio_endpoint": refusing_endpoint})
+    async with BlobStore(settings) as blobs, asyncio.timeout(5):
+        for call in (
+            blobs.get(new_blob_id()),
+            blobs.put(new_blob_id(), b"data", "image/png"),
+            blobs.check_exists(new_blob_id()),
+            blobs.check_available(),
+            blobs.create_bucket(),
+        ):
+            with pytest.raises(Unavailable, match=r"^The picture store does not answer at the moment"):
+                await call
+
+
+async def test_the_event_loop_is_not_blocked_by_transfers(blob_store: BlobStore) -> None:
+    putting = asyncio.gather(*(blob_store.put(new_blob_id(), bytes(1_000_000), "image/png") for _ in range(10)))
+    turns = 0
+    while not putting.done():
+        await asyncio.sleep(0)
+        turns += 1
+    await putting
+    assert turns > 10

@@ -1,0 +1,67 @@
+"""The service as several processes, the way operators run it, over servers that tests can kill."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sd_common.settings import MinioSettings
+from support.servers import NatsServer
+from support.stack import Service
+
+#: Not where the gateway listens: blob URLs are told with it, and tests use their paths.
+BASE_URL = "http://gateway.test"
+
+
+class Deployment:
+    """auth, gateway and workers, each a process."""
+
+    def __init__(self, directory: Path, nats: NatsServer, minio: MinioSettings, model_dir: Path) -> None:
+        self._directory = directory
+        self.nats = nats
+        self._model_dir = model_dir
+        self._env = {
+            "NATS_URL": nats.url,
+            "MINIO_ENDPOINT": minio.minio_endpoint,
+            "MINIO_ACCESS_KEY": minio.minio_access_key,
+            "MINIO_SECRET_KEY": minio.minio_secret_key.get_secret_value(),
+            "MINIO_BUCKET": minio.minio_bucket,
+            "BASE_URL": BASE_URL,
+            "HEALTH_PORT": "off",
+        }
+        self.services: dict[str, Service] = {}
+
+    def provision(self) -> None:
+        """`python -m sd_common.provision`."""
+        command = [sys.executable, "-m", "sd_common.provision"]
+        subprocess.run(command, env=self._env, check=True, capture_output=True, timeout=60)
+
+    def start_auth(self) -> Service:
+        env = {"SECRET_KEY": secrets.token_hex(32), "ENABLE_PUBLIC_ACCESS": "1"}
+        return self._start("auth", "sd_auth", env)
+
+    def start_gateway(self, env: Mapping[str, str] | None = None) -> Service:
+        return self._start("gateway", "sd_gateway", {"PORT": "0", **(env or {})})
+
+    def start_worker(self, name: str) -> Service:
+        return self._start(name, "sd_worker", {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name})
+
+    def gateway_url(self) -> str:
+        """Where the gateway listens."""
+        gateway = self.services["gateway"]
+        gateway.wait_for_log("gateway_listening")
+        line = next(line for line in gateway.new_log.splitlines() if "gateway_listening" in line)
+        return f"http://127.0.0.1:{json.loads(line)['port']}"
+
+    def stop(self) -> None:
+        """Kill what runs."""
+        for service in self.services.values():
+            service.process.kill()
+
+    def _start(self, name: str, module: str, env: Mapping[str, str]) -> Service:
+        self.services[name] = Service(module, self._directory / name, {**self._env, **env})
+        return self.services[name]
