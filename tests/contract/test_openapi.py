@@ -151,7 +151,9 @@ def test_the_scripts_of_the_page_ask_no_other_host() -> None:
 def test_the_styles_of_the_page_load_nothing_from_another_host() -> None:
     for sheet in STATIC.rglob("*.css"):
         text = sheet.read_text(encoding="utf-8")
-        for reference in re.findall(r"url\(\s*[\"']?([^\"')\s]+)", text) + re.findall(r"@import\s+[\"']([^\"']+)", text):
+        for reference in re.findall(r"url\(\s*[\"']?([^\"')\s]+)", text) + re.findall(
+            r"@import\s+[\"']([^\"']+)", text
+        ):
             assert reference.startswith(("data:", "#")), (sheet.name, reference[:80])
 
 

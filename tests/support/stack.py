@@ -34,6 +34,7 @@ class Service:
 
     def __init__(self, module: str, directory: Path, env: Mapping[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
         self._log_file = directory / f"{module}.log"
         self._old_log_bytes = self._log_file.stat().st_size if self._log_file.exists() else 0
         self.process = ChildProcess(

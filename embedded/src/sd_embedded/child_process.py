@@ -75,6 +75,10 @@ class ChildProcess:
                 raise ProcessNotReady(f"{self._name} {problem}:\n{self.log}")
             time.sleep(_POLL_S)
 
+    def wait(self, timeout_s: float) -> int:
+        """Return its exit code once it has ended. Raises `subprocess.TimeoutExpired`."""
+        return self._process.wait(timeout_s)
+
     def pause(self) -> None:
         """Have it stand still (SIGSTOP)."""
         self._process.send_signal(signal.SIGSTOP)

@@ -33,6 +33,11 @@ def new_job(ref: TaskRef | None = None, model: str = MODEL) -> Job:
     )
 
 
+def new_bucket_name() -> str:
+    """A bucket that is not there yet."""
+    return f"test-{uuid.uuid4()}"
+
+
 def pending(ref: TaskRef, job_sequence: int = 1) -> PendingEvent:
     return PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
 

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from integration.common.makers import new_bucket_name
 from pydantic import SecretStr
 
 from sd_common.blob_store import Blob, BlobStore, new_blob_id
@@ -63,14 +64,14 @@ async def test_a_hundred_at_once_do_not_mix(blob_store: BlobStore) -> None:
 
 
 async def test_several_that_create_the_bucket_at_once_agree(s3_server: S3Server) -> None:
-    async with BlobStore(s3_server.minio_settings()) as blobs:
+    async with BlobStore(s3_server.minio_settings(new_bucket_name())) as blobs:
         await asyncio.gather(*(blobs.create_bucket() for _ in range(10)))
         await blobs.create_bucket()
         await blobs.check_available()
 
 
 async def test_without_its_bucket_the_store_is_not_available(s3_server: S3Server) -> None:
-    async with BlobStore(s3_server.minio_settings()) as blobs:
+    async with BlobStore(s3_server.minio_settings(new_bucket_name())) as blobs:
         with pytest.raises(Unavailable):
             await blobs.check_available()
         with pytest.raises(Unavailable):

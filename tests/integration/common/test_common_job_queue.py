@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from integration.common.makers import KEY, MODEL, new_job, new_ref
 from nats.js.errors import NotFoundError
 
-from integration.common.makers import KEY, MODEL, new_job, new_ref
 from sd_common.errors import QueueFull
 from sd_common.job_queue import JobQueue, QueueDepth
 from sd_common.jobs import Job
@@ -86,9 +86,7 @@ async def test_a_deleted_job_is_gone_and_deleting_it_again_is_no_error(
     assert await queue.depths() == [QueueDepth(KEY, 1)]
 
 
-async def test_depths_count_the_jobs_of_each_model_queued_and_running(
-    queue: JobQueue, nats_client: NatsClient
-) -> None:
+async def test_depths_count_the_jobs_of_each_model_queued_and_running(queue: JobQueue, nats_client: NatsClient) -> None:
     assert await queue.depths() == []
     for model, count in (("shapes", 3), ("a/b", 2), ("a.b", 1)):
         for _ in range(count):
@@ -110,9 +108,7 @@ async def test_a_stream_that_misses_is_an_error_and_not_an_empty_queue(nats_clie
         await queue.delete(1)
 
 
-async def test_how_long_the_first_job_that_waits_has_waited_is_told(
-    queue: JobQueue, nats_client: NatsClient
-) -> None:
+async def test_how_long_the_first_job_that_waits_has_waited_is_told(queue: JobQueue, nats_client: NatsClient) -> None:
     assert await queue.oldest_wait_s(KEY) == 0
     await queue.publish(new_job(model="another"))
     assert await queue.oldest_wait_s(KEY) == 0

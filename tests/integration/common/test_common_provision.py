@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.common.makers import KEY, new_bucket_name, new_job
 
-from integration.common.makers import KEY, new_job
 from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
@@ -124,7 +124,7 @@ async def test_a_changed_setting_is_applied_and_jobs_stay(nats_client: NatsClien
 async def test_everything_is_provisioned_for_the_services(
     nats_client: NatsClient, nats_settings: NatsSettings, s3_server: S3Server
 ) -> None:
-    minio_settings = s3_server.minio_settings()
+    minio_settings = s3_server.minio_settings(new_bucket_name())
     for _ in range(2):
         await provision(nats_settings, _STREAMS, minio_settings)
     await JobQueue(nats_client).publish(new_job())
@@ -135,7 +135,7 @@ async def test_everything_is_provisioned_for_the_services(
 @pytest.fixture
 def environment(nats_settings: NatsSettings, s3_server: S3Server, tmp_path: Path) -> dict[str, str]:
     """Variables as an operator sets them."""
-    minio: MinioSettings = s3_server.minio_settings()
+    minio: MinioSettings = s3_server.minio_settings(new_bucket_name())
     return {
         **os.environ,
         "NATS_URL": nats_settings.nats_url.get_secret_value(),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import nats.errors
 import pytest
-
 from integration.common.makers import KEY, aborted, new_job, new_ref, pending, started
+from nats.aio.msg import Msg
+
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
@@ -14,6 +16,8 @@ from sd_common.retries import retried_while_away
 from sd_common.settings import NatsSettings
 from sd_common.task_log import NO_EVENT, TaskLog
 from support.servers import NatsServer
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 async def _restart(server: NatsServer) -> None:
@@ -57,18 +61,20 @@ async def test_calls_made_while_the_server_is_away_are_carried_out_when_it_is_ba
     ref, job = new_ref(), new_job()
     sequence = await task_log.append(ref, pending(ref), NO_EVENT)
     nats_server.kill()
-    calls = asyncio.gather(
+    appending = asyncio.ensure_future(task_log.append(ref, aborted(ref), sequence))
+    reading = asyncio.ensure_future(task_log.last(ref))
+    others = asyncio.gather(
         queue.publish(job),
-        task_log.append(ref, aborted(ref), sequence),
         queue.depths(),
         queue.oldest_wait_s(KEY),
-        task_log.last(ref),
         _sequences(task_log),
         queue.create_consumer(KEY),
         queue.delete(1000),
     )
     nats_server.start()
-    _, ended, _, _, last, _, _, _ = await calls
+    await others
+    ended = await appending
+    last = await reading
     assert ended == sequence + 1
     assert last is not None
     assert last.sequence in (sequence, ended)
@@ -161,6 +167,35 @@ async def test_a_client_shuts_while_the_server_is_away(nats_settings: NatsSettin
     await asyncio.wait_for(client.shut(), 10)
     assert client.is_closed
     nats_server.start()
+
+
+async def test_a_cancellation_that_comes_with_the_answer_is_not_swallowed(nats_client: NatsClient) -> None:
+    """`asyncio.wait_for` of Python 3.11 would return the answer: who is told to stop would go on."""
+
+    async def answer(message: Msg) -> None:
+        await message.respond(b"answer")
+
+    await nats_client.subscribe("question", cb=answer)
+    await nats_client.request("question")  # subscribes to the answers
+    asking = asyncio.ensure_future(nats_client.request("question"))
+    await asyncio.sleep(0)  # it sends the question
+    [answered] = nats_client._resp_map.values()
+    answered.add_done_callback(lambda _: asking.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert (await asyncio.wait_for(nats_client.request("question"), 10)).data == b"answer"
+
+
+async def test_a_request_still_times_out(nats_client: NatsClient) -> None:
+    async def keep_silent(message: Msg) -> None:
+        pass
+
+    await nats_client.subscribe("question", cb=keep_silent)
+    with pytest.raises(nats.errors.TimeoutError):
+        await nats_client.request("question", timeout=0.05)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await nats_client.request("question")
 
 
 async def test_what_was_published_before_a_client_shuts_arrives(

@@ -7,9 +7,9 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
+from integration.common.makers import aborted, finished, new_ref, pending, started
 from nats.aio.msg import Msg
 
-from integration.common.makers import aborted, finished, new_ref, pending, started
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings

@@ -8,13 +8,14 @@ no job is left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter, defaultdict
 
 import pytest
+from integration.common.makers import KEY, aborted, finished, new_job, pending, started
 from nats.aio.msg import Msg
 
-from integration.common.makers import KEY, aborted, finished, new_job, pending, started
 from sd_common import subjects
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent, is_terminal
@@ -46,10 +47,8 @@ class _Gateway:
 
     async def submit(self, job: Job) -> None:
         sequence = await self._queue.publish(job)
-        try:
+        with contextlib.suppress(SequenceConflict, TaskEnded):  # a worker was first
             await self._task_log.append(job.ref, pending(job.ref, sequence), NO_EVENT)
-        except (SequenceConflict, TaskEnded):
-            pass  # a worker was first
 
     async def abort(self, ref: TaskRef) -> None:
         while True:

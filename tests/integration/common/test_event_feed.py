@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
+from integration.common.makers import aborted, finished, new_ref, pending, started
 from nats.js.errors import NotFoundError
 
-from integration.common.makers import aborted, finished, new_ref, pending, started
 from sd_common.nats_client import NatsClient, connect
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
@@ -17,6 +17,8 @@ from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
 from sd_gateway.event_feed import EventFeed
 from support.servers import NatsServer
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 _SOON_S = 20.0
 
@@ -163,9 +165,7 @@ async def test_nothing_after_the_start_is_missed(task_log: TaskLog, listening: N
     feed.stop()
 
 
-async def test_a_start_that_failed_can_be_tried_again(
-    nats_client: NatsClient, listening: NatsClient
-) -> None:
+async def test_a_start_that_failed_can_be_tried_again(nats_client: NatsClient, listening: NatsClient) -> None:
     feed = EventFeed(listening, TaskLog(listening))
     for _ in range(3):
         with pytest.raises(NotFoundError):

@@ -235,7 +235,7 @@ def test_wrong_steps_are_not_blamed_on_strength() -> None:
 def test_parameters_do_not_change() -> None:
     parameters = _parsed("txt2img")
     with pytest.raises(ValidationError):
-        parameters.steps = 1
+        parameters.steps = 1  # type: ignore[misc]
 
 
 @given(

@@ -144,4 +144,4 @@ def test_secrets_do_not_show_in_representations(monkeypatch: pytest.MonkeyPatch)
 def test_settings_do_not_change() -> None:
     settings = load_settings(StreamSettings)
     with pytest.raises(ValueError, match="frozen"):
-        settings.nats_replicas = 3
+        settings.nats_replicas = 3  # type: ignore[misc]

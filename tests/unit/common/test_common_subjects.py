@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,7 @@ _WRONG = ["", "*", ">", "a.b", "a b", "a\tb", "a\n", "\n", "é", "a" * 65, "$SYS
 
 @pytest.mark.parametrize("name", _WRONG)
 def test_a_name_that_is_not_one_token_is_refused_everywhere(name: str) -> None:
-    attempts = [
+    attempts: list[Callable[[], object]] = [
         lambda: subjects.check_token(name),
         lambda: TaskRef(name, "session", "task"),
         lambda: TaskRef("user", name, "task"),

@@ -50,7 +50,7 @@ async def _read_json(body: bytes, content_type: str = "application/json") -> Any
     [b"", b"{", b'{"prompt": "a",}', b"prompt=corgi", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800"}', b"[" * 100_000],
 )
 async def test_a_body_that_is_not_json_is_malformed(body: bytes) -> None:
-    with pytest.raises(MalformedBody, match="^The body is not JSON: "):
+    with pytest.raises(MalformedBody, match=r"^The body is not JSON: "):
         await _read_json(body)
 
 
@@ -99,7 +99,11 @@ def test_a_kind_that_is_given_stays() -> None:
     assert infer_params_type(body) == body
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
+    )
+)
 def test_any_json_at_all_is_a_task_or_invalid_input(body: object) -> None:
     with pytest.raises(InvalidInput) as raised:
         checked(lambda: task_body.validate_json(json.dumps(body), extra="forbid"))

@@ -104,7 +104,19 @@ def test_what_a_problem_tells_stays_text(text: str) -> None:
         Problem(title="Unprocessable Entity", status=422, detail=text, errors=fields),
     ):
         parsed = _Page(problem_page(problem))
-        assert set(parsed.tag_names) <= {"html", "head", "meta", "title", "style", "body", "h1", "p", "ul", "li", "strong"}
+        assert set(parsed.tag_names) <= {
+            "html",
+            "head",
+            "meta",
+            "title",
+            "style",
+            "body",
+            "h1",
+            "p",
+            "ul",
+            "li",
+            "strong",
+        }
         assert text in "".join(parsed.texts)
 
 

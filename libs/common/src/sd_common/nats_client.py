@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from sd_common.settings import NatsSettings
@@ -53,9 +55,14 @@ class NatsClient(Client):
     async def shut(self) -> None:
         """Send what is buffered, and close. Safe to call while the server is away, and before the client is open."""
         self._is_shutting = True
+        is_flushed = False
         with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
             if self.is_connected:
                 await self.flush(timeout=2)
+                is_flushed = True
+        if not is_flushed:  # nats-py's close would try again, fail, and leave the rest of itself undone
+            self._pending = []
+            self._pending_data_size = 0
         await self.close()
 
     def on_reconnect(self, listener: ReconnectListener) -> Callable[[], None]:
@@ -85,6 +92,23 @@ class NatsClient(Client):
         """As nats-py's; raises as `publish`."""
         self._check_opened()
         return await super().subscribe(subject, *args, **kwargs)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = REQUEST_TIMEOUT_S,
+        old_style: bool = False,
+        headers: dict[str, Any] | None = None,
+    ) -> Msg:
+        """As nats-py's, which all of JetStream goes through. That one swallows a cancellation that comes together with
+        the answer (`asyncio.wait_for` of Python 3.11): a service told to stop would go on."""
+        task = asyncio.current_task()
+        num_cancellations = task.cancelling() if task else 0
+        answer = await super().request(subject, payload, timeout, old_style, headers)
+        if task is not None and task.cancelling() > num_cancellations:
+            raise asyncio.CancelledError
+        return answer
 
     def _check_opened(self) -> None:
         if not self._was_opened:

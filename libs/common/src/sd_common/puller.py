@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 
+import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -36,6 +37,7 @@ _WAITING_REQUEST = json.dumps(
 #: Ends at once where there is no job.
 _HASTY_REQUEST = json.dumps({"batch": 1, "no_wait": True}).encode()
 _HASTY_TIMEOUT_S = 1.0
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class Puller:
@@ -92,7 +94,9 @@ class Puller:
         self._closing = True
         self._forget_reconnects()
         if self._subscription is not None and self._client.is_connected:
-            await self._subscription.drain()  # type: ignore[no-untyped-call]
+            with contextlib.suppress(TimeoutError, nats.errors.Error):  # a server that has gone forgets the request
+                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                    await self._subscription.drain()  # type: ignore[no-untyped-call]
         while not self._jobs.empty():
             await self._jobs.get_nowait().nak()
 

@@ -35,6 +35,8 @@ _IN_PROGRESS_INTERVAL_S = ACK_WAIT_S / 3
 #: Pause before a job is given out again whose parts did not answer.
 _RETRY_DELAY_S = 5.0
 _PAUSE_S = 1.0
+#: Jobs taken that have not ended: one on the engine, the others being stored. With the store away, it takes no more.
+_MAX_RUNNING = 8
 #: Deliveries after which a job on which this code itself fails is given up.
 _MAX_FAILED_DELIVERIES = 10
 
@@ -80,6 +82,9 @@ class JobConsumer:
     async def _take_jobs(self) -> None:
         while True:
             await self._engine_free.wait()
+            if len(self._running) >= _MAX_RUNNING:
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                continue
             try:
                 message = await self._source.next()
             except Unavailable:

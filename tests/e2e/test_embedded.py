@@ -1,0 +1,107 @@
+"""The one command: stops without a trace, and finds everything again at the next start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.client import PATIENCE_S, Client
+from support.stack import EmbeddedStack
+
+_SHORT = {"prompt": "x", "model": "shapes", "steps": 1, "width": 64, "height": 64}
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def _wait_until_gone(family: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert alive == []
+
+
+async def test_ctrl_c_stops_everything_and_the_next_start_finds_users_tasks_and_pictures(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    stack = EmbeddedStack(tmp_path, model_dir, {"ENABLE_SIGNUP": "1"})
+    stack.wait_until_ready()
+    family = _family(stack.process.pid)
+    assert {process.name() for process in family} >= {"nats-server", "weed"}
+    async with Client(stack.base_url) as client:
+        await client.sign_up_and_log_in("ada")
+        async with client.events() as events:
+            finished = (await events.of_task(await client.submit(**_SHORT)))[-1]
+        path = finished["result"]["blob_url"].removeprefix(stack.base_url)
+        picture = (await client.get(path)).body
+        queued = [await client.submit(**_SHORT | {"steps": 100}) for _ in range(3)]
+    os.kill(stack.process.pid, signal.SIGINT)
+    assert await asyncio.to_thread(stack.process.wait, PATIENCE_S) == 0
+    await asyncio.to_thread(_wait_until_gone, family)
+
+    stack = EmbeddedStack(tmp_path, model_dir, {"ENABLE_SIGNUP": "1"})
+    stack.wait_until_ready()
+    async with Client(stack.base_url, client.token) as client:
+        assert await client.last_event(finished["task_id"]) == finished
+        assert (await client.get(path)).body == picture
+        answer = await client.post("/token", data={"username": "ada", "password": "correct horse"})
+        assert answer.status == 200
+        async with client.events() as events:
+            follower = await client.submit(**_SHORT)  # behind those that were queued before
+            await events.until(follower, "finished")
+        for task_id in queued:
+            assert (await client.last_event(task_id))["event_type"] == "finished"
+    assert stack.process.terminate(timeout_s=PATIENCE_S) == 0
+
+
+async def test_killing_it_leaves_no_server_behind(tmp_path: Path, model_dir: Path) -> None:
+    stack = EmbeddedStack(tmp_path, model_dir, {"WORKERS": "0"})
+    stack.wait_until_ready()
+    family = _family(stack.process.pid)
+    stack.process.kill()
+    await asyncio.to_thread(_wait_until_gone, family)
+
+
+async def test_it_listens_on_loopback_alone(stack: EmbeddedStack) -> None:
+    addresses = {
+        connection.laddr.ip
+        for process in _family(stack.process.pid)
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_secrets_are_kept_readable_by_their_owner_alone(stack: EmbeddedStack) -> None:
+    secrets = stack.directory / "data" / "secrets.json"
+    assert secrets.stat().st_mode & 0o077 == 0
+
+
+def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path, model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        stack = EmbeddedStack(tmp_path, model_dir, {"PORT": str(port)})
+        assert stack.process.wait(PATIENCE_S) == 1
+    assert f"Cannot listen on 127.0.0.1:{port}" in stack.log
+    assert "set PORT to another one" in stack.log
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ({"ENABLE_SIGNUP": "maybe"}, "ENABLE_SIGNUP: must be one of 1, 0, true, false, yes, no, on, off"),
+        ({"PORT": "http"}, "PORT: Input should be a valid integer"),
+        ({"SECRET_KEY": "short"}, "SECRET_KEY: needs at least 32 characters"),
+    ],
+)
+def test_a_wrong_setting_is_told_at_start(tmp_path: Path, model_dir: Path, env: dict[str, str], sentence: str) -> None:
+    stack = EmbeddedStack(tmp_path, model_dir, env)
+    assert stack.process.wait(PATIENCE_S) == 2
+    assert sentence in stack.log
+    assert "maybe" not in stack.log

@@ -1,0 +1,126 @@
+"""Workers in this process, on real servers and a tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from nats.aio.msg import Msg
+
+from sd_common import subjects
+from sd_common.blob_store import new_blob_id
+from sd_common.job_queue import JobQueue
+from sd_common.jobs import Job
+from sd_common.nats_client import NatsClient
+from sd_common.parameters import Txt2ImgParameters
+from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.task_log import LoggedEvent, TaskLog
+from sd_worker.app import WorkerApp
+from sd_worker.settings import WorkerSettings
+from support import tiny_pipelines
+
+PATIENCE_S = 30.0
+BASE_URL = "http://gateway.test"
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("worker-models")
+    for name in ("tiny", "other"):
+        tiny_pipelines.save_sd1(root / name)
+    return root
+
+
+StartWorker = Callable[..., Awaitable[WorkerApp]]
+
+
+@pytest_asyncio.fixture
+async def start_worker(
+    provisioned: NatsSettings, minio_settings: MinioSettings, model_dir: Path
+) -> AsyncIterator[StartWorker]:
+    """Starts a worker of a name; all are stopped when the test ends."""
+    workers: list[WorkerApp] = []
+
+    async def start(name: str = "worker", **settings: Any) -> WorkerApp:
+        worker_settings = WorkerSettings(
+            _env_file=None,
+            base_url=BASE_URL,
+            model_dir=model_dir,
+            device="cpu",
+            health_port=None,
+            worker_name=name,
+            **settings,
+        )
+        worker = WorkerApp(worker_settings, provisioned, minio_settings)
+        workers.append(worker)
+        await worker.start()
+        return worker
+
+    yield start
+    for worker in workers:
+        await worker.stop()
+
+
+class Tasks:
+    """Publishes jobs as an internal service does, and hears what becomes of them."""
+
+    def __init__(self, client: NatsClient) -> None:
+        self._client = client
+        self.queue = JobQueue(client)
+        self.log = TaskLog(client)
+        self._told: defaultdict[str, list[LoggedEvent]] = defaultdict(list)
+        self._changed = asyncio.Condition()
+
+    async def start(self) -> None:
+        await self._client.subscribe(subjects.FEED, cb=self._on_feed)
+        await self._client.flush()
+
+    async def publish(self, task_id: str, **parameters: Any) -> Job:
+        wanted = {"prompt": "x", "model": "tiny", "steps": 2, "width": 64, "height": 64} | parameters
+        job = Job(
+            task_id=task_id,
+            user="service",
+            session="batch",
+            blob_id=new_blob_id(),
+            parameters=Txt2ImgParameters.model_validate(wanted),
+        )
+        await self.queue.publish(job)
+        return job
+
+    async def events(self, task_id: str) -> list[LoggedEvent]:
+        return [event async for event in self.log.replay(f"events.*.*.{task_id}", 0)]
+
+    async def wait_for(self, task_id: str, *event_types: str) -> LoggedEvent:
+        """The task's last event, once it is of one of these types."""
+
+        def has_come() -> bool:
+            return bool(self._told[task_id]) and self._told[task_id][-1].event.event_type in event_types
+
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(has_come)
+        return self._told[task_id][-1]
+
+    async def wait_until_queue_is_empty(self) -> None:
+        """Acknowledgements follow the last event."""
+        async with asyncio.timeout(PATIENCE_S):
+            while await self.queue.depths():  # noqa: ASYNC110 - nobody tells of them
+                await asyncio.sleep(0.02)
+
+    async def _on_feed(self, message: Msg) -> None:
+        _, ref = subjects.parse_task_subject(message.subject)
+        sequence = int((message.headers or {})["Nats-Sequence"])
+        async with self._changed:
+            self._told[ref.task_id].append(LoggedEvent(ref, sequence, message.data))
+            self._changed.notify_all()
+
+
+@pytest_asyncio.fixture
+async def tasks(provisioned: NatsSettings, nats_client: NatsClient) -> Tasks:
+    tasks = Tasks(nats_client)
+    await tasks.start()
+    return tasks

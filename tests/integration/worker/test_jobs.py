@@ -1,0 +1,195 @@
+"""What a worker does with jobs, also with those that internal services publish straight onto NATS."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks
+from nats.aio.msg import Msg
+from PIL import Image
+
+from sd_common import subjects
+from sd_common.blob_store import BlobStore
+from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
+from sd_common.model_names import model_key
+from sd_common.nats_client import NatsClient
+from sd_common.puller import Puller
+from sd_common.streams import JOBS
+from sd_common.task_log import NO_EVENT
+
+
+def _types(events: list[object]) -> list[str]:
+    return [event.event.event_type for event in events]  # type: ignore[attr-defined]
+
+
+async def test_a_job_published_by_an_internal_service_gets_its_picture_and_all_its_events(
+    start_worker: StartWorker, tasks: Tasks, blob_store: BlobStore
+) -> None:
+    await start_worker()
+    job = await tasks.publish("t1", seed=3)
+    last = await tasks.wait_for("t1", "finished")
+    assert _types(list(await tasks.events("t1"))) == ["pending", "started", "finished"]
+    assert last.ref == job.ref
+    finished = last.event
+    assert isinstance(finished, FinishedEvent)
+    assert finished.result.blob_url == f"{BASE_URL}/blob/{job.blob_id}"
+    assert finished.result.parameters_used == job.parameters
+    blob = await blob_store.get(job.blob_id)
+    assert blob.content_type == "image/png"
+    assert Image.open(io.BytesIO(blob.data)).size == (64, 64)
+    await tasks.wait_until_queue_is_empty()
+
+
+async def test_a_job_of_a_later_version_with_parameters_unknown_here_runs(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    job = await tasks.publish("known")
+    body = json.loads(job.model_dump_json()) | {"task_id": "later", "later_field": 1}
+    body["parameters"]["later_parameter"] = True
+    await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(body).encode())
+    await start_worker()
+    await tasks.wait_for("later", "finished")
+
+
+async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_and_its_task_aborted(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    js = nats_client.jetstream()
+    await js.publish(subjects.jobs_of("tiny"), b"not json")
+    broken = {"v": 1, "task_id": "broken", "user": "u", "session": "s", "parameters": {"params_type": "txt2img"}}
+    await js.publish(subjects.jobs_of("tiny"), json.dumps(broken).encode())
+    await start_worker()
+    aborted = (await tasks.wait_for("broken", "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert aborted.code == "invalid_input"
+    assert "parameters.txt2img.prompt: Field required" in aborted.reason
+    await tasks.wait_until_queue_is_empty()
+
+
+async def test_a_job_on_the_subject_of_another_model_is_aborted(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    job = await tasks.publish("right")
+    astray = job.model_copy(update={"task_id": "astray"})
+    await nats_client.jetstream().publish(subjects.jobs_of("other"), astray.model_dump_json().encode())
+    await start_worker()
+    aborted = (await tasks.wait_for("astray", "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert "not that of its model, 'tiny'" in aborted.reason
+
+
+async def test_a_task_whose_workers_were_lost_max_attempts_times_is_aborted_with_the_reason(
+    start_worker: StartWorker, tasks: Tasks
+) -> None:
+    job = await tasks.publish("poison")
+    sequence = await tasks.log.append(job.ref, PendingEvent(task_id="poison", job_sequence=1), NO_EVENT)
+    for attempt in (1, 2):
+        started = StartedEvent(task_id="poison", attempt=attempt, worker="lost")
+        sequence = await tasks.log.append(job.ref, started, sequence)
+    await start_worker(max_attempts=2)
+    aborted = (await tasks.wait_for("poison", "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert aborted.code == "attempts_exhausted"
+    assert "started 2 times and never ended" in aborted.reason
+    await tasks.wait_until_queue_is_empty()
+
+
+async def test_the_job_of_a_task_that_was_aborted_before_is_not_run(start_worker: StartWorker, tasks: Tasks) -> None:
+    job = await tasks.publish("aborted")
+    await tasks.log.append(job.ref, AbortedEvent(task_id="aborted", reason="no"), NO_EVENT)
+    await start_worker()
+    await tasks.wait_until_queue_is_empty()
+    assert _types(list(await tasks.events("aborted"))) == ["aborted"]
+
+
+async def test_a_worker_whose_task_was_started_by_another_meanwhile_changes_nothing(
+    start_worker: StartWorker, tasks: Tasks
+) -> None:
+    """As a worker that stood still for longer than ack_wait finds it when it wakes up."""
+    await start_worker("zombie")
+    job = await tasks.publish("stolen", steps=60)
+    started = await tasks.wait_for("stolen", "started")
+    other = StartedEvent(task_id="stolen", attempt=2, worker="other")
+    sequence = await tasks.log.append(job.ref, other, started.sequence)
+    await tasks.publish("next")  # one task at a time: it runs when the zombie is through with the stolen one
+    await tasks.wait_for("next", "finished")
+    assert [event.sequence for event in await tasks.events("stolen")][-1] == sequence
+    assert [depth.num_jobs for depth in await tasks.queue.depths()] == [1]  # left to the other worker
+
+
+async def test_a_job_is_started_only_when_the_engine_is_through_with_the_one_before(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    told: list[tuple[str, str]] = []
+
+    async def listen(message: Msg) -> None:
+        event = json.loads(message.data)
+        if event["event_type"] == "started" or event.get("step") == event.get("steps", 0):
+            told.append((event["task_id"], event["event_type"]))
+
+    await nats_client.subscribe("feed.>", cb=listen)
+    await nats_client.subscribe("progress.>", cb=listen)
+    await start_worker()
+    task_ids = [f"t{number}" for number in range(4)]
+    for task_id in task_ids:
+        await tasks.publish(task_id, steps=10)
+    for task_id in task_ids:
+        await tasks.wait_for(task_id, "finished")
+    assert told == [(task_id, kind) for task_id in task_ids for kind in ("started", "progress")]
+
+
+async def test_jobs_of_the_model_in_use_are_taken_before_older_ones_of_another(
+    start_worker: StartWorker, tasks: Tasks
+) -> None:
+    await start_worker()
+    await tasks.publish("warm", model="tiny")
+    await tasks.wait_for("warm", "finished")
+    await tasks.publish("busy", model="tiny", steps=60)
+    await tasks.wait_for("busy", "started")
+    await tasks.publish("foreign", model="other")
+    await tasks.publish("same", model="tiny")
+    foreign, same = await tasks.wait_for("foreign", "finished"), await tasks.wait_for("same", "finished")
+    assert same.sequence < foreign.sequence
+
+
+async def test_a_model_that_waited_too_long_is_taken_first(start_worker: StartWorker, tasks: Tasks) -> None:
+    await start_worker(model_swap_after_s=0.0)
+    await tasks.publish("busy", model="tiny", steps=60)
+    await tasks.wait_for("busy", "started")
+    await tasks.publish("same", model="tiny")
+    await tasks.publish("foreign", model="other")
+    foreign, same = await tasks.wait_for("foreign", "finished"), await tasks.wait_for("same", "finished")
+    assert foreign.sequence < same.sequence
+
+
+async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_another(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    worker = await start_worker()
+    await tasks.publish("running", steps=100)
+    await tasks.wait_for("running", "started")
+    await tasks.publish("queued")
+    await worker.stop()
+    assert (await tasks.events("running"))[-1].event.event_type == "finished"
+    puller = Puller(nats_client, JOBS, model_key("tiny"))
+    await puller.start()
+    job = await puller.next(PATIENCE_S)
+    assert job is not None
+    assert b'"queued"' in job.data
+    assert await tasks.events("queued") == []
+    await puller.close()
+    await worker.stop()  # again: nothing happens
+
+
+async def test_a_drain_that_takes_too_long_hands_the_running_task_back(start_worker: StartWorker, tasks: Tasks) -> None:
+    worker = await start_worker("slow", drain_timeout_s=0.0)
+    await tasks.publish("long", steps=400)
+    await tasks.wait_for("long", "started")
+    await worker.stop()
+    await start_worker("fresh")
+    started = [event.event for event in await tasks.events("long") if isinstance(event.event, StartedEvent)]
+    assert [(event.worker, event.attempt) for event in started][:1] == [("slow", 1)]
+    last = await tasks.wait_for("long", "finished")
+    assert isinstance(last.event, FinishedEvent)
+    assert (last.event.worker, last.event.attempt) == ("fresh", 2)
