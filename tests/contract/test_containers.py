@@ -46,16 +46,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import SecretStr
 
-from sd_common.settings import NatsSettings
-
 UID = 10001
 #: Variables of images that no setting reads: Python's, and Hugging Face's own.
 NO_SETTINGS = {"PATH", "PYTHONUNBUFFERED", "HF_HOME"}
 #: Settings that are docker-compose's own business: addresses, and what must differ from one replica to the next.
 FIXED_IN_COMPOSE = {"HOST", "PORT", "HEALTH_HOST", "HEALTH_PORT", "MODEL_DIR", "WORKER_NAME", "MINIO_SECURE"}
 FIXED_IN_COMPOSE |= {"NATS_REPLICAS"}
-#: Every service could read them, and provisioning alone makes use of them.
-ABOUT_STREAMS = variables_of(NatsSettings) - {"NATS_URL"}
 #: The worker's engine has them to stop, once the running tasks had theirs.
 ENGINE_STOP_S = 30
 
@@ -341,8 +337,6 @@ def test_compose_does_not_start_without_its_secrets(secret: str) -> None:
 def test_compose_hands_on_every_setting_of_env() -> None:
     for name, container in compose_containers().items():
         wanted = set().union(*map(variables_of, SETTINGS[name])) - FIXED_IN_COMPOSE
-        if name != "provision":
-            wanted -= ABOUT_STREAMS
         assert wanted - set(container.environment) - container.secrets == set(), name
 
 

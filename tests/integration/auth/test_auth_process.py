@@ -74,7 +74,7 @@ async def test_it_serves_until_sigterm_and_logs_one_line_per_request(
         ("public_token", "all", "ok", None),
     ]
     assert all(each["ms"] >= 0 and each["service"] == "auth" for each in requests)
-    assert "auth_stopping" in [line["event"] for line in lines]
+    assert "stopping" in [line["event"] for line in lines]
     for secret in (PASSWORD, "the wrong password", token.access_token, SECRET_KEY):
         assert secret not in text
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sd_auth.settings import AuthSettings
-from sd_common.settings import LogSettings, load_settings
+from sd_common.settings import load_settings
 
 _SECRET_KEY = "0123456789abcdef0123456789abcdef"
 
@@ -82,5 +82,5 @@ def test_every_setting_is_described() -> None:
 
 def test_every_setting_is_in_the_readme() -> None:
     readme = Path(__file__).parents[3].joinpath("services/auth/README.md").read_text()
-    names = (*AuthSettings.model_fields, *LogSettings.model_fields, "nats_url")
+    names = AuthSettings.model_fields
     assert [name for name in names if f"| `{name.upper()}` |" not in readme] == []

@@ -8,6 +8,10 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 
 class App(Protocol):
     """A service, or all of them."""
@@ -24,6 +28,8 @@ async def run_until_stopped(app: App, when_started: Callable[[], Awaitable[None]
     requested = asyncio.create_task(_stop_requested().wait())
     running = asyncio.create_task(_run(app, when_started))
     await asyncio.wait({requested, running}, return_when=asyncio.FIRST_COMPLETED)
+    if requested.done():
+        log.info("stopping")
     requested.cancel()
     running.cancel()
     try:
