@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check clean openapi bench compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test check clean openapi asyncapi bench compose-up compose-down compose-config k8s-render
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -33,10 +33,14 @@ check: setup ## Lint, types, import rules, drift of generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(SOURCES) tests benchmarks
 	$(BIN)/lint-imports
-	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'openapi.yml is stale: run make openapi' && false)
+	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'It is stale: run make openapi' && false)
+	$(BIN)/python -m sd_common.asyncapi | diff -u asyncapi.yml - || (echo 'It is stale: run make asyncapi' && false)
 
 openapi: setup ## Write openapi.yml anew from the models
 	$(BIN)/python -m sd_gateway.http.openapi > openapi.yml
+
+asyncapi: setup ## Write asyncapi.yml anew from the models
+	$(BIN)/python -m sd_common.asyncapi > asyncapi.yml
 
 bench: setup ## Measure latency, submission rate and start-up, and print the tables
 	$(BIN)/python benchmarks/overhead.py

@@ -22,6 +22,8 @@ _EXPIRES_S = 20.0
 _HEARTBEAT_S = 2.0
 #: A server sends a heartbeat every `_HEARTBEAT_S`: after this long without one, the request is lost.
 _LOST_AFTER_S = 2.5 * _HEARTBEAT_S
+#: Then seconds to read what has come already, should this process have been busy: a second request brings a second job.
+_GRACE_S = 0.2
 #: Pause before another request where the server refused one (no such consumer, too many waiting).
 _REFUSED_PAUSE_S = 0.5
 
@@ -67,19 +69,24 @@ class Puller:
         deadline = loop.time() + timeout_s
         while self._jobs.empty():
             self._heard.clear()  # before the pull: what is heard during it must not be missed
-            if not self._is_open:
+            if not self._is_outstanding:
                 await self._pull(_WAITING_REQUEST)
-            if loop.time() >= deadline:
+            now = loop.time()
+            if now >= deadline:
                 return None
-            with contextlib.suppress(TimeoutError):
+            is_overdue = now >= self._lost_at
+            try:
                 # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the job.
-                async with asyncio.timeout_at(min(deadline, self._lost_at)):
+                async with asyncio.timeout_at(min(deadline, now + _GRACE_S if is_overdue else self._lost_at)):
                     await self._heard.wait()
+            except TimeoutError:
+                if is_overdue:
+                    await self._lose_request()
         return self._jobs.get_nowait()
 
     async def next_if_any(self) -> Msg | None:
         """A job that waits now, or None. Safe to cancel. Where a pull is open, that pull has what there was."""
-        if self._jobs.empty() and not self._is_open:
+        if self._jobs.empty() and not self._is_outstanding:
             self._heard.clear()
             await self._pull(_HASTY_REQUEST)
             try:
@@ -99,11 +106,6 @@ class Puller:
                     await self._subscription.drain()  # type: ignore[no-untyped-call]
         while not self._jobs.empty():
             await self._jobs.get_nowait().nak()
-
-    @property
-    def _is_open(self) -> bool:
-        """Whether the server holds a request of ours, as far as we know."""
-        return self._is_outstanding and asyncio.get_running_loop().time() < self._lost_at
 
     async def _pull(self, request: bytes) -> None:
         if self._was_refused:
