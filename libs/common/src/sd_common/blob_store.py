@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 
+import structlog
 import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error
 
 from sd_common.errors import BlobNotFound, Unavailable
 from sd_common.settings import MinioSettings
+
+log = structlog.get_logger(__name__)
 
 #: Transfers at once; the connection pool has as many places, so that none is opened and thrown away.
 _MAX_TRANSFERS = 16
@@ -131,6 +134,7 @@ class BlobStore:
         except S3Error as error:
             if error.code in ("NoSuchKey", "NoSuchObject"):
                 raise BlobNotFound(blob_id) from error
+            log.warning("s3_error", code=error.code, message=error.message)  # wrong credentials, no such bucket
             raise Unavailable(_PART) from error
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(_PART) from error

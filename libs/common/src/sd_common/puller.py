@@ -59,6 +59,11 @@ class Puller:
         self._subscription: Subscription | None = None
         self._forget_reconnects = client.on_reconnect(self._lose_request)
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether the server refused the last request, as it does where the consumer was deleted."""
+        return self._was_refused
+
     async def start(self) -> None:
         """Subscribe to the replies. Nothing is pulled before the first `next`."""
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_reply)

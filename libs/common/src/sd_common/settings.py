@@ -68,7 +68,7 @@ class StreamSettings(Settings):
 class MinioSettings(Settings):
     """Where pictures are stored: any S3 server."""
 
-    minio_endpoint: str = Field(default="127.0.0.1:9000", description="host:port of the S3 server.")
+    minio_endpoint: str = Field(default="127.0.0.1:9000", pattern="^[^/]+$", description="host:port of the S3 server.")
     minio_access_key: str = Field(description="Access key of the S3 server.")
     minio_secret_key: SecretStr = Field(description="Secret key of the S3 server.")
     minio_bucket: str = Field(default="pictures", min_length=3, description="Bucket of the pictures.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import structlog
 from nats.aio.msg import Msg
 
 from sd_common.job_queue import JobQueue
@@ -18,6 +19,8 @@ from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.streams import JOBS
 from sd_worker.admission import Backlog, admission_order
+
+log = structlog.get_logger(__name__)
 
 #: Seconds between looks at the backlog while there is nothing to do. One look costs the server 0.5 ms.
 _BACKLOG_INTERVAL_S = 0.25
@@ -38,6 +41,7 @@ class JobSource:
         self._resident_models = resident_models
         self._swap_after_s = swap_after_s
         self._pullers: dict[str, Puller] = {}
+        self._closing: set[asyncio.Task[None]] = set()
         self._last_key: str | None = None
 
     async def next(self) -> Msg:
@@ -53,7 +57,9 @@ class JobSource:
 
     async def close(self) -> None:
         """Stop. A job that arrives meanwhile goes back to the queue."""
-        await self._close_pullers(list(self._pullers))
+        self._close_all_but(None)
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     async def _order(self) -> list[str]:
         depths = await self._queue.depths()
@@ -66,12 +72,15 @@ class JobSource:
     async def _take_from(self, key: str) -> Msg | None:
         job = await (await self._puller(key)).next_if_any()
         if job is not None:
-            # The pull that is open for another model would bring a second job.
-            await self._close_pullers([other for other in self._pullers if other != key])
+            # The pull that is open for another model would bring a second job. Nothing is awaited here: a cancellation
+            # would lose the job.
+            self._close_all_but(key)
             self._last_key = key
         return job
 
     async def _puller(self, key: str) -> Puller:
+        if key in self._pullers and self._pullers[key].was_refused:  # its consumer may have been deleted
+            self._close(key)
         if key not in self._pullers:
             await self._queue.create_consumer(key)
             puller = Puller(self._client, JOBS, key)
@@ -79,6 +88,16 @@ class JobSource:
             self._pullers[key] = puller
         return self._pullers[key]
 
-    async def _close_pullers(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            await self._pullers.pop(key).close()
+    def _close_all_but(self, kept: str | None) -> None:
+        for key in [key for key in self._pullers if key != kept]:
+            self._close(key)
+
+    def _close(self, key: str) -> None:
+        closing = asyncio.create_task(self._pullers.pop(key).close(), name="close-puller")
+        self._closing.add(closing)
+        closing.add_done_callback(self._on_closed)
+
+    def _on_closed(self, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            log.warning("closing_a_puller_failed", error=str(error) or type(error).__name__)
