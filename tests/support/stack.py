@@ -41,7 +41,7 @@ class Service:
             [sys.executable, "-m", module],
             self._log_file,
             cwd=directory,
-            env={"OMP_NUM_THREADS": "1", "LOG_LEVEL": "INFO", **env},
+            env={"LOG_LEVEL": "INFO", **env},
         )
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,19 +17,6 @@ from sd_worker.engine.models import ModelCache, ModelLoader
 from support import tiny_pipelines
 
 REPOSITORY = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_torch_thread() -> None:
-    """The tiny networks gain nothing from a second thread, and tests run beside each other."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def let_diffusers_hand_tensors_to_numpy() -> None:
-    """Several of its schedulers do, of which NumPy 2.4 warns with torch 2.13."""
-    warnings.filterwarnings("ignore", message="__array__ implementation doesn't", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", message="__array_wrap__ must accept", category=DeprecationWarning)
 
 
 @pytest.fixture(scope="session")
