@@ -10,7 +10,7 @@ import uvloop
 from sd_common.logs import configure_logs
 from sd_common.process import run_until_stopped
 from sd_common.settings import load_settings
-from sd_embedded.app import EmbeddedApp, PortTaken
+from sd_embedded.app import CannotStart, EmbeddedApp
 from sd_embedded.settings import EmbeddedLogSettings, EmbeddedSettings
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     configure_logs(load_settings(EmbeddedLogSettings), "embedded")
     try:
         uvloop.run(run())
-    except PortTaken as error:
+    except CannotStart as error:
         sys.exit(str(error))
 
 

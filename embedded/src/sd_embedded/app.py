@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import socket
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
 from sd_common.provision import provision
 from sd_common.settings import NatsSettings, StreamSettings, load_settings
+from sd_embedded.child_process import ProcessNotReady
 from sd_embedded.kept_secrets import keep_secrets
 from sd_embedded.nats_server import NatsServer
 from sd_embedded.s3_server import S3Server
@@ -25,9 +29,11 @@ from sd_worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
+_REVIVE_INTERVAL_S = 1.0
 
-class PortTaken(Exception):
-    """Somebody listens on the gateway's port already; the message says what to do."""
+
+class CannotStart(Exception):
+    """Somebody else has what is needed; the message says what to do."""
 
 
 class EmbeddedApp:
@@ -52,6 +58,7 @@ class EmbeddedApp:
             self.base_url = gateway_settings.base_url
             data_dir = settings.data_dir.resolve()
             data_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(data_dir))
             kept = keep_secrets(data_dir)
             self.nats = NatsServer(_directory(data_dir / "nats"))
             stack.callback(self.nats.terminate)
@@ -59,6 +66,8 @@ class EmbeddedApp:
             self.s3 = S3Server(_directory(data_dir / "s3"), kept.s3_access_key, kept.s3_secret_key)
             stack.callback(self.s3.terminate)
             self.s3.start()
+            watching = asyncio.create_task(self._revive_servers(), name="revive-servers")
+            stack.callback(watching.cancel)
             nats_settings = load_settings(NatsSettings, nats_url=SecretStr(self.nats.url))
             minio_settings = self.s3.minio_settings()
             await provision(nats_settings, load_settings(StreamSettings, nats_replicas=1), minio_settings)
@@ -94,17 +103,42 @@ class EmbeddedApp:
         """A link that makes a picture; None where it is not wanted."""
         return await self._gateway.link_with_token() if self._settings.print_link_with_token else None
 
+    async def _revive_servers(self) -> None:
+        """Start a server again that has ended: its data is on disk, and its clients connect again by themselves."""
+        while True:
+            await asyncio.sleep(_REVIVE_INTERVAL_S)
+            for server in (self.nats, self.s3):
+                if not server.is_running:
+                    log.error("server_ended", server=type(server).__name__)
+                    try:
+                        server.start()
+                    except ProcessNotReady:
+                        log.exception("server_not_started")
+
     async def stop(self) -> None:
         """Stop everything: the gateway first, the servers last. Idempotent."""
         await self._stack.aclose()
 
 
+@contextlib.contextmanager
+def lock(data_dir: Path) -> Iterator[None]:
+    """Keep a second start away from the data of this one. Raises `CannotStart`."""
+    with (data_dir / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CannotStart(
+                f"Another process uses {data_dir}: stop it, or set DATA_DIR to another directory"
+            ) from error
+        yield
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """Take the gateway's port, before anything else is started. Raises `PortTaken`."""
+    """Take the gateway's port, before anything else is started. Raises `CannotStart`."""
     try:
         return socket.create_server((host, port), backlog=1024)
     except OSError as error:
-        raise PortTaken(f"Cannot listen on {host}:{port} ({error.strerror}): set PORT to another one") from error
+        raise CannotStart(f"Cannot listen on {host}:{port} ({error.strerror}): set PORT to another one") from error
 
 
 def _directory(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,10 +71,18 @@ class NatsServer:
                     ports.update(json.loads(file.read_text()))
             return "nats" in ports
 
-        process.wait_until(is_ready, _READY_WITHIN_S)
+        try:
+            process.wait_until(is_ready, _READY_WITHIN_S)
+        finally:
+            shutil.rmtree(ports_dir)
         self._process = process
         self._port = int(ports["nats"][0].rpartition(":")[2])
         self._monitor_url = next(iter(ports.get("monitoring", [])), None)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process has not ended."""
+        return self._process is not None and self._process.is_running
 
     def kill(self) -> None:
         """End it as a crash would."""

@@ -76,6 +76,11 @@ class S3Server:
         process.wait_until(lambda: _answers(f"http://{self.endpoint}/healthz"), _READY_WITHIN_S)
         self._process = process
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process has not ended."""
+        return self._process is not None and self._process.is_running
+
     def kill(self) -> None:
         """End it as a crash would."""
         if self._process is not None:

@@ -18,7 +18,7 @@ def test_the_model_used_last_comes_first_then_other_resident_models_then_the_res
         Backlog("latest", 1, 0.0),
         Backlog("colder", 1, 25.0),
     ]
-    assert _order(*backlogs, resident=("older", "latest")) == ["latest", "older", "colder", "cold"]
+    assert _order(*backlogs, resident=("older", "latest")) == ["latest", "older", "cold", "colder"]
 
 
 def test_a_job_that_waited_too_long_comes_before_resident_models() -> None:
@@ -40,5 +40,5 @@ def test_models_without_jobs_are_left_out() -> None:
     assert _order(Backlog("cold", 0, 0.0), resident=("cold",)) == []
 
 
-def test_a_worker_that_holds_nothing_takes_the_longest_wait_first() -> None:
-    assert _order(Backlog("a", 1, 1.0), Backlog("b", 1, 2.0), resident=()) == ["b", "a"]
+def test_a_worker_that_holds_nothing_takes_the_longest_backlog_first_then_the_longest_wait() -> None:
+    assert _order(Backlog("a", 1, 1.0), Backlog("b", 1, 2.0), Backlog("c", 2, 0.0), resident=()) == ["c", "b", "a"]

@@ -33,6 +33,7 @@ class NatsClient(Client):
         self._name = name
         self._was_opened = False
         self._is_shutting = False
+        self._last_error = ""
         self._reconnect_listeners: list[ReconnectListener] = []
 
     async def open(self) -> None:
@@ -63,7 +64,8 @@ class NatsClient(Client):
         if not is_flushed:  # nats-py's close would try again, fail, and leave the rest of itself undone
             self._pending = []
             self._pending_data_size = 0
-        await self.close()
+        with contextlib.suppress(AssertionError):  # nats-py's, where it was never connected
+            await self.close()
 
     def on_reconnect(self, listener: ReconnectListener) -> Callable[[], None]:
         """Call `listener` after every reconnect, until the returned function is called."""
@@ -76,10 +78,18 @@ class NatsClient(Client):
         return forget
 
     async def flush(self, timeout: int = 10) -> None:
-        """Return when the server has read all that was sent before. nats-py alone sends its PING ahead of the buffer:
-        2 of 1,500 requests right after a subscription found nobody."""
+        """Return when the server has read all that was sent before.
+
+        nats-py alone sends its PING ahead of the buffer: 2 of 1,500 requests right after a subscription found nobody.
+        Cancelling its flush would be swallowed, or break the connection when the PONG comes; so it is never cancelled.
+        """
+        flushing = asyncio.ensure_future(self._flush_all(timeout))
+        flushing.add_done_callback(lambda done: done.cancelled() or done.exception())  # told here where anybody waits
+        await asyncio.shield(flushing)
+
+    async def _flush_all(self, timeout_s: int) -> None:
         await self._flush_pending(force_flush=True)
-        await super().flush(timeout)
+        await super().flush(timeout_s)
 
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, Any] | None = None
@@ -115,8 +125,12 @@ class NatsClient(Client):
             raise nats.errors.ConnectionReconnectingError
 
     async def _log_error(self, error: Exception) -> None:
-        # nats-py shows a permission denial as a timeout; its cause is only told here.
-        log.warning("nats_error", error=str(error) or type(error).__name__)
+        # nats-py shows a permission denial as a timeout; its cause is only told here. Each of its tries to reconnect
+        # ends here too.
+        told = str(error) or type(error).__name__
+        if self.is_connected or told != self._last_error:
+            log.warning("nats_error", error=told)
+        self._last_error = told
 
     async def _log_disconnect(self) -> None:
         if not self._is_shutting:
@@ -124,12 +138,14 @@ class NatsClient(Client):
 
     async def _tell_reconnected(self) -> None:
         log.info("nats_reconnected")
-        for listener in list(self._reconnect_listeners):
-            try:
-                await listener()
-            except Exception:
-                # One part that fails to recover must not keep the others from it.
-                log.exception("reconnect_listener_failed")
+        # Side by side: one part that is slow to recover, or fails, must not keep the others from it.
+        await asyncio.gather(*(self._tell(listener) for listener in list(self._reconnect_listeners)))
+
+    async def _tell(self, listener: ReconnectListener) -> None:
+        try:
+            await listener()
+        except Exception:
+            log.exception("reconnect_listener_failed")
 
 
 async def connect(settings: NatsSettings, name: str) -> NatsClient:

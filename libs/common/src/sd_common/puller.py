@@ -8,10 +8,8 @@ request is sent again after a reconnect, after missed heartbeats, and when the s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 
-import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -106,9 +104,10 @@ class Puller:
         self._closing = True
         self._forget_reconnects()
         if self._subscription is not None and self._client.is_connected:
-            with contextlib.suppress(TimeoutError, nats.errors.Error):  # a server that has gone forgets the request
-                async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                    await self._subscription.drain()  # type: ignore[no-untyped-call]
+            # Not cancelled when it takes too long, as with a server that has gone: that would break the connection.
+            draining = asyncio.ensure_future(self._subscription.drain())  # type: ignore[no-untyped-call]
+            draining.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait([draining], timeout=_CLOSE_TIMEOUT_S)
         while not self._jobs.empty():
             await self._jobs.get_nowait().nak()
 

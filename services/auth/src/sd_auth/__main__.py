@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
@@ -14,7 +15,10 @@ from sd_common.settings import LogSettings, NatsSettings, load_settings
 def main() -> None:
     configure_logs(load_settings(LogSettings), "auth")
     app = AuthApp(load_settings(AuthSettings), load_settings(NatsSettings))
-    asyncio.run(run_until_stopped(app))
+    try:
+        asyncio.run(run_until_stopped(app))
+    except OSError as error:
+        sys.exit(f"The auth service cannot start: {error}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import uvloop
 
 from sd_common.logs import configure_logs
@@ -26,7 +28,10 @@ async def run() -> None:
 
 def main() -> None:
     configure_logs(load_settings(LogSettings), "gateway")
-    uvloop.run(run())
+    try:
+        uvloop.run(run())
+    except OSError as error:
+        sys.exit(f"The gateway cannot start (HOST, PORT): {error}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from sd_common.errors import SequenceConflict, TaskEnded
+import nats.errors
+import structlog
+
+from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
 from sd_common.events import CANCELLED_BY_USER, AbortedEvent, PendingEvent, is_terminal
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
+
+log = structlog.get_logger(__name__)
 
 
 class Aborter:
@@ -33,6 +38,9 @@ class Aborter:
                 return
             break
         # The log has it; the rest only saves work. A worker that runs the task drops it at its next step.
-        await self._client.publish(ref.cancels)
-        if last is not None and isinstance(last.event, PendingEvent):
-            await self._queue.delete(last.event.job_sequence)
+        try:
+            await self._client.publish(ref.cancels)
+            if last is not None and isinstance(last.event, PendingEvent):
+                await self._queue.delete(last.event.job_sequence)
+        except (Unavailable, nats.errors.Error):
+            log.warning("work_not_saved_by_abort", task_id=ref.task_id)

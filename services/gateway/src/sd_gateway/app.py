@@ -24,6 +24,7 @@ from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.openapi import create_document
 from sd_gateway.http.operations import add_operations
 from sd_gateway.http.routes import OPERATIONS
+from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
 from sd_gateway.http.service import add_documents
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
@@ -66,12 +67,14 @@ class GatewayApp:
             stack.callback(self._parts.feed.stop)
             self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
             stack.callback(self._starting.cancel)
-            runner = web.AppRunner(
+            runner = GatewayRunner(
                 create_web_app(self._parts),
                 handler_cancellation=True,  # a client that goes away cancels its request, which aborts its task
                 access_log=None,
                 shutdown_timeout=self._settings.shutdown_timeout_s,
                 lingering_time=_LINGERING_S,
+                max_line_size=MAX_LINE_BYTES,
+                max_field_size=MAX_LINE_BYTES,
             )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)

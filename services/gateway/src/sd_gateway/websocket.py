@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from dataclasses import dataclass
 
 import structlog
 from aiohttp import WSCloseCode, web
@@ -59,14 +60,30 @@ class _Outbox:
         return self._messages.popleft()
 
 
+@dataclass(eq=False)
+class _Client:
+    """One websocket, and the connection that carries it."""
+
+    socket: web.WebSocketResponse
+    transport: asyncio.Transport | None
+
+    async def close(self, code: WSCloseCode, reason: str) -> None:
+        """Say why, and close. A client that does not even read that is cut off."""
+        closing = asyncio.ensure_future(self.socket.close(code=code, message=reason.encode()))
+        await asyncio.wait([closing], timeout=_CLOSE_TIMEOUT_S)
+        if not closing.done() and self.transport is not None:
+            self.transport.abort()
+        await asyncio.gather(closing, return_exceptions=True)
+
+
 class Websockets:
     """Serves websocket clients."""
 
     def __init__(self, client: NatsClient, feed: EventFeed, settings: GatewaySettings) -> None:
-        self._client = client
+        self._nats = client
         self._feed = feed
         self._settings = settings
-        self._sockets: set[web.WebSocketResponse] = set()
+        self._clients: set[_Client] = set()
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
         """Complete the handshake."""
@@ -76,8 +93,11 @@ class Websockets:
         await socket.prepare(request)
         return socket
 
-    async def serve(self, socket: web.WebSocketResponse, identity: Identity, *, progress: bool) -> None:
+    async def serve(
+        self, request: web.Request, socket: web.WebSocketResponse, identity: Identity, *, progress: bool
+    ) -> None:
         """Send the session's events until the client goes away."""
+        client = _Client(socket, request.transport)
         outbox = _Outbox(self._settings.websocket_queue_events)
 
         def on_event(event: LoggedEvent) -> None:
@@ -90,30 +110,27 @@ class Websockets:
             stack.enter_context(self._feed.session_listener(identity.user, identity.session, on_event))
             if progress:
                 subject = subjects.progress_of_session(identity.user, identity.session)
-                subscription = await self._client.subscribe(subject, cb=on_progress)
+                subscription = await self._nats.subscribe(subject, cb=on_progress)
                 stack.push_async_callback(subscription.unsubscribe)
-            self._sockets.add(socket)
-            stack.callback(self._sockets.discard, socket)
-            sending = asyncio.create_task(self._send_all(socket, outbox), name="websocket-send")
+            self._clients.add(client)
+            stack.callback(self._clients.discard, client)
+            sending = asyncio.create_task(self._send_all(client, outbox), name="websocket-send")
             stack.callback(sending.cancel)
             async for _ in socket:
                 pass  # reads answer pings and see the close; what clients say is ignored
 
     async def close_all(self) -> None:
         """Tell every client that this gateway goes away."""
-        await asyncio.gather(
-            *(socket.close(code=WSCloseCode.GOING_AWAY, message=b"Gateway is stopping") for socket in self._sockets),
-            return_exceptions=True,
-        )
+        await asyncio.gather(*(client.close(WSCloseCode.GOING_AWAY, "Gateway is stopping") for client in self._clients))
 
-    async def _send_all(self, socket: web.WebSocketResponse, outbox: _Outbox) -> None:
+    async def _send_all(self, client: _Client, outbox: _Outbox) -> None:
         try:
             while True:
                 message = await outbox.get()
                 async with asyncio.timeout(self._settings.websocket_send_timeout_s):
-                    await socket.send_str(message)
+                    await client.socket.send_str(message)
         except (asyncio.QueueFull, TimeoutError):
             log.warning("websocket_too_slow")
-            await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"Too slow: events were waiting")
+            await client.close(WSCloseCode.TRY_AGAIN_LATER, "Too slow: events were waiting")
         except ConnectionError:
             pass  # the reading side sees the close

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 import uvloop
 
 from sd_common.logs import configure_logs
 from sd_common.process import run_until_stopped
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, load_settings
 from sd_worker.app import WorkerApp
+from sd_worker.engine.errors import DeviceUnavailable
 from sd_worker.settings import WorkerSettings
 
 
 def main() -> None:
     configure_logs(load_settings(LogSettings), "worker")
     app = WorkerApp(load_settings(WorkerSettings), load_settings(NatsSettings), load_settings(MinioSettings))
-    uvloop.run(run_until_stopped(app))
+    try:
+        uvloop.run(run_until_stopped(app))
+    except (DeviceUnavailable, OSError) as error:
+        sys.exit(f"The worker cannot start: {error}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Backlog:
-    """A model's jobs, and for how many seconds the first that nobody was given has waited."""
+    """A model's jobs, and for how many seconds one of them has waited, as far as is known."""
 
     model_key: str
     num_jobs: int
@@ -19,17 +19,18 @@ def admission_order(backlogs: Sequence[Backlog], resident: Sequence[str], swap_a
     """Model keys, the one to take from first.
 
     `resident` names the keys of the models in memory, the most recently used last. Their jobs come first, the most
-    recently used model before the others, since another model costs a load. But a model whose job has waited longer
-    than `swap_after_s` comes before them all, the longest wait first, so that none starves.
+    recently used model before the others, since another model costs a load; then those of the longest backlog, for
+    which a load is worth most. But a model whose job has waited longer than `swap_after_s` comes before them all, the longest
+    wait first, so that none starves.
     """
     recency = {key: index for index, key in enumerate(resident)}
 
-    def rank(backlog: Backlog) -> tuple[int, float]:
+    def rank(backlog: Backlog) -> tuple[int, float, float]:
         key = backlog.model_key
         if backlog.oldest_wait_s > swap_after_s and key != (resident[-1] if resident else None):
-            return (0, -backlog.oldest_wait_s)
+            return (0, -backlog.oldest_wait_s, 0)
         if key in recency:
-            return (1, -recency[key])
-        return (2, -backlog.oldest_wait_s)
+            return (1, -recency[key], 0)
+        return (2, -backlog.num_jobs, -backlog.oldest_wait_s)
 
     return [backlog.model_key for backlog in sorted(backlogs, key=rank) if backlog.num_jobs > 0]

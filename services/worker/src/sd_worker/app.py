@@ -20,7 +20,7 @@ from sd_worker.engine_bridge import EngineBridge
 from sd_worker.input_pictures import InputPictures
 from sd_worker.job_source import JobSource
 from sd_worker.publish_events import EventPublisher
-from sd_worker.run_task import TaskRunner
+from sd_worker.run_task import TaskHandler
 from sd_worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -58,13 +58,13 @@ class WorkerApp:
             cancellations = Cancellations(self._client, task_log)
             events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
             input_pictures = InputPictures(blobs, settings.base_url, settings)
-            runner = TaskRunner(engine, cancellations, events, input_pictures, blobs, settings.base_url)
+            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, settings.base_url)
             source = JobSource(
                 self._client, JobQueue(self._client), engine.resident_models, settings.model_swap_after_s
             )
             await cancellations.start()
             engine.start()
-            self._consumer = JobConsumer(source, runner)
+            self._consumer = JobConsumer(source, handler, events)
             stack.push_async_callback(self._drain, self._consumer, engine)
             self._consumer.start()
             self._stack = stack.pop_all()

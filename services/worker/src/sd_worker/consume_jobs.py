@@ -27,7 +27,8 @@ from sd_common.streams import ACK_WAIT_S
 from sd_common.tracing import continued_trace
 from sd_worker.errors import HandedBack, TaskLost
 from sd_worker.job_source import JobSource
-from sd_worker.run_task import TaskRunner
+from sd_worker.publish_events import EventPublisher
+from sd_worker.run_task import TaskHandler
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +45,10 @@ _MAX_FAILED_DELIVERIES = 10
 class JobConsumer:
     """Runs jobs until it is told to drain."""
 
-    def __init__(self, source: JobSource, runner: TaskRunner) -> None:
+    def __init__(self, source: JobSource, handler: TaskHandler, events: EventPublisher) -> None:
         self._source = source
-        self._runner = runner
+        self._handler = handler
+        self._events = events
         self._engine_free = asyncio.Event()
         self._engine_free.set()
         self._taking: asyncio.Task[None] | None = None
@@ -60,8 +62,9 @@ class JobConsumer:
     async def drain(self, timeout_s: float) -> bool:
         """Take no more jobs, and wait until those taken have ended. Returns whether they have within `timeout_s`."""
         if self._taking is not None:
-            self._taking.cancel()
-            await asyncio.wait([self._taking])
+            while not self._taking.done():  # nats-py swallows a cancellation here and there
+                self._taking.cancel()
+                await asyncio.wait([self._taking], timeout=_PAUSE_S)
         with contextlib.suppress(nats.errors.Error):
             await self._source.close()
         if self._running:
@@ -126,13 +129,12 @@ class JobConsumer:
         )
         log.error("not_a_job", subject=message.subject, reason=reason)
         try:
-            ref = JobHead.model_validate_json(message.data).ref
-        except ValidationError:
-            pass
-        else:
-            with contextlib.suppress(TaskEnded):
-                await self._runner.refuse(ref, message.metadata.sequence.stream, "invalid_input", reason)
-        await message.term()
+            with contextlib.suppress(ValidationError, TaskEnded):
+                ref = JobHead.model_validate_json(message.data).ref
+                await self._events.refuse(ref, message.metadata.sequence.stream, "invalid_input", reason)
+            await message.term()
+        except (Unavailable, nats.errors.Error):
+            log.warning("refusal_not_told")  # delivered again, it is refused again
 
     async def _run(self, message: Msg, job: Job, engine_free: asyncio.Event) -> None:
         started_at = asyncio.get_running_loop().time()
@@ -160,7 +162,7 @@ class JobConsumer:
     async def _try(self, message: Msg, job: Job, engine_free: asyncio.Event) -> str:
         metadata = message.metadata
         try:
-            await self._runner.run(job, message.subject, metadata.sequence.stream, engine_free)
+            await self._handler.run(job, message.subject, metadata.sequence.stream, engine_free)
         except TaskEnded:
             return "had_ended"
         except (HandedBack, TaskLost, Unavailable):
@@ -172,7 +174,7 @@ class JobConsumer:
                 raise HandedBack(str(error)) from error
             with contextlib.suppress(TaskEnded):
                 reason = "Something went wrong in the workers; the operator's log tells what"
-                await self._runner.refuse(job.ref, metadata.sequence.stream, "internal", reason)
+                await self._events.refuse(job.ref, metadata.sequence.stream, "internal", reason)
             return "given_up"
         return "ended"
 

@@ -3,12 +3,16 @@ of wrong settings."""
 
 from __future__ import annotations
 
+import os
+
 from sd_worker.engine_bridge import CreateEngine
 from sd_worker.settings import WorkerSettings
 
 
 def create_engine(settings: WorkerSettings) -> CreateEngine:
     """What makes the engine, given its callbacks. Blocks for seconds; raises `DeviceUnavailable`."""
+    # Else three lines say at import that torchvision, which nothing here needs, is not installed.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from sd_worker.engine.devices import choose_device
     from sd_worker.engine.engine import Engine
     from sd_worker.engine.model_loading import ModelSource

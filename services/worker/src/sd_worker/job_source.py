@@ -42,6 +42,7 @@ class JobSource:
         self._swap_after_s = swap_after_s
         self._pullers: dict[str, Puller] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._tried_at: dict[str, float] = {}
         self._last_key: str | None = None
 
     async def next(self) -> Msg:
@@ -66,10 +67,19 @@ class JobSource:
         resident = [model_key(name) for name in self._resident_models()]
         others = [depth.model_key for depth in depths if depth.model_key != self._last_key]
         waits = dict(zip(others, await asyncio.gather(*map(self._queue.oldest_wait_s, others)), strict=True))
-        backlogs = [Backlog(depth.model_key, depth.num_jobs, waits.get(depth.model_key, 0.0)) for depth in depths]
+        # A job that was handed back, or whose worker was lost, has been given out once and shows in no wait. So a model
+        # that this worker has not tried for long counts as waiting too; a try that finds nothing costs 0.3 ms.
+        now = asyncio.get_running_loop().time()
+        tried_at = {depth.model_key: self._tried_at.get(depth.model_key, now) for depth in depths}
+        self._tried_at = tried_at
+        backlogs = [
+            Backlog(key.model_key, key.num_jobs, max(waits.get(key.model_key, 0.0), now - tried_at[key.model_key]))
+            for key in depths
+        ]
         return admission_order(backlogs, resident, self._swap_after_s)
 
     async def _take_from(self, key: str) -> Msg | None:
+        self._tried_at[key] = asyncio.get_running_loop().time()
         job = await (await self._puller(key)).next_if_any()
         if job is not None:
             # The pull that is open for another model would bring a second job. Nothing is awaited here: a cancellation

@@ -8,9 +8,8 @@ import hashlib
 from sd_common import subjects
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
-from sd_common.events import CANCELLED_BY_USER, AbortCode, TaskResult
+from sd_common.events import CANCELLED_BY_USER, TaskResult
 from sd_common.jobs import Job
-from sd_common.subjects import TaskRef
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
@@ -25,8 +24,8 @@ def seed_of(task_id: str) -> int:
     return int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:4])
 
 
-class TaskRunner:
-    """Runs tasks, as many at once as it is asked to."""
+class TaskHandler:
+    """Takes tasks through this worker, as many at once as it is asked to."""
 
     def __init__(
         self,
@@ -43,10 +42,6 @@ class TaskRunner:
         self._input_pictures = input_pictures
         self._blobs = blobs
         self._base_url = base_url
-
-    async def refuse(self, ref: TaskRef, job_sequence: int, code: AbortCode, reason: str) -> None:
-        """End a task that is not run at all. Raises `TaskEnded`, `Unavailable`."""
-        await self._events.refuse(ref, job_sequence, code, reason)
 
     async def run(self, job: Job, subject: str, job_sequence: int, engine_free: asyncio.Event) -> None:
         """Run the task to its terminal event; `engine_free` is set as soon as the engine has done its part.

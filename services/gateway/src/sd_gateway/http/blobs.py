@@ -8,10 +8,11 @@ from aiohttp import ETag, web
 from pydantic import Field, TypeAdapter
 
 from sd_common.blob_urls import is_blob_id
-from sd_common.errors import BlobNotFound
+from sd_common.errors import BlobNotFound, PictureError
 from sd_common.pictures import CONTENT_TYPES
+from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.http.authentication import authenticate
-from sd_gateway.http.inputs import read_upload
+from sd_gateway.http.inputs import BLOB_FIELD, read_upload
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
 
@@ -24,7 +25,10 @@ async def post_blob(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     await authenticate(request)
     data = await read_upload(request, parts.settings.max_upload_bytes)
-    url = await parts.input_pictures.store(data)
+    try:
+        url = await parts.input_pictures.store(data)
+    except PictureError as error:
+        raise InvalidInput([FieldError(BLOB_FIELD, str(error))]) from error
     return web.json_response(url, headers={"Location": url})
 
 

@@ -41,7 +41,7 @@ async def events(request: web.Request) -> web.WebSocketResponse:
     except Unavailable as error:
         await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=str(error).encode()[:120])
     else:
-        await websockets.serve(socket, identity, progress=query.progress)
+        await websockets.serve(request, socket, identity, progress=query.progress)
     return socket
 
 

@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 #: Where a token may stand; no parameter of an operation.
 TOKEN_PARAMETER = "token"  # noqa: S105 - a parameter's name
-_BLOB_FIELD = "blob_data"
+#: The file of an upload.
+BLOB_FIELD = "blob_data"
 _KIND_FIELD = "params_type"
 
 
@@ -73,7 +74,7 @@ async def read_upload(request: web.Request, max_bytes: int) -> bytes:
 async def _read_part(request: web.Request, max_bytes: int) -> bytes:
     reader = await request.multipart()
     while (part := await reader.next()) is not None:
-        if not isinstance(part, BodyPartReader) or part.name != _BLOB_FIELD:
+        if not isinstance(part, BodyPartReader) or part.name != BLOB_FIELD:
             continue
         data = bytearray()
         while chunk := await part.read_chunk():
@@ -81,7 +82,7 @@ async def _read_part(request: web.Request, max_bytes: int) -> bytes:
             if len(data) > max_bytes:
                 raise BodyTooLarge(f"The picture is larger than {max_bytes:,} bytes")
         return bytes(data)
-    raise InvalidInput([FieldError(_BLOB_FIELD, "Needed, but the form has no such file")])
+    raise InvalidInput([FieldError(BLOB_FIELD, "Needed, but the form has no such file")])
 
 
 def checked(validate: Callable[[], T]) -> T:

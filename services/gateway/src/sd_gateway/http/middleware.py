@@ -21,6 +21,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer errors as problems, and log one line per request. The query is not logged: it may hold a token."""
+    # A connection's requests share a context: what the one before has bound is not about this one.
+    structlog.contextvars.clear_contextvars()
+    if task_id := request.match_info.get("task_id"):
+        structlog.contextvars.bind_contextvars(task_id=task_id)
     started = time.perf_counter()
     status = 499  # as nginx has it: the client went away
     try:
@@ -74,4 +78,4 @@ def _sentence_of(error: web.HTTPException, request: web.Request) -> str:
         case web.HTTPRequestEntityTooLarge():
             return f"The body is larger than {request.client_max_size:,} bytes"
         case _:
-            return error.reason
+            return error.text or error.reason

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from sd_common.errors import Unavailable
 from sd_common.events import AbortedEvent, FinishedEvent, TaskResult
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
@@ -18,6 +20,8 @@ from sd_gateway.http.picture_page import picture_page, wants_html
 from sd_gateway.parts import PARTS, Parts
 from sd_gateway.submit import Parameters, new_task
 from sd_gateway.waiting import TaskEnd
+
+log = structlog.get_logger(__name__)
 
 txt2img_query: TypeAdapter[Parameters] = TypeAdapter(Txt2ImgParameters)
 img2img_query: TypeAdapter[Parameters] = TypeAdapter(Img2ImgParameters)
@@ -57,7 +61,10 @@ async def _make_picture(request: web.Request, query: TypeAdapter[Parameters]) ->
 async def _abort_submitted(parts: Parts, ref: TaskRef, submitting: asyncio.Future[None]) -> None:
     await asyncio.wait([submitting])
     if submitting.exception() is None:
-        await parts.aborter.abort(ref)
+        try:
+            await parts.aborter.abort(ref)
+        except Unavailable:
+            log.warning("task_of_a_client_that_left_runs_on", task_id=ref.task_id)
 
 
 def _answer(request: web.Request, event: FinishedEvent) -> web.Response:

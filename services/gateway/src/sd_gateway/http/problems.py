@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from pydantic import BaseModel, Field
 
-from sd_common.errors import BlobNotFound, PictureError, QueueFull, SubjectError, Unavailable
+from sd_common.errors import BlobNotFound, QueueFull, SubjectError, Unavailable
 from sd_common.events import AbortCode
 from sd_gateway.errors import (
     AccountRefused,
@@ -57,7 +57,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
         case InvalidInput():
             fields = [ProblemField(field=entry.field, detail=entry.detail) for entry in error.errors]
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=fields), {}
-        case PictureError() | SubjectError():
+        case SubjectError():
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)), {}
         case NotAuthenticated():
             return create_problem(HTTPStatus.UNAUTHORIZED, str(error)), {"WWW-Authenticate": "Bearer"}
