@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from support.client import Answered, Client
+from support.stack import EmbeddedStack
 
 
 def _png(width: int = 64, height: int = 64) -> bytes:
@@ -93,14 +95,35 @@ async def test_a_body_of_another_type_is_told(session: Client) -> None:
     _assert_problem(answer, 415, "must be application/json, not text/yaml")
 
 
-async def test_malformed_multipart_is_told(session: Client) -> None:
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        (b"", 422, "the form has no such file"),
+        (b"no boundary here", 400, "multipart body is malformed"),
+        (b"--frontier\r\nnonsense", 400, "multipart body is malformed"),
+    ],
+)
+async def test_malformed_multipart_is_told(session: Client, body: bytes, status: int, sentence: str) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=frontier"}
-    for body in (b"", b"no boundary here", b"--frontier\r\nnonsense"):
-        answer = await session.post("/blob", data=body, headers=headers)
-        assert answer.status in (400, 422), answer.body
-        assert answer.headers["Content-Type"] == "application/problem+json"
-    answer = await session.post("/blob", data=b"no boundary here", headers=headers)
-    _assert_problem(answer, 400, "multipart body is malformed")
+    _assert_problem(await session.post("/blob", data=body, headers=headers), status, sentence)
+
+
+async def test_a_request_that_is_not_http_is_told_and_not_logged(stack: EmbeddedStack) -> None:
+    host, _, port = stack.base_url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /txt2img?token=very-secret&prompt=not encoded HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in answer
+    assert b"percent-encoded" in answer
+    assert "very-secret" not in stack.log
+
+
+async def test_a_prompt_of_the_longest_length_fits_into_a_get(session: Client) -> None:
+    query = {"prompt": "a" * 10_000, "model": "tiny", "steps": "1", "width": "64", "height": "64"}
+    assert (await session.get("/txt2img", params=query)).status == 200
 
 
 async def test_a_form_without_the_file_is_told(session: Client) -> None:
@@ -113,7 +136,7 @@ async def test_a_form_without_the_file_is_told(session: Client) -> None:
 async def test_a_file_that_is_no_picture_is_told(session: Client, data: bytes) -> None:
     form = aiohttp.FormData()
     form.add_field("blob_data", data, filename="picture.png", content_type="image/png")
-    _assert_problem(await session.post("/blob", data=form), 422, "not a whole PNG, JPEG, WEBP picture")
+    _assert_problem(await session.post("/blob", data=form), 422, "not a whole PNG, JPEG, WEBP picture", "blob_data")
 
 
 async def test_a_picture_of_too_many_pixels_is_told(session: Client) -> None:

@@ -36,6 +36,19 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def worker_settings(model_dir: Path, name: str = "worker", **settings: Any) -> WorkerSettings:
+    """Settings of a worker on the CPU, whatever the environment says."""
+    return WorkerSettings(
+        _env_file=None,
+        base_url=BASE_URL,
+        model_dir=model_dir,
+        device="cpu",
+        health_port=None,
+        worker_name=name,
+        **settings,
+    )
+
+
 StartWorker = Callable[..., Awaitable[WorkerApp]]
 
 
@@ -47,16 +60,7 @@ async def start_worker(
     workers: list[WorkerApp] = []
 
     async def start(name: str = "worker", **settings: Any) -> WorkerApp:
-        worker_settings = WorkerSettings(
-            _env_file=None,
-            base_url=BASE_URL,
-            model_dir=model_dir,
-            device="cpu",
-            health_port=None,
-            worker_name=name,
-            **settings,
-        )
-        worker = WorkerApp(worker_settings, provisioned, minio_settings)
+        worker = WorkerApp(worker_settings(model_dir, name, **settings), provisioned, minio_settings)
         workers.append(worker)
         await worker.start()
         return worker

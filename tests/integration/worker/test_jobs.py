@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+from pathlib import Path
 
-from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks, worker_settings
 from nats.aio.msg import Msg
 from PIL import Image
 
@@ -15,8 +17,11 @@ from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedE
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
+from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
 from sd_common.task_log import NO_EVENT
+from sd_embedded.s3_server import S3Server
+from sd_worker.app import WorkerApp
 
 
 def _types(events: list[object]) -> list[str]:
@@ -193,3 +198,68 @@ async def test_a_drain_that_takes_too_long_hands_the_running_task_back(start_wor
     last = await tasks.wait_for("long", "finished")
     assert isinstance(last.event, FinishedEvent)
     assert (last.event.worker, last.event.attempt) == ("fresh", 2)
+
+
+async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    """An idle worker has a pull open for the model used last; it is told to stop just as a job of another comes."""
+    for number in range(12):
+        worker = await start_worker(f"stopped-{number}")
+        await tasks.publish(f"home-{number}", model="tiny")
+        await tasks.wait_for(f"home-{number}", "finished")
+        await tasks.publish(f"away-{number}", model="other")
+        for _ in range(number):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_S):
+            await worker.stop()
+        if not await tasks.events(f"away-{number}"):
+            puller = Puller(nats_client, JOBS, model_key("other"))
+            await tasks.queue.create_consumer(model_key("other"))
+            await puller.start()
+            job = await puller.next(5)  # far below ack_wait
+            assert job is not None, number
+            await job.ack_sync()
+            await puller.close()
+        else:
+            assert (await tasks.events(f"away-{number}"))[-1].event.event_type == "finished"
+
+
+async def test_a_job_that_was_handed_back_does_not_starve_behind_the_backlog_of_another_model(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    await tasks.publish("handed-back", model="other")
+    puller = Puller(nats_client, JOBS, model_key("other"))
+    await tasks.queue.create_consumer(model_key("other"))
+    await puller.start()
+    job = await puller.next(PATIENCE_S)
+    assert job is not None
+    await start_worker(model_swap_after_s=0.5)
+    for number in range(60):
+        await tasks.publish(f"backlog-{number}", model="tiny", steps=10)
+    await tasks.wait_for("backlog-0", "finished")
+    await job.nak()
+    await puller.close()
+    handed_back = await tasks.wait_for("handed-back", "finished")
+    last_of_backlog = await tasks.wait_for("backlog-59", "finished")
+    assert handed_back.sequence < last_of_backlog.sequence
+
+
+async def test_a_picture_is_stored_when_the_store_comes_back(
+    provisioned: NatsSettings, tasks: Tasks, model_dir: Path, tmp_path: Path
+) -> None:
+    server = S3Server(tmp_path, "test", "0123456789abcdef0123")
+    server.start()
+    settings = server.minio_settings("pictures")
+    async with BlobStore(settings) as blobs:
+        await blobs.create_bucket()
+        server.kill()
+        worker = WorkerApp(worker_settings(model_dir), provisioned, settings)
+        await worker.start()
+        job = await tasks.publish("stored-late")
+        await tasks.wait_for("stored-late", "started")
+        server.start()
+        await tasks.wait_for("stored-late", "finished")
+        assert (await blobs.get(job.blob_id)).content_type == "image/png"
+        await worker.stop()
+    server.terminate()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections import deque
 from dataclasses import dataclass
 
@@ -26,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 _PING_INTERVAL_S = 20.0
 _CLOSE_TIMEOUT_S = 2.0
+#: `struct linger`: on, for 0 seconds.
+_LINGER_NOT = struct.pack("ii", 1, 0)
 #: Clients have nothing to say here.
 _MAX_MESSAGE_BYTES = 4096
 
@@ -71,9 +75,19 @@ class _Client:
         """Say why, and close. A client that does not even read that is cut off."""
         closing = asyncio.ensure_future(self.socket.close(code=code, message=reason.encode()))
         await asyncio.wait([closing], timeout=_CLOSE_TIMEOUT_S)
-        if not closing.done() and self.transport is not None:
-            self.transport.abort()
+        # aiohttp ends with a close that lets the buffer drain, which it never does here.
+        if self.transport is not None and (not closing.done() or self.transport.get_write_buffer_size()):
+            _reset(self.transport)
         await asyncio.gather(closing, return_exceptions=True)
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Cut off, with a reset: else the kernel would keep megabytes for a client that reads nothing."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):  # it has gone already
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    transport.abort()
 
 
 class Websockets:
@@ -87,17 +101,17 @@ class Websockets:
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
         """Complete the handshake."""
-        socket = web.WebSocketResponse(
+        accepted = web.WebSocketResponse(
             heartbeat=_PING_INTERVAL_S, timeout=_CLOSE_TIMEOUT_S, max_msg_size=_MAX_MESSAGE_BYTES
         )
-        await socket.prepare(request)
-        return socket
+        await accepted.prepare(request)
+        return accepted
 
     async def serve(
-        self, request: web.Request, socket: web.WebSocketResponse, identity: Identity, *, progress: bool
+        self, request: web.Request, accepted: web.WebSocketResponse, identity: Identity, *, progress: bool
     ) -> None:
         """Send the session's events until the client goes away."""
-        client = _Client(socket, request.transport)
+        client = _Client(accepted, request.transport)
         outbox = _Outbox(self._settings.websocket_queue_events)
 
         def on_event(event: LoggedEvent) -> None:
@@ -116,7 +130,7 @@ class Websockets:
             stack.callback(self._clients.discard, client)
             sending = asyncio.create_task(self._send_all(client, outbox), name="websocket-send")
             stack.callback(sending.cancel)
-            async for _ in socket:
+            async for _ in accepted:
                 pass  # reads answer pings and see the close; what clients say is ignored
 
     async def close_all(self) -> None:

@@ -19,9 +19,9 @@ def admission_order(backlogs: Sequence[Backlog], resident: Sequence[str], swap_a
     """Model keys, the one to take from first.
 
     `resident` names the keys of the models in memory, the most recently used last. Their jobs come first, the most
-    recently used model before the others, since another model costs a load; then those of the longest backlog, for
-    which a load is worth most. But a model whose job has waited longer than `swap_after_s` comes before them all, the longest
-    wait first, so that none starves.
+    recently used model before the others, since another model costs a load; then those of the longest backlog, which
+    make the most of a load. But a model whose job has waited longer than `swap_after_s` comes before them all, the
+    longest wait first, so that none starves.
     """
     recency = {key: index for index, key in enumerate(resident)}
 

@@ -1,0 +1,113 @@
+"""Websocket clients that do not read, on a gateway in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import secrets
+import select
+import socket as sockets
+import time
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from pydantic import SecretStr
+
+from sd_auth.app import AuthApp
+from sd_auth.settings import AuthSettings
+from sd_common.events import AbortedEvent
+from sd_common.nats_client import NatsClient
+from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.subjects import TaskRef
+from sd_common.task_log import NO_EVENT, TaskLog
+from sd_gateway.app import GatewayApp
+from sd_gateway.settings import GatewaySettings
+from support.client import Client
+
+#: Far more than the kernel holds for a client that reads nothing.
+_EVENT_CHARS = 200_000
+_NUM_EVENTS = 60
+
+
+@pytest_asyncio.fixture
+async def gateway(provisioned: NatsSettings, minio_settings: MinioSettings) -> AsyncIterator[tuple[GatewayApp, str]]:
+    """A gateway with little patience, and where it listens."""
+    secret_key = SecretStr(secrets.token_hex(32))
+    auth_settings = AuthSettings(_env_file=None, secret_key=secret_key, enable_public_access=True, health_port=None)
+    auth = AuthApp(auth_settings, provisioned)
+    await auth.start()
+    listening = sockets.create_server(("127.0.0.1", 0))
+    base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    settings = GatewaySettings(_env_file=None, base_url=base_url, websocket_send_timeout_s=0.5)
+    gateway = GatewayApp(settings, provisioned, minio_settings)
+    await gateway.start(listening)
+    await gateway.ready()
+    yield gateway, base_url
+    await gateway.stop()
+    await auth.stop()
+
+
+async def _stalled(client: Client) -> sockets.socket:
+    """A websocket of the client's session that has shaken hands and then reads nothing."""
+    host, _, port = client.base_url.removeprefix("http://").partition(":")
+    socket = sockets.socket()
+    socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    socket.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(socket, (host, int(port)))
+    head = f"GET /events?token={client.token} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    await loop.sock_sendall(socket, (head + key).encode())
+    assert (await loop.sock_recv(socket, 12)) == b"HTTP/1.1 101"
+    return socket
+
+
+def _session_of(token: str) -> tuple[str, str]:
+    payload = token.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return claims["sub"], claims["sid"]
+
+
+async def _flood(nats: NatsClient, user: str, session: str) -> list[str]:
+    task_log = TaskLog(nats)
+    task_ids = [f"t{number}" for number in range(_NUM_EVENTS)]
+    for task_id in task_ids:
+        event = AbortedEvent(task_id=task_id, reason="x" * _EVENT_CHARS)
+        await task_log.append(TaskRef(user, session, task_id), event, NO_EVENT)
+    return task_ids
+
+
+async def test_a_stalled_websocket_delays_nobody_and_is_cut_off(
+    gateway: tuple[GatewayApp, str], nats_client: NatsClient
+) -> None:
+    async with Client(gateway[1]) as client:
+        await client.take_public_token()
+        stalled = await _stalled(client)
+        async with client.events() as events:
+            assert client.token is not None
+            task_ids = await _flood(nats_client, *_session_of(client.token))
+            assert [(await events.next())["task_id"] for _ in task_ids] == task_ids
+        with contextlib.closing(stalled):
+            await asyncio.to_thread(_wait_until_reset, stalled)
+
+
+async def test_a_stalled_websocket_does_not_hold_up_a_stop(
+    gateway: tuple[GatewayApp, str], nats_client: NatsClient
+) -> None:
+    async with Client(gateway[1]) as client:
+        await client.take_public_token()
+        assert client.token is not None
+        with contextlib.closing(await _stalled(client)):
+            await _flood(nats_client, *_session_of(client.token))
+            started = time.monotonic()
+            await gateway[0].stop()
+            assert time.monotonic() - started < 15
+
+
+def _wait_until_reset(socket: sockets.socket) -> None:
+    """Return when the other end has cut the connection off. Nothing is read."""
+    poll = select.poll()
+    poll.register(socket, 0)  # tells of errors and hang-ups alone
+    assert poll.poll(20_000), "the connection is still there"
