@@ -95,17 +95,11 @@ async def test_a_body_of_another_type_is_told(session: Client) -> None:
     _assert_problem(answer, 415, "must be application/json, not text/yaml")
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "sentence"),
-    [
-        (b"", 422, "the form has no such file"),
-        (b"no boundary here", 400, "multipart body is malformed"),
-        (b"--frontier\r\nnonsense", 400, "multipart body is malformed"),
-    ],
-)
-async def test_malformed_multipart_is_told(session: Client, body: bytes, status: int, sentence: str) -> None:
+@pytest.mark.parametrize("body", [b"", b"no boundary here", b"--frontier\r\nnonsense"])
+async def test_malformed_multipart_is_told(session: Client, body: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=frontier"}
-    _assert_problem(await session.post("/blob", data=body, headers=headers), status, sentence)
+    answer = await session.post("/blob", data=body, headers=headers)
+    _assert_problem(answer, 400, "The multipart body is malformed")
 
 
 async def test_a_request_that_is_not_http_is_told_and_not_logged(stack: EmbeddedStack) -> None:
@@ -115,7 +109,7 @@ async def test_a_request_that_is_not_http_is_told_and_not_logged(stack: Embedded
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
-    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.partition(b"\r\n")[0].endswith(b" 400 Bad Request")
     assert b"application/problem+json" in answer
     assert b"percent-encoded" in answer
     assert "very-secret" not in stack.log
