@@ -19,8 +19,9 @@ from sd_common.streams import JOBS, jobs_consumer
 from sd_common.tracing import trace_headers
 
 _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
-#: The server tells no other reason apart from the message being gone.
-_MESSAGE_DELETE_FAILED = 10057
+#: What the server says of a message that is gone: no message found, sequence not found (where it goes while it is
+#: being deleted), or that deleting failed, for which it has no other reason.
+_MESSAGE_GONE = (10037, 10043, 10057)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class JobQueue:
         try:
             await self._request(f"STREAM.MSG.DELETE.{JOBS}", {"seq": sequence, "no_erase": True})
         except APIError as error:
-            if error.err_code != _MESSAGE_DELETE_FAILED:
+            if error.err_code not in _MESSAGE_GONE:
                 raise
 
     async def depths(self) -> list[QueueDepth]:
