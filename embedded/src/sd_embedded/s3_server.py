@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 import socket
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -85,11 +86,20 @@ class S3Server:
         """End it as a crash would."""
         if self._process is not None:
             self._process.kill()
+            self._remove_sockets()
 
     def terminate(self) -> None:
         """End it in order."""
         if self._process is not None:
             self._process.terminate()
+            self._remove_sockets()
+
+    def _remove_sockets(self) -> None:
+        """weed leaves the sockets of some of its parts behind."""
+        for port in self._ports.values():
+            for number in (port, port + _GRPC_OFFSET):
+                for file in Path(tempfile.gettempdir()).glob(f"seaweedfs-*-{number}.sock"):
+                    file.unlink(missing_ok=True)
 
     def _choose_ports(self) -> dict[str, int]:
         """Those of last time where they are free, so that addresses stay."""
