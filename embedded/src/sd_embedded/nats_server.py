@@ -22,18 +22,12 @@ class NatsServer:
         self._directory = directory
         self._extra_args = extra_args
         self._port: int | None = None
-        self._monitor_url: str | None = None
         self._process: ChildProcess | None = None
 
     @property
     def url(self) -> str:
         """Where it listens, the same after every start."""
         return f"nats://127.0.0.1:{self._port}"
-
-    @property
-    def monitor_url(self) -> str | None:
-        """Where its monitoring listens, with `-m -1` in the extra arguments. Changes with every start."""
-        return self._monitor_url
 
     @property
     def pid(self) -> int:
@@ -77,7 +71,6 @@ class NatsServer:
             shutil.rmtree(ports_dir)
         self._process = process
         self._port = int(ports["nats"][0].rpartition(":")[2])
-        self._monitor_url = next(iter(ports.get("monitoring", [])), None)
 
     @property
     def is_running(self) -> bool:

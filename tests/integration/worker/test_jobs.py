@@ -19,13 +19,13 @@ from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
-from sd_common.task_log import NO_EVENT
+from sd_common.task_log import NO_EVENT, LoggedEvent
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
 
 
-def _types(events: list[object]) -> list[str]:
-    return [event.event.event_type for event in events]  # type: ignore[attr-defined]
+def _types(events: list[LoggedEvent]) -> list[str]:
+    return [event.event.event_type for event in events]
 
 
 async def test_a_job_published_by_an_internal_service_gets_its_picture_and_all_its_events(
@@ -34,7 +34,7 @@ async def test_a_job_published_by_an_internal_service_gets_its_picture_and_all_i
     await start_worker()
     job = await tasks.publish("t1", seed=3)
     last = await tasks.wait_for("t1", "finished")
-    assert _types(list(await tasks.events("t1"))) == ["pending", "started", "finished"]
+    assert _types(await tasks.events("t1")) == ["pending", "started", "finished"]
     assert last.ref == job.ref
     finished = last.event
     assert isinstance(finished, FinishedEvent)
@@ -105,7 +105,7 @@ async def test_the_job_of_a_task_that_was_aborted_before_is_not_run(start_worker
     await tasks.log.append(job.ref, AbortedEvent(task_id="aborted", reason="no"), NO_EVENT)
     await start_worker()
     await tasks.wait_until_queue_is_empty()
-    assert _types(list(await tasks.events("aborted"))) == ["aborted"]
+    assert _types(await tasks.events("aborted")) == ["aborted"]
 
 
 async def test_a_worker_whose_task_was_started_by_another_meanwhile_changes_nothing(

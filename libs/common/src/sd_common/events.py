@@ -96,4 +96,4 @@ stored_event_adapter: TypeAdapter[PendingEvent | StartedEvent | FinishedEvent | 
 
 def is_terminal(event: PendingEvent | StartedEvent | FinishedEvent | AbortedEvent) -> bool:
     """Whether the task ended with this event."""
-    return isinstance(event, FinishedEvent | AbortedEvent)
+    return isinstance(event, TerminalEvent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sd_common.errors import Unavailable
-from sd_common.events import AbortedEvent, FinishedEvent
+from sd_common.events import TerminalEvent
 from sd_common.subjects import TaskRef
 from sd_common.task_log import LoggedEvent, TaskLog
 from sd_gateway.event_feed import EventFeed
@@ -20,7 +20,7 @@ class TaskEnd:
     def __init__(self, feed: EventFeed, task_log: TaskLog, ref: TaskRef) -> None:
         self._task_log = task_log
         self._ref = ref
-        self._ended: asyncio.Future[FinishedEvent | AbortedEvent] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[TerminalEvent] = asyncio.get_running_loop().create_future()
         self._listening = feed.task_listener(ref, self._on_event)
 
     def __enter__(self) -> TaskEnd:
@@ -30,7 +30,7 @@ class TaskEnd:
     def __exit__(self, *_: object) -> None:
         self._listening.__exit__(None, None, None)
 
-    async def wait(self) -> FinishedEvent | AbortedEvent:
+    async def wait(self) -> TerminalEvent:
         """Wait until the task has ended. Safe to cancel."""
         while True:
             try:
@@ -48,5 +48,5 @@ class TaskEnd:
 
     def _on_event(self, logged: LoggedEvent) -> None:
         event = logged.event
-        if isinstance(event, FinishedEvent | AbortedEvent) and not self._ended.done():
+        if isinstance(event, TerminalEvent) and not self._ended.done():
             self._ended.set_result(event)

@@ -17,6 +17,7 @@ from sd_common.events import (
     ProgressEvent,
     StartedEvent,
     TaskResult,
+    TerminalEvent,
     is_terminal,
 )
 from sd_common.nats_client import NatsClient
@@ -100,7 +101,7 @@ class EventPublisher:
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)
 
-    async def _end(self, attempt: Attempt, event: FinishedEvent | AbortedEvent) -> None:
+    async def _end(self, attempt: Attempt, event: TerminalEvent) -> None:
         try:
             # Only as the end of this very attempt: a worker whose job was given away meanwhile changes nothing.
             await self._task_log.append(attempt.ref, event, attempt.started_sequence)
