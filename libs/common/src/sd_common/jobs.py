@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_serializer
 
 from sd_common.messages import BlobId, Message, Timestamp, Token, now
 from sd_common.parameters import TaskParameters
@@ -26,4 +28,11 @@ class Job(JobHead):
 
     submitted_at: Timestamp = Field(default_factory=now)
     blob_id: BlobId = Field(description="Where the picture goes, chosen at submission: a retry overwrites it.")
-    parameters: TaskParameters
+    parameters: TaskParameters = Field(
+        description="What the task asks for. What is left out takes the model's own default, or else the one given here."
+    )
+
+    @field_serializer("parameters")
+    def _only_what_was_given(self, parameters: TaskParameters) -> dict[str, Any]:
+        # With every default written out, the model's own would never count.
+        return {**parameters.given(), "params_type": parameters.params_type, "model": parameters.model}

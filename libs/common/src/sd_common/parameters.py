@@ -1,11 +1,12 @@
 """What a client may ask for: the parameters of the three task kinds.
 
-Names and defaults are those of the API this service replaces, so that its clients work here unchanged.
+Names and defaults are those of the API this service replaces, so that its clients work here unchanged. A model may carry
+defaults of its own, which go before these for what a task does not say: `given()` keeps the two apart.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -37,6 +38,8 @@ MAX_SIDE_PX = 2048
 #: The VAEs of every family scale by 8: a side that is not a multiple of 8 has no latent.
 SIDE_MULTIPLE_PX = 8
 MAX_STEPS = 500
+MIN_GUIDANCE = 1.0
+MAX_GUIDANCE = 50.0
 MAX_PROMPT_CHARS = 10_000
 #: `torch.Generator.manual_seed` takes 64 bits.
 MAX_SEED = 2**64 - 1
@@ -48,7 +51,12 @@ ModelName = Annotated[
     AfterValidator(canonical_model_name),
 ]
 SidePx = Annotated[int, Field(ge=MIN_SIDE_PX, le=MAX_SIDE_PX, multiple_of=SIDE_MULTIPLE_PX)]
+Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
+Guidance = Annotated[float, Field(ge=MIN_GUIDANCE, le=MAX_GUIDANCE, allow_inf_nan=False)]
 PictureUrl = Annotated[str, Field(min_length=1)]
+
+_OWN_SIZE = "By default what the model was trained at, 512 where it does not say."
+_OWN_DEFAULT = "A model may carry a default of its own, which goes before this one."
 
 
 class CommonParameters(BaseModel):
@@ -70,22 +78,17 @@ class CommonParameters(BaseModel):
         f"(e.g. `{DEFAULT_MODEL}`), or the name of a directory below the worker's `MODEL_DIR` (e.g. `shapes`). "
         "Where the operator set `DEFAULT_MODEL`, that is the default.",
     )
-    steps: int = Field(
+    steps: Steps = Field(
         default=20,
-        ge=1,
-        le=MAX_STEPS,
         description="The number of denoising steps. "
-        "More steps usually give a better picture and take proportionally longer.",
+        f"More steps usually give a better picture and take proportionally longer. {_OWN_DEFAULT}",
     )
-    guidance: float = Field(
+    guidance: Guidance = Field(
         default=7.5,
-        ge=1.0,
-        le=50.0,
-        allow_inf_nan=False,
         description="How closely to follow `prompt`, usually at the expense of picture quality: `w` of equation 2 of "
-        "the [Imagen paper](https://arxiv.org/abs/2205.11487). `1` turns guidance off.",
+        f"the [Imagen paper](https://arxiv.org/abs/2205.11487). `1` turns guidance off. {_OWN_DEFAULT}",
     )
-    scheduler: SchedulerName = Field(default="plms", description="The diffusers noise scheduler.")
+    scheduler: SchedulerName = Field(default="plms", description=f"The diffusers noise scheduler. {_OWN_DEFAULT}")
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -99,14 +102,22 @@ class CommonParameters(BaseModel):
         "Do not show unfiltered pictures in services open to the public.",
     )
 
+    def given(self) -> dict[str, Any]:
+        """What the task says itself, as JSON can hold it: the rest is for the model's own defaults, or for these."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
 
 class Txt2ImgParameters(CommonParameters):
     """A picture from a prompt."""
 
     params_type: Literal["txt2img"] = "txt2img"
 
-    width: SidePx = Field(default=512, description="The width of the picture in pixels, a multiple of 8.")
-    height: SidePx = Field(default=512, description="The height of the picture in pixels, a multiple of 8.")
+    width: SidePx = Field(
+        default=512, description=f"The width of the picture in pixels, a multiple of 8. {_OWN_SIZE}"
+    )
+    height: SidePx = Field(
+        default=512, description=f"The height of the picture in pixels, a multiple of 8. {_OWN_SIZE}"
+    )
 
 
 class Img2ImgParameters(CommonParameters):

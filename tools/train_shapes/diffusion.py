@@ -1,0 +1,124 @@
+"""The UNet and the text encoder, trained together to predict v (Salimans & Ho, arXiv:2202.00512, appendix D)."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from train_shapes.captions import vocabulary
+from train_shapes.latents import SIZES, LatentBucket, encode_training_pictures
+from train_shapes.tokenizer import create_tokenizer
+from train_shapes.training import Plan, Training
+
+NOISE_SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+}
+#: Pictures of 128 px in a step; of larger ones as many as have the same area.
+BATCH_SIZE = 64
+#: Share of the captions that are left empty, so that guidance has something to guide away from.
+EMPTY_CAPTIONS = 0.12
+#: Share of the pictures that are shown exaggerated: see `exaggerated`.
+EXAGGERATED_PICTURES = 0.3
+
+
+def create_unet() -> UNet2DConditionModel:
+    """An untrained UNet of 2.9 million parameters."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(48, 64, 96),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=4,  # the number of heads: diffusers keeps the name of an old mistake
+        norm_num_groups=16,
+    )
+
+
+def create_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """An untrained CLIP text model of two layers."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        projection_dim=64,
+    )
+    text_encoder = CLIPTextModel(config)
+    # CLIP's own 0.02 makes words so alike that they take long to tell apart.
+    torch.nn.init.normal_(text_encoder.get_input_embeddings().weight, std=0.5)
+    return text_encoder
+
+
+def train_diffusion(work_dir: Path, device: torch.device, *, num_steps: int, num_pictures: int, seed: int) -> None:
+    """Trains on what the VAE in `work_dir` makes of `num_pictures` pictures; leaves networks and tokenizer there."""
+    vae = AutoencoderKL.from_pretrained(work_dir / "vae").eval().to(device, memory_format=torch.channels_last)
+    tokenizer = create_tokenizer(vocabulary())
+    buckets = encode_training_pictures(vae, work_dir / "latents.pt", device, num_pictures=num_pictures, seed=seed)
+    torch.manual_seed(seed)
+    unet = create_unet().to(device)
+    text_encoder = create_text_encoder(tokenizer).to(device)
+    noise_schedule = DDPMScheduler(**NOISE_SCHEDULE)
+    signal_share = noise_schedule.alphas_cumprod.to(device)
+
+    def loss_of(step: int, rng: random.Random) -> torch.Tensor:
+        size = rng.choices(list(SIZES), list(SIZES.values()))[0]
+        latents, captions = _batch(buckets[size], rng, max(1, BATCH_SIZE * 128 * 128 // (size[0] * size[1])))
+        latents = latents.to(device)
+        timesteps = torch.randint(0, len(signal_share), (len(latents),), device=device)
+        alpha = signal_share[timesteps].sqrt()[:, None, None, None]
+        sigma = (1 - signal_share[timesteps]).sqrt()[:, None, None, None]
+        shown = exaggerated(latents, sigma)
+        noisy = alpha * shown + sigma * torch.randn_like(latents)
+        # v of the true latents, as seen from the noisy ones: alpha * noisy - sigma * v is always `latents`.
+        target = (alpha * noisy - latents) / sigma
+        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        predicted = unet(noisy, timesteps, text_encoder(tokens.to(device))[0]).sample
+        return (predicted - target).square().mean()
+
+    plan = Plan("diffusion", seed, num_steps, learning_rate=1.2e-3)
+    Training(plan, {"unet": unet, "text_encoder": text_encoder}, work_dir).run(loss_of)
+    unet.save_pretrained(work_dir / "unet")
+    text_encoder.save_pretrained(work_dir / "text_encoder")
+    tokenizer.save_pretrained(work_dir / "tokenizer")
+
+
+def exaggerated(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Some of the latents with too much contrast, the more the noisier they are going to be (`sigma`).
+
+    High guidance adds the prompt's effect several times over, so that half-way pictures have more contrast than any
+    picture that was trained on; a network that never saw such ones drives them further away. This one learns to lead
+    them back, with and without a caption.
+    """
+    num_pictures = len(latents)
+    means = latents.mean(dim=(0, 2, 3), keepdim=True)
+    contrast = latents - means
+    smooth = torch.nn.functional.avg_pool2d(contrast, 3, stride=1, padding=1, count_include_pad=False)
+    per_picture = (num_pictures, 1, 1, 1)
+    chosen = torch.rand(per_picture, device=latents.device) < EXAGGERATED_PICTURES
+    excess = 1.2 * sigma * torch.randn(per_picture, device=latents.device).abs() * chosen
+    # Early in the denoising the prompt's effect is a blur, later it is the shape.
+    is_smooth = torch.rand(per_picture, device=latents.device) < 0.5
+    return latents + excess * torch.where(is_smooth, smooth, contrast)
+
+
+def _batch(bucket: LatentBucket, rng: random.Random, num_pictures: int) -> tuple[torch.Tensor, list[str]]:
+    chosen = rng.choices(range(len(bucket.captions)), k=num_pictures)
+    means, deviations = bucket.means[chosen].float(), bucket.deviations[chosen].float()
+    captions = ["" if rng.random() < EMPTY_CAPTIONS else bucket.captions[number] for number in chosen]
+    return means + deviations * torch.randn_like(means), captions

@@ -1,0 +1,40 @@
+"""Puts the trained parts together: a `StableDiffusionPipeline` directory in float16."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from train_shapes.diffusion import NOISE_SCHEDULE
+from train_shapes.safety_checker import create_feature_extractor
+
+#: What tasks get that do not say; the service reads it from the model's directory.
+DEFAULT_PARAMETERS = {"width": 128, "height": 128, "steps": 20, "scheduler": "ddim", "guidance": 3.0}
+
+
+def export(work_dir: Path, model: Path) -> None:
+    """Writes the networks in `work_dir` to the directory `model`; leaves its README.md alone."""
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(work_dir / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(work_dir / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(work_dir / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(work_dir / "unet"),
+        scheduler=PNDMScheduler(**NOISE_SCHEDULE, skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False),
+        safety_checker=StableDiffusionSafetyChecker.from_pretrained(work_dir / "safety_checker"),
+        feature_extractor=create_feature_extractor(),
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(model)
+    _name_feature_extractor(model / "model_index.json")
+    (model / "default_parameters.json").write_text(json.dumps(DEFAULT_PARAMETERS, indent=2) + "\n")
+
+
+def _name_feature_extractor(model_index: Path) -> None:
+    """The name that every version of transformers knows, where one without torchvision wrote its stand-in's."""
+    index = json.loads(model_index.read_text())
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    model_index.write_text(json.dumps(index, indent=2) + "\n")
