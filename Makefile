@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check clean openapi asyncapi bench compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -31,7 +31,7 @@ test: setup ## Run all tests (PYTEST_ARGS are handed to pytest)
 check: setup ## Lint, types, import rules, drift of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES) tests benchmarks
+	$(BIN)/mypy $(SOURCES) tests benchmarks tools
 	$(BIN)/lint-imports
 	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'It is stale: run make openapi' && false)
 	$(BIN)/python -m sd_common.asyncapi | diff -u asyncapi.yml - || (echo 'It is stale: run make asyncapi' && false)
@@ -46,6 +46,15 @@ bench: setup ## Measure latency, submission rate and start-up, and print the tab
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/submissions.py
 	$(BIN)/python benchmarks/startup.py
+
+train-shapes: setup ## Train the bundled model, from where a stopped run left off
+	PYTHONPATH=tools $(BIN)/python -m train_shapes train
+
+evaluate-shapes: setup ## Measure the bundled model, and print the tables of its model card
+	PYTHONPATH=tools $(BIN)/python -m train_shapes evaluate
+
+samples: setup ## Draw the sample pictures of docs/images anew
+	PYTHONPATH=tools $(BIN)/python -m train_shapes samples
 
 compose-up: ## Build the images and run everything under docker-compose
 	docker compose up --build --detach

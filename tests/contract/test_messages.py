@@ -12,6 +12,7 @@ from typing import get_args
 
 import pytest
 
+from sd_common.announcements import AnnouncedModel, WorkerAnnouncement
 from sd_common.events import (
     AbortCode,
     AbortedEvent,
@@ -25,7 +26,7 @@ from sd_common.events import (
 )
 from sd_common.jobs import Job
 from sd_common.messages import Message
-from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.parameters import DefaultParameters, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 
 _GOLDEN = Path(__file__).parent / "golden"
 _TIME = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -75,6 +76,18 @@ _MESSAGES: dict[str, Message] = {
     ),
     "event_aborted": AbortedEvent(task_id=_TASK_ID, time=_TIME, reason="Task cancelled by user", code="cancelled"),
     "event_progress": ProgressEvent(task_id=_TASK_ID, time=_TIME, stage="denoising", step=3, steps=20),
+    "announcement": WorkerAnnouncement(
+        worker="gpu-1-4711-0042",
+        models=[
+            AnnouncedModel(
+                name="shapes",
+                kinds=["txt2img", "img2img", "inpaint"],
+                default_parameters=DefaultParameters(width=128, height=128, scheduler="ddim"),
+                is_resident=True,
+            )
+        ],
+    ),
+    "announcement_leaving": WorkerAnnouncement(worker="gpu-1-4711-0042", models=[], is_leaving=True),
 }
 
 
@@ -88,6 +101,15 @@ def test_a_message_is_written_as_its_golden_file(name: str) -> None:
 def test_a_golden_file_is_read_as_its_message(name: str) -> None:
     message = _MESSAGES[name]
     assert type(message).model_validate_json((_GOLDEN / f"{name}.json").read_bytes()) == message
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("txt2img", _TXT2IMG), ("img2img", _IMG2IMG), ("inpaint", _INPAINT)])
+def test_a_job_holds_what_was_given_with_its_kind_and_model_and_nothing_else(
+    name: str, parameters: Txt2ImgParameters | Img2ImgParameters | InpaintParameters
+) -> None:
+    """What it leaves out takes the model's own defaults, which spelled-out ones of the API would hide."""
+    read = Job.model_validate_json((_GOLDEN / f"job_{name}.json").read_bytes())
+    assert read.parameters.model_fields_set == parameters.model_fields_set | {"params_type", "model"}
 
 
 @pytest.mark.parametrize("name", [name for name in _MESSAGES if name not in ("event_progress",) and "event" in name])
@@ -126,6 +148,7 @@ def test_what_version_1_needs_has_not_grown() -> None:
         AbortedEvent: {"task_id", "reason"},
         ProgressEvent: {"task_id", "stage", "step", "steps"},
         TaskResult: {"blob_url", "parameters_used"},
+        WorkerAnnouncement: {"worker", "models"},
     }
     for model, names in needed.items():
         assert set(model.model_json_schema().get("required", ())) == names, model

@@ -96,6 +96,7 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path, mod
     ("env", "sentence"),
     [
         ({"ENABLE_SIGNUP": "maybe"}, "ENABLE_SIGNUP: must be one of 1, 0, true, false, yes, no, on, off"),
+        ({"SAFETY_FILTER": "perhaps"}, "SAFETY_FILTER: Input should be 'optional' or 'required'"),
         ({"PORT": "eighty"}, "PORT: Input should be a valid integer"),
         ({"SECRET_KEY": "short"}, "SECRET_KEY: needs at least 32 characters"),
     ],

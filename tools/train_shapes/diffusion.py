@@ -27,6 +27,14 @@ BATCH_SIZE = 64
 EMPTY_CAPTIONS = 0.12
 #: Share of the pictures that are shown exaggerated: see `exaggerated`.
 EXAGGERATED_PICTURES = 0.3
+#: The first stage is left before its learning rate is at the end of these: the second one raises it again.
+FIRST_COSINE_STEPS = 8_000
+#: In the second stage, the share of the steps without exaggeration, the share of the 128 px pictures, and the share of
+#: the timesteps that are drawn from the noisiest, where nothing but the caption tells the shape: it is learned last.
+PLAIN_STEPS = 0.6
+BASE_PICTURES = 0.75
+NOISY_TIMESTEPS = 0.5
+NOISIEST = 600
 
 
 def create_unet() -> UNet2DConditionModel:
@@ -65,25 +73,30 @@ def create_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return text_encoder
 
 
-def train_diffusion(work_dir: Path, device: torch.device, *, num_steps: int, num_pictures: int, seed: int) -> None:
-    """Trains on what the VAE in `work_dir` makes of `num_pictures` pictures; leaves networks and tokenizer there."""
+def train_diffusion(
+    work_dir: Path, device: torch.device, *, num_first_steps: int, num_second_steps: int, num_pictures: int, seed: int
+) -> None:
+    """Trains on what the VAE in `work_dir` makes of `num_pictures` pictures; leaves networks and tokenizer there.
+
+    The first stage learns colours and places, the second one, which raises the learning rate again, the shapes.
+    """
     vae = AutoencoderKL.from_pretrained(work_dir / "vae").eval().to(device, memory_format=torch.channels_last)
     tokenizer = create_tokenizer(vocabulary())
     buckets = encode_training_pictures(vae, work_dir / "latents.pt", device, num_pictures=num_pictures, seed=seed)
     torch.manual_seed(seed)
     unet = create_unet().to(device)
     text_encoder = create_text_encoder(tokenizer).to(device)
-    noise_schedule = DDPMScheduler(**NOISE_SCHEDULE)
-    signal_share = noise_schedule.alphas_cumprod.to(device)
+    signal_share = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.to(device)
 
-    def loss_of(step: int, rng: random.Random) -> torch.Tensor:
-        size = rng.choices(list(SIZES), list(SIZES.values()))[0]
-        latents, captions = _batch(buckets[size], rng, max(1, BATCH_SIZE * 128 * 128 // (size[0] * size[1])))
+    def loss_of(size: tuple[int, int], rng: random.Random, timesteps_from: float, exaggerate: bool) -> torch.Tensor:
+        num_pictures = max(1, BATCH_SIZE * 128 * 128 // (size[0] * size[1]))
+        latents, captions = _batch(buckets[size], rng, num_pictures)
         latents = latents.to(device)
-        timesteps = torch.randint(0, len(signal_share), (len(latents),), device=device)
+        least = NOISIEST * (torch.rand(num_pictures) < timesteps_from)
+        timesteps = (least + torch.rand(num_pictures) * (len(signal_share) - least)).long().to(device)
         alpha = signal_share[timesteps].sqrt()[:, None, None, None]
         sigma = (1 - signal_share[timesteps]).sqrt()[:, None, None, None]
-        shown = exaggerated(latents, sigma)
+        shown = exaggerated(latents, sigma) if exaggerate else latents
         noisy = alpha * shown + sigma * torch.randn_like(latents)
         # v of the true latents, as seen from the noisy ones: alpha * noisy - sigma * v is always `latents`.
         target = (alpha * noisy - latents) / sigma
@@ -91,8 +104,19 @@ def train_diffusion(work_dir: Path, device: torch.device, *, num_steps: int, num
         predicted = unet(noisy, timesteps, text_encoder(tokens.to(device))[0]).sample
         return (predicted - target).square().mean()
 
-    plan = Plan("diffusion", seed, num_steps, learning_rate=1.2e-3)
-    Training(plan, {"unet": unet, "text_encoder": text_encoder}, work_dir).run(loss_of)
+    def first_loss(step: int, rng: random.Random) -> torch.Tensor:
+        return loss_of(rng.choices(list(SIZES), list(SIZES.values()))[0], rng, timesteps_from=0, exaggerate=True)
+
+    def second_loss(step: int, rng: random.Random) -> torch.Tensor:
+        size = (128, 128) if rng.random() < BASE_PICTURES else rng.choice(list(SIZES))
+        exaggerate = step >= PLAIN_STEPS * num_second_steps
+        return loss_of(size, rng, timesteps_from=NOISY_TIMESTEPS, exaggerate=exaggerate)
+
+    networks = {"unet": unet, "text_encoder": text_encoder}
+    first = Plan("diffusion", seed, num_first_steps, learning_rate=1.2e-3, cosine_steps=FIRST_COSINE_STEPS)
+    Training(first, networks, work_dir).run(first_loss)
+    second = Plan("diffusion-second", seed + 1, num_second_steps, learning_rate=1e-3)
+    Training(second, networks, work_dir).run(second_loss)
     unet.save_pretrained(work_dir / "unet")
     text_encoder.save_pretrained(work_dir / "text_encoder")
     tokenizer.save_pretrained(work_dir / "tokenizer")

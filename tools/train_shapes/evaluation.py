@@ -146,7 +146,7 @@ def evaluate(model: Path, device: torch.device, *, num_prompts: int, settings: S
     print(f"- size: {sum(file.stat().st_size for file in model.rglob('*') if file.is_file()) / 1e6:.1f} MB")
     recall, false_alarms = _safety_checker_rates(model, num_pictures=400)
     print(
-        f"- safety checker on drawn pictures: {recall:.1%} of black stars on white flagged, {false_alarms:.1%} of others"
+        f"- safety checker on drawn pictures: flags {recall:.1%} of black stars on white, {false_alarms:.1%} of others"
     )
 
 

@@ -29,6 +29,8 @@ class Plan:
     seed: int
     num_steps: int
     learning_rate: float
+    #: Steps in which the learning rate would come to its end; None: `num_steps`.
+    cosine_steps: int | None = None
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-3
     warmup_steps: int = 100
@@ -86,7 +88,7 @@ class Training:
             group["lr"] = self._learning_rate(step)
         value = loss(step, random.Random(f"{self._plan.seed} {step}"))
         self._optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
         # A short memory at first: the average would drag the random first weights along.
@@ -97,7 +99,7 @@ class Training:
 
     def _learning_rate(self, step: int) -> float:
         warmup = min(1.0, (step + 1) / self._plan.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self._plan.num_steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / (self._plan.cosine_steps or self._plan.num_steps)))
         return self._plan.learning_rate * warmup * (0.98 * cosine + 0.02)
 
     def _save(self) -> None:

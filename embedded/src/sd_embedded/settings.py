@@ -9,10 +9,6 @@ from pydantic import Field, SecretStr
 from sd_common.parameters import ModelName
 from sd_common.settings import Flag, LogSettings, Settings
 
-_SHAPES_LINK_QUERY = (
-    "prompt=a+big+red+star+on+a+white+background&model=shapes&width=128&height=128&steps=20&scheduler=ddim&guidance=3"
-)
-
 
 class EmbeddedSettings(Settings):
     """What the embedded mode reads; defaults here go before those of the services."""
@@ -26,7 +22,9 @@ class EmbeddedSettings(Settings):
     )
     default_model: ModelName = Field(default="shapes", description="The model of tasks that name none.")
     print_link_with_token: Flag = Field(default=True, description="Print a link that makes a picture, at start.")
-    link_query: str = Field(default=_SHAPES_LINK_QUERY, description="The query of that link, without the token.")
+    link_query: str = Field(
+        default="prompt=a+big+red+star+on+a+white+background", description="The query of that link, without the token."
+    )
 
 
 class EmbeddedLogSettings(LogSettings):

@@ -6,24 +6,18 @@ import asyncio
 import base64
 import contextlib
 import json
-import secrets
 import select
 import socket as sockets
 import time
-from collections.abc import AsyncIterator
 
 import pytest_asyncio
-from pydantic import SecretStr
+from integration.gateway.conftest import StartGateway
 
-from sd_auth.app import AuthApp
-from sd_auth.settings import AuthSettings
 from sd_common.events import AbortedEvent
 from sd_common.nats_client import NatsClient
-from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.app import GatewayApp
-from sd_gateway.settings import GatewaySettings
 from support.client import Client
 
 #: Far more than the kernel holds for a client that reads nothing.
@@ -32,21 +26,9 @@ _NUM_EVENTS = 60
 
 
 @pytest_asyncio.fixture
-async def gateway(provisioned: NatsSettings, minio_settings: MinioSettings) -> AsyncIterator[tuple[GatewayApp, str]]:
+async def gateway(start_gateway: StartGateway) -> tuple[GatewayApp, str]:
     """A gateway with little patience, and where it listens."""
-    secret_key = SecretStr(secrets.token_hex(32))
-    auth_settings = AuthSettings(_env_file=None, secret_key=secret_key, enable_public_access=True, health_port=None)
-    auth = AuthApp(auth_settings, provisioned)
-    await auth.start()
-    listening = sockets.create_server(("127.0.0.1", 0))
-    base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    settings = GatewaySettings(_env_file=None, base_url=base_url, websocket_send_timeout_s=0.5)
-    gateway = GatewayApp(settings, provisioned, minio_settings)
-    await gateway.start(listening)
-    await gateway.ready()
-    yield gateway, base_url
-    await gateway.stop()
-    await auth.stop()
+    return await start_gateway(websocket_send_timeout_s=0.5)
 
 
 async def _stalled(client: Client) -> sockets.socket:

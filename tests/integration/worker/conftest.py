@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -26,13 +27,17 @@ from support import tiny_pipelines
 
 PATIENCE_S = 30.0
 BASE_URL = "http://gateway.test"
+#: Of the model "own-defaults".
+OWN_DEFAULTS = {"width": 72, "height": 80, "steps": 3, "guidance": 2.0, "scheduler": "ddim"}
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("worker-models")
-    for name in ("tiny", "other"):
+    for name in ("tiny", "other", "own-defaults"):
         tiny_pipelines.save_sd1(root / name)
+    (root / "own-defaults" / "default_parameters.json").write_text(json.dumps(OWN_DEFAULTS))
+    tiny_pipelines.save_sd1(root / "flagging", safety_checker="flags all")
     return root
 
 

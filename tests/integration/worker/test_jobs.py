@@ -7,7 +7,7 @@ import io
 import json
 from pathlib import Path
 
-from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks, worker_settings
+from integration.worker.conftest import BASE_URL, OWN_DEFAULTS, PATIENCE_S, StartWorker, Tasks, worker_settings
 from nats.aio.msg import Msg
 from PIL import Image
 
@@ -55,6 +55,46 @@ async def test_a_job_of_a_later_version_with_parameters_unknown_here_runs(
     await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(body).encode())
     await start_worker()
     await tasks.wait_for("later", "finished")
+
+
+async def test_a_job_that_says_little_gets_the_models_own_defaults(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    job = await tasks.publish("known")
+    body = json.loads(job.model_dump_json()) | {"task_id": "bare"}
+    body["parameters"] = {"params_type": "txt2img", "prompt": "x", "model": "own-defaults", "guidance": 7.5}
+    await nats_client.jetstream().publish(subjects.jobs_of("own-defaults"), json.dumps(body).encode())
+    await start_worker()
+    finished = (await tasks.wait_for("bare", "finished")).event
+    assert isinstance(finished, FinishedEvent)
+    used = finished.result.parameters_used.model_dump()
+    assert used.items() >= {**OWN_DEFAULTS, "guidance": 7.5, "safety_filter": True, "negative_prompt": None}.items()
+    assert isinstance(used["seed"], int)
+
+
+async def test_where_it_is_required_the_safety_filter_runs_whatever_a_job_says(
+    start_worker: StartWorker, tasks: Tasks, blob_store: BlobStore
+) -> None:
+    await start_worker(safety_filter="required")
+    job = await tasks.publish("unfiltered", model="flagging", safety_filter=False)
+    finished = (await tasks.wait_for("unfiltered", "finished")).event
+    assert isinstance(finished, FinishedEvent)
+    assert finished.result.parameters_used.safety_filter is True
+    assert finished.result.nsfw_content_detected is True
+    picture = Image.open(io.BytesIO((await blob_store.get(job.blob_id)).data))
+    assert picture.getextrema() == ((0, 0),) * 3
+
+
+async def test_where_the_safety_filter_is_required_a_model_without_a_checker_is_refused(
+    start_worker: StartWorker, tasks: Tasks
+) -> None:
+    await start_worker(safety_filter="required")
+    await tasks.publish("unchecked", model="tiny")
+    aborted = (await tasks.wait_for("unchecked", "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert aborted.code == "model_unavailable"
+    assert "'tiny' has no safety checker" in aborted.reason
+    assert "choose a model that has one, or have the operator set SAFETY_FILTER=optional" in aborted.reason
 
 
 async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_and_its_task_aborted(

@@ -218,6 +218,21 @@ def test_strength_leaves_at_least_one_step_or_is_refused(steps: int, strength: f
         assert _errors("img2img", steps=steps, strength=strength) == [("img2img", "strength")]
 
 
+def test_a_low_strength_is_left_to_the_model_whose_steps_count() -> None:
+    parsed = _parsed("img2img", strength=0.01)
+    assert isinstance(parsed, Img2ImgParameters)
+    assert parsed.strength == 0.01
+
+
+@pytest.mark.parametrize("kind", _NEEDED)
+def test_what_was_given_is_told_from_what_was_not(kind: str) -> None:
+    given = {**_NEEDED[kind], "steps": 20, "negative_prompt": None}
+    assert task_parameters_adapter.validate_python({"params_type": kind, **given}).given() == {
+        "params_type": kind,
+        **given,
+    }
+
+
 def test_the_default_strength_needs_two_steps() -> None:
     assert _errors("img2img", steps=1) == [("img2img", "strength")]
     assert _parsed("img2img", steps=2).steps == 2

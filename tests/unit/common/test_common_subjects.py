@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -77,3 +78,10 @@ def test_what_is_no_subject_of_jobs_or_cancels_is_refused(subject: str) -> None:
         subjects.key_of_jobs(subject)
     with pytest.raises(SubjectError):
         subjects.task_id_of_cancel(subject)
+
+
+@pytest.mark.parametrize("worker", ["gpu-1-4711-0042", "node.example.org-1-ab12", "a worker > all *", "é" * 200])
+def test_announcements_of_any_worker_are_heard(worker: str) -> None:
+    subject = subjects.announcements_of(worker)
+    assert re.fullmatch(subjects.WORKERS.replace(".*", r"\.[A-Za-z0-9_-]+"), subject)
+    assert subject != subjects.announcements_of(f"{worker}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.models import LoadedModel, ModelCache, ModelLoader
-from sd_worker.engine.tasks import EngineTask, Finished, Outcome, Progress
+from sd_worker.engine.tasks import EngineTask, Finished, KnownModel, Outcome, Progress
 
 CPU = Device(torch.device("cpu"), torch.float32)
 TIMEOUT_S = 20.0
@@ -77,6 +77,9 @@ class GatedLoader:
         assert self.gate.wait(TIMEOUT_S)
         return self._loader.load(name)
 
+    def known(self) -> Sequence[KnownModel]:
+        return self._loader.known()
+
 
 class RaisingLoader:
     """Raises the given errors, one a load, then loads for real."""
@@ -89,6 +92,9 @@ class RaisingLoader:
         if self._errors:
             raise self._errors.pop(0)
         return self._loader.load(name)
+
+    def known(self) -> Sequence[KnownModel]:
+        return self._loader.known()
 
 
 def initial_image(width: int = 64, height: int = 64) -> Image.Image:

@@ -119,6 +119,19 @@ def test_a_safety_checker_that_flags_nothing_changes_nothing(engine: EngineUnder
     assert_equals_stock(engine, model_dir, txt2img(model="flags-none"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flagged_picture_is_blacked_out_as_by_the_stock_pipeline(
+    engine: EngineUnderTest, model_dir: Path, kind: str
+) -> None:
+    task = KINDS[kind](model="flags-all")
+    stock = np.asarray(stock_picture(model_dir / "flags-all", task))
+    finished = engine.finish(task)
+
+    assert finished.nsfw_content_detected is True
+    assert not stock.any()
+    np.testing.assert_array_equal(np.asarray(picture(finished)), stock)
+
+
 def test_tasks_do_not_change_what_later_tasks_give(engine: EngineUnderTest, model_dir: Path) -> None:
     for kind, scheduler in [("inpaint", "heun"), ("img2img", "plms"), ("txt2img", "euler_a")]:
         engine.finish(KINDS[kind](scheduler=scheduler))

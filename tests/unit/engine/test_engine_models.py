@@ -19,11 +19,13 @@ from huggingface_hub.errors import (
 )
 from unit.engine.recorder import CPU, EngineUnderTest, txt2img
 
+from sd_common.parameters import DefaultParameters, TaskKind
 from sd_worker.engine.devices import choose_device, default_budget_bytes
 from sd_worker.engine.errors import DeviceUnavailable, ModelUnavailable
 from sd_worker.engine.model_errors import explain
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.models import ModelCache
+from sd_worker.engine.tasks import KnownModel
 
 
 @pytest.fixture
@@ -50,12 +52,78 @@ def source_of(directory: Path | None) -> ModelSource:
     return ModelSource(directory, dtype=torch.float32)
 
 
-@pytest.mark.parametrize(("name", "in_channels"), [("sd1", 4), ("sd1-inpainting", 9), ("owner/sd2", 4), ("sdxl", 4)])
-def test_a_model_tells_its_channels_and_size(source: ModelSource, name: str, in_channels: int) -> None:
+_ALL_KINDS = ("txt2img", "img2img", "inpaint")
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [("sd1", _ALL_KINDS), ("sd1-inpainting", ("inpaint",)), ("owner/sd2", _ALL_KINDS), ("sdxl", _ALL_KINDS)],
+)
+def test_a_model_tells_its_kinds_and_size(source: ModelSource, name: str, kinds: tuple[TaskKind, ...]) -> None:
     model = source.load(name)
 
-    assert (model.in_channels, model.latent_channels) == (in_channels, 4)
+    assert model.known == KnownModel(name, kinds, DefaultParameters(width=64, height=64), is_resident=True)
     assert model.num_bytes > 4 * 100_000
+
+
+def test_models_below_the_directory_are_known_before_they_are_loaded(source: ModelSource) -> None:
+    known = {model.name: model for model in source.known()}
+
+    assert list(known) == sorted(known)
+    assert {"flags-all", "owner/sd2", "sd1", "sd1-inpainting", "sdxl", "shapes"} <= known.keys()
+    assert known["sd1"].kinds == _ALL_KINDS
+    assert known["sd1-inpainting"].kinds == ("inpaint",)
+    assert known["shapes"].default_parameters.scheduler == "ddim"
+    assert not any(model.is_resident for model in known.values())
+
+
+def test_what_cannot_be_used_is_not_known(own_dir: Path, model_dir: Path) -> None:
+    (own_dir / "linked").symlink_to(model_dir / "sd1")
+    (own_dir / "--no name").mkdir()
+    (own_dir / "--no name" / "model_index.json").write_text("{}")
+    for name, index in [("no-json", "{"), ("no-class", "{}"), ("own-code", '{"_class_name": ["a", "b"]}'), ("no", "1")]:
+        (own_dir / name).mkdir()
+        (own_dir / name / "model_index.json").write_text(index)
+
+    assert [model.name for model in source_of(own_dir).known()] == ["sd1"]
+    assert source_of(None).known() == []
+
+
+def test_a_resident_model_is_known_once(source: ModelSource) -> None:
+    cache = ModelCache(source, CPU)
+    cache.get("sd1")
+
+    known = {model.name: model.is_resident for model in cache.known()}
+
+    assert len(known) == len(cache.known())
+    assert [name for name, is_resident in known.items() if is_resident] == ["sd1"]
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_where_a_safety_checker_is_required_a_model_without_one_is_refused(model_dir: Path, name: str) -> None:
+    strict = ModelSource(model_dir, dtype=torch.float32, require_safety_checker=True)
+
+    assert reason_of(strict, name) == (
+        f"Model '{name}' has no safety checker, without which this service makes no pictures: choose a model that has "
+        "one, or have the operator set SAFETY_FILTER=optional"
+    )
+    known = [model.name for model in strict.known()]
+    assert name not in known
+    assert {"flags-all", "flags-none"} <= set(known)
+    strict.load("flags-none")
+
+
+def test_an_index_that_names_a_checker_its_pipeline_does_not_take_is_no_way_around(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    shutil.copytree(model_dir / "sdxl", tmp_path / "sdxl")
+    index_file = tmp_path / "sdxl" / "model_index.json"
+    checker = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index_file.write_text(json.dumps({**json.loads(index_file.read_text()), "safety_checker": checker}))
+    shutil.copytree(model_dir / "flags-none" / "safety_checker", tmp_path / "sdxl" / "safety_checker")
+    strict = ModelSource(tmp_path, dtype=torch.float32, require_safety_checker=True)
+
+    assert "has no safety checker" in reason_of(strict, "sdxl")
 
 
 def test_weights_are_cast_to_the_devices_format(model_dir: Path) -> None:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from sd_common import auth_messages as auth
+from sd_common import subjects
+from sd_common.announcements import WorkerAnnouncement
 from sd_common.events import ProgressEvent, StoredEvent
 from sd_common.jobs import Job
 
@@ -26,6 +28,7 @@ _PARAMETERS = {
     "user": _TOKEN,
     "session": _TOKEN,
     "task_id": _TOKEN,
+    "worker_key": "A readable slug of the worker's name, a dash, and 8 hex digits of the name's SHA-256.",
 }
 
 
@@ -40,10 +43,20 @@ class Channel:
     receivers: tuple[str, ...]
     message: type[BaseModel] | Any | None = None
     reply: type[BaseModel] | None = None
+    #: What is described. "validation" where a serializer of ours says nothing of what it writes.
+    mode: JsonSchemaMode = "serialization"
 
 
 CHANNELS = (
-    Channel("jobs", "jobs.{model_key}", "Asks a worker to run a task. Stored in JOBS.", ("gateway",), ("worker",), Job),
+    Channel(
+        "jobs",
+        "jobs.{model_key}",
+        "Asks a worker to run a task. Stored in JOBS.",
+        ("gateway",),
+        ("worker",),
+        Job,
+        mode="validation",
+    ),
     Channel(
         "events",
         f"events.{_TASK}",
@@ -64,6 +77,15 @@ CHANNELS = (
         "progress", f"progress.{_TASK}", "How far a task is. Not stored.", ("worker",), ("gateway",), ProgressEvent
     ),
     Channel("cancels", "cancels.{task_id}", "Drop this task, which is aborted. Not stored.", ("gateway",), ("worker",)),
+    Channel(
+        "workers",
+        "workers.{worker_key}",
+        "The models that a worker has at hand, every 10 s and whenever they change. Not stored.",
+        ("worker",),
+        ("gateway",),
+        WorkerAnnouncement,
+    ),
+    Channel("roll_call", subjects.ROLL_CALL, "Asks all workers to announce themselves now.", ("gateway",), ("worker",)),
     Channel("sign_up", auth.SIGN_UP, "A new user.", ("gateway",), ("auth",), auth.SignUpRequest, auth.User),
     Channel("log_in", auth.LOG_IN, "A token for a user.", ("gateway",), ("auth",), auth.LogInRequest, auth.AccessToken),
     Channel("public_token", auth.PUBLIC_TOKEN, "A public token.", ("gateway",), ("auth",), None, auth.AccessToken),
@@ -110,7 +132,7 @@ def _schemas() -> tuple[dict[tuple[str, str], Schema], dict[str, Schema]]:
     for channel in CHANNELS:
         for role, model in (("message", channel.message), ("reply", channel.reply)):
             if model is not None:
-                inputs.append(((channel.name, role), "serialization", TypeAdapter(model)))
+                inputs.append(((channel.name, role), channel.mode, TypeAdapter(model)))
     elements, definitions = TypeAdapter.json_schemas(inputs, ref_template=_REF)
     return {key: _adapted(schema) for (key, _), schema in elements.items()}, _adapted(definitions.get("$defs", {}))
 

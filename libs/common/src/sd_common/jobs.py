@@ -29,7 +29,7 @@ class Job(JobHead):
     submitted_at: Timestamp = Field(default_factory=now)
     blob_id: BlobId = Field(description="Where the picture goes, chosen at submission: a retry overwrites it.")
     parameters: TaskParameters = Field(
-        description="What the task asks for. What is left out takes the model's own default, or else the one given here."
+        description="What the task asks for. What is left out takes the model's own default, or else the one here."
     )
 
     @field_serializer("parameters")

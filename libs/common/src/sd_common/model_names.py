@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 from pydantic_core import PydanticCustomError
 
+from sd_common.keys import key_of_name
+
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
 #: `name` is a directory below MODEL_DIR, `owner/name` a hub repository. Neither can climb out of a directory.
 _MODEL_NAME = re.compile(rf"{_PART}(?:/{_PART})?")
-_NOT_IN_A_SLUG = re.compile(r"[^A-Za-z0-9_]+")
-_MAX_SLUG_CHARS = 40
 
 #: Repositories that were taken off the hub, and where their weights live now.
 _ALIASES = {
@@ -37,9 +36,5 @@ def canonical_model_name(name: str) -> str:
 
 
 def model_key(name: str) -> str:
-    """The subject token of a model: a readable slug, a dash, and 8 hex digits of the name's SHA-256.
-
-    Two names never share a key by their slug alone: `a/b` and `a.b` differ in their digits.
-    """
-    slug = _NOT_IN_A_SLUG.sub("-", name).strip("-")[:_MAX_SLUG_CHARS]
-    return f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    """The subject token of a model."""
+    return key_of_name(name)

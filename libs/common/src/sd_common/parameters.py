@@ -1,17 +1,19 @@
 """What a client may ask for: the parameters of the three task kinds.
 
-Names and defaults are those of the API this service replaces, so that its clients work here unchanged. A model may carry
-defaults of its own, which go before these for what a task does not say: `given()` keeps the two apart.
+Names and defaults are those of the API this service replaces, so that its clients work here unchanged. A model may
+carry defaults of its own, which go before these for what a task does not say: `given()` keeps the two apart.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from sd_common.model_names import canonical_model_name, check_model_name
+
+TaskKind = Literal["txt2img", "img2img", "inpaint"]
 
 #: Every name that `scheduler` takes. The worker maps each to a diffusers class (`sd_worker.engine.schedulers`).
 SchedulerName = Literal[
@@ -55,8 +57,7 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Guidance = Annotated[float, Field(ge=MIN_GUIDANCE, le=MAX_GUIDANCE, allow_inf_nan=False)]
 PictureUrl = Annotated[str, Field(min_length=1)]
 
-_OWN_SIZE = "By default what the model was trained at, 512 where it does not say."
-_OWN_DEFAULT = "A model may carry a default of its own, which goes before this one."
+_OWN_DEFAULT = "Default: the model's own; {} where it carries none."
 
 
 class CommonParameters(BaseModel):
@@ -80,15 +81,18 @@ class CommonParameters(BaseModel):
     )
     steps: Steps = Field(
         default=20,
-        description="The number of denoising steps. "
-        f"More steps usually give a better picture and take proportionally longer. {_OWN_DEFAULT}",
+        description="The number of denoising steps. More steps usually give a better picture and take proportionally "
+        f"longer. {_OWN_DEFAULT.format(20)}",
     )
     guidance: Guidance = Field(
         default=7.5,
         description="How closely to follow `prompt`, usually at the expense of picture quality: `w` of equation 2 of "
-        f"the [Imagen paper](https://arxiv.org/abs/2205.11487). `1` turns guidance off. {_OWN_DEFAULT}",
+        "the [Imagen paper](https://arxiv.org/abs/2205.11487). `1` turns guidance off. "
+        f"{_OWN_DEFAULT.format(7.5)}",
     )
-    scheduler: SchedulerName = Field(default="plms", description=f"The diffusers noise scheduler. {_OWN_DEFAULT}")
+    scheduler: SchedulerName = Field(
+        default="plms", description=f"The diffusers noise scheduler. {_OWN_DEFAULT.format('`plms`')}"
+    )
     seed: int | None = Field(
         default=None,
         ge=0,
@@ -99,7 +103,8 @@ class CommonParameters(BaseModel):
     safety_filter: bool = Field(
         default=True,
         description="Black out pictures that the model's safety checker flags. "
-        "Do not show unfiltered pictures in services open to the public.",
+        "Do not show unfiltered pictures in services open to the public. "
+        "Where the operator set `SAFETY_FILTER=required`, `false` is refused.",
     )
 
     def given(self) -> dict[str, Any]:
@@ -113,10 +118,12 @@ class Txt2ImgParameters(CommonParameters):
     params_type: Literal["txt2img"] = "txt2img"
 
     width: SidePx = Field(
-        default=512, description=f"The width of the picture in pixels, a multiple of 8. {_OWN_SIZE}"
+        default=512,
+        description=f"The width of the picture in pixels, a multiple of 8. {_OWN_DEFAULT.format(512)}",
     )
     height: SidePx = Field(
-        default=512, description=f"The height of the picture in pixels, a multiple of 8. {_OWN_SIZE}"
+        default=512,
+        description=f"The height of the picture in pixels, a multiple of 8. {_OWN_DEFAULT.format(512)}",
     )
 
 
@@ -131,7 +138,6 @@ class Img2ImgParameters(CommonParameters):
     )
     strength: float = Field(
         default=0.8,
-        validate_default=True,  # with one step, the default leaves none to run
         gt=0.0,
         le=1.0,
         allow_inf_nan=False,
@@ -139,18 +145,20 @@ class Img2ImgParameters(CommonParameters):
         "from noise added in that measure. At `1` the initial image is ignored.",
     )
 
-    @field_validator("strength")
-    @classmethod
-    def check_that_a_step_remains(cls, strength: float, info: ValidationInfo) -> float:
-        """diffusers runs `int(steps * strength)` steps, and fails with none."""
-        steps = info.data.get("steps")
-        if steps is not None and int(steps * strength) < 1:
-            raise PydanticCustomError(
-                "strength_too_low",
-                "strength × steps must be at least 1, but {strength} × {steps} leaves no step to run: raise either",
-                {"strength": strength, "steps": steps},
-            )
-        return strength
+    @model_validator(mode="after")
+    def check_that_a_step_remains(self) -> Self:
+        """diffusers runs `int(steps * strength)` steps, and fails with none. Steps that are left to the model are not
+        known here: the worker fills them in, and then this is checked again."""
+        if "steps" not in self.model_fields_set or int(self.steps * self.strength) >= 1:
+            return self
+        error = PydanticCustomError(
+            "strength_too_low",
+            "strength × steps must be at least 1, but {strength} × {steps} leaves no step to run: raise either",
+            {"strength": self.strength, "steps": self.steps},
+        )
+        # As the error of the field that it tells of, which a validator of the whole has no other way to say.
+        details = InitErrorDetails(type=error, loc=("strength",), input=self.strength)
+        raise ValidationError.from_exception_data(type(self).__name__, [details])
 
 
 class InpaintParameters(CommonParameters):
@@ -181,3 +189,15 @@ TaskParameters = Annotated[
 task_parameters_adapter: TypeAdapter[Txt2ImgParameters | Img2ImgParameters | InpaintParameters] = TypeAdapter(
     TaskParameters
 )
+
+
+class DefaultParameters(BaseModel):
+    """The defaults of one model, for what a task does not say. None: those of the API count."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    width: SidePx | None = None
+    height: SidePx | None = None
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+    scheduler: SchedulerName | None = None

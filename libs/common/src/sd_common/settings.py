@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -82,6 +82,16 @@ class PictureSettings(Settings):
     max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1024, description="Largest picture taken, in bytes.")
     max_picture_pixels: int = Field(
         default=2048 * 2048, ge=64 * 64, description="Largest picture taken, in pixels once decoded."
+    )
+
+
+class SafetySettings(Settings):
+    """Whether pictures may go unchecked."""
+
+    safety_filter: Literal["optional", "required"] = Field(
+        default="optional",
+        description="`optional`: a task may turn the safety filter off, and models without a safety checker are used; "
+        "`required`: neither.",
     )
 
 

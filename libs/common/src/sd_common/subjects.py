@@ -5,6 +5,8 @@
     feed.<user>.<session>.<task_id>           EVENTS republished once stored, with the header `Nats-Sequence`
     progress.<user>.<session>.<task_id>       core, not stored
     cancels.<task_id>                         core, not stored
+    workers.<worker_key>                      core, not stored
+    roll_call                                 core, not stored: asks all workers to announce themselves
     auth.<operation>                          request-reply
 
 The user comes first because NATS filters a leading wildcard by a full scan (34 ms at 100,000 tasks against 0.3 ms).
@@ -17,12 +19,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sd_common.errors import SubjectError
+from sd_common.keys import key_of_name
 from sd_common.model_names import model_key
 
 JOBS = "jobs.*"
 EVENTS = "events.>"
 FEED = "feed.>"
 CANCELS = "cancels.*"
+WORKERS = "workers.*"
+ROLL_CALL = "roll_call"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: What users, sessions and tasks may be called: one subject token each. For pydantic's `pattern`.
@@ -113,3 +118,8 @@ def task_id_of_cancel(subject: str) -> str:
     if prefix != "cancels":
         raise SubjectError(f"'{subject}' is not a subject of cancels")
     return check_token(task_id)
+
+
+def announcements_of(worker: str) -> str:
+    """The subject of a worker's announcements."""
+    return f"workers.{key_of_name(worker)}"

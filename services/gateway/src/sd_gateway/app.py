@@ -28,6 +28,7 @@ from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
 from sd_gateway.http.service import add_documents
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
+from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
 from sd_gateway.websocket import Websockets
@@ -121,15 +122,17 @@ class GatewayApp:
             blobs=blobs,
             task_log=task_log,
             feed=feed,
+            served_models=ServedModels(client),
             input_pictures=input_pictures,
-            submitter=Submitter(queue, task_log, input_pictures, settings.default_model),
+            submitter=Submitter(queue, task_log, input_pictures, settings),
             aborter=Aborter(client, queue, task_log),
             websockets=Websockets(client, feed, settings),
             readiness=self._readiness,
         )
 
     async def _start_parts(self) -> None:
-        for start in (self._client.open, self._parts.feed.start, self._parts.authenticator.fetch_keys):
+        parts = self._parts
+        for start in (self._client.open, parts.feed.start, parts.served_models.start, parts.authenticator.fetch_keys):
             while True:
                 try:
                     await start()

@@ -14,6 +14,7 @@ from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.input_pictures import InputPictures
+from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
 from sd_gateway.websocket import Websockets
@@ -29,6 +30,7 @@ class Parts:
     blobs: BlobStore
     task_log: TaskLog
     feed: EventFeed
+    served_models: ServedModels
     input_pictures: InputPictures
     submitter: Submitter
     aborter: Aborter

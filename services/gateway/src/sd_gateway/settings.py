@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, PictureSettings
+from sd_common.settings import Flag, PictureSettings, SafetySettings
 
 
-class GatewaySettings(PictureSettings):
+class GatewaySettings(PictureSettings, SafetySettings):
     """What the gateway reads besides NATS_*, MINIO_* and LOG_*."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")

@@ -15,7 +15,9 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.authn import Identity
+from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.input_pictures import InputPictures
+from sd_gateway.settings import GatewaySettings
 
 log = structlog.get_logger(__name__)
 
@@ -33,18 +35,23 @@ class Submitter:
     """Submits tasks."""
 
     def __init__(
-        self, queue: JobQueue, task_log: TaskLog, input_pictures: InputPictures, default_model: str | None
+        self, queue: JobQueue, task_log: TaskLog, input_pictures: InputPictures, settings: GatewaySettings
     ) -> None:
         self._queue = queue
         self._task_log = task_log
         self._input_pictures = input_pictures
-        self._default_model = default_model
+        self._default_model = settings.default_model
+        self._safety_filter_required = settings.safety_filter == "required"
 
     async def submit(self, ref: TaskRef, parameters: Parameters) -> None:
         """Queue the task. When this returns, the task ends in exactly one terminal event.
 
         Raises `InvalidInput`, `QueueFull`, `Unavailable`.
         """
+        if self._safety_filter_required and not parameters.safety_filter:
+            raise InvalidInput(
+                [FieldError("safety_filter", "The operator requires the safety filter: leave this out, or give true")]
+            )
         if self._default_model is not None and "model" not in parameters.model_fields_set:
             parameters = parameters.model_copy(update={"model": self._default_model})
         job = Job(

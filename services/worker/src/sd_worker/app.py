@@ -13,6 +13,7 @@ from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
+from sd_worker.announce_models import ModelAnnouncer
 from sd_worker.cancellations import Cancellations
 from sd_worker.consume_jobs import JobConsumer
 from sd_worker.create_engine import create_engine
@@ -58,7 +59,7 @@ class WorkerApp:
             cancellations = Cancellations(self._client, task_log)
             events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
             input_pictures = InputPictures(blobs, settings.base_url, settings)
-            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, settings.base_url)
+            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, settings)
             source = JobSource(
                 self._client, JobQueue(self._client), engine.resident_models, settings.model_swap_after_s
             )
@@ -67,6 +68,9 @@ class WorkerApp:
             self._consumer = JobConsumer(source, handler, events)
             stack.push_async_callback(self._drain, self._consumer, engine)
             self._consumer.start()
+            announcer = ModelAnnouncer(self._client, engine, settings.worker_name)
+            stack.push_async_callback(announcer.stop)
+            await announcer.start()
             self._stack = stack.pop_all()
         log.info("worker_started", worker=settings.worker_name)
 

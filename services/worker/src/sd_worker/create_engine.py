@@ -20,7 +20,11 @@ def create_engine(settings: WorkerSettings) -> CreateEngine:
 
     device = choose_device(settings.device, settings.dtype)
     token = settings.huggingface_token.get_secret_value() if settings.huggingface_token else None
-    models = ModelCache(
-        ModelSource(settings.model_dir, dtype=device.dtype, token=token), device, settings.model_memory_budget
+    source = ModelSource(
+        settings.model_dir,
+        dtype=device.dtype,
+        token=token,
+        require_safety_checker=settings.safety_filter == "required",
     )
+    models = ModelCache(source, device, settings.model_memory_budget)
     return lambda on_progress, on_outcome: Engine(models, on_progress, on_outcome)

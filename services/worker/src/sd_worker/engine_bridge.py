@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sd_worker.engine.tasks import EngineTask, Outcome, Progress
+from sd_worker.engine.tasks import EngineTask, KnownModel, Outcome, Progress
 
 
 class EngineLike(Protocol):
-    """What is asked of the engine. Its methods return at once."""
+    """What is asked of the engine. Its methods return at once, but for `known_models`, which reads files."""
 
     def start(self) -> None: ...
     def submit(self, task: EngineTask) -> None: ...
     def cancel(self, task_id: str) -> None: ...
     def stop(self, timeout_s: float) -> bool: ...
     def resident_models(self) -> Sequence[str]: ...
+    def known_models(self) -> Sequence[KnownModel]: ...
 
 
 CreateEngine = Callable[[Callable[[Progress], None], Callable[[Outcome], None]], EngineLike]
@@ -55,6 +56,10 @@ class EngineBridge:
     def resident_models(self) -> Sequence[str]:
         """Names of the models in memory, the most recently used last."""
         return self._engine.resident_models()
+
+    async def known_models(self) -> Sequence[KnownModel]:
+        """The models in memory, and those at hand on disk."""
+        return await asyncio.to_thread(self._engine.known_models)
 
     async def stop(self, timeout_s: float) -> None:
         """Cancel what runs, and end."""

@@ -16,6 +16,7 @@ from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, InputRejected
 from sd_worker.input_pictures import InputPictures
 from sd_worker.publish_events import Attempt, EventPublisher
+from sd_worker.settings import WorkerSettings
 from sd_worker.upload import upload
 
 
@@ -34,14 +35,15 @@ class TaskHandler:
         events: EventPublisher,
         input_pictures: InputPictures,
         blobs: BlobStore,
-        base_url: str,
+        settings: WorkerSettings,
     ) -> None:
         self._engine = engine
         self._cancellations = cancellations
         self._events = events
         self._input_pictures = input_pictures
         self._blobs = blobs
-        self._base_url = base_url
+        self._base_url = settings.base_url
+        self._safety_filter_required = settings.safety_filter == "required"
 
     async def run(self, job: Job, subject: str, job_sequence: int, engine_free: asyncio.Event) -> None:
         """Run the task to its terminal event; `engine_free` is set as soon as the engine has done its part.
@@ -70,8 +72,12 @@ class TaskHandler:
         )
         if cancellation.requested:
             return Cancelled(job.task_id)
-        seed = job.parameters.seed if job.parameters.seed is not None else seed_of(job.task_id)
-        task = EngineTask(job.task_id, job.parameters, seed, initial_image, mask)
+        parameters = job.parameters
+        if self._safety_filter_required:
+            # Gateways refuse a task that turns it off; jobs may come from others.
+            parameters = parameters.model_copy(update={"safety_filter": True})
+        seed = parameters.seed if parameters.seed is not None else seed_of(job.task_id)
+        task = EngineTask(job.task_id, parameters, seed, initial_image, mask)
         cancellation.on_request(lambda: self._engine.cancel(job.task_id))
         return await self._engine.run(task, lambda progress: self._events.progress(job.ref, progress))
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from sd_common.health import HealthPort
-from sd_common.settings import PictureSettings
+from sd_common.settings import PictureSettings, SafetySettings
 
 
 def _name_of_this_process() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
-class WorkerSettings(PictureSettings):
+class WorkerSettings(PictureSettings, SafetySettings):
     """What a worker reads besides NATS_URL, MINIO_* and LOG_*."""
 
     base_url: str = Field(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sd_gateway.http import accounts, blobs, events, pictures, service, tasks
+from sd_gateway.http import accounts, blobs, events, models, pictures, service, tasks
 from sd_gateway.http.operations import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *pictures.OPERATIONS,
     *tasks.OPERATIONS,
     *events.OPERATIONS,
+    *models.OPERATIONS,
     *blobs.OPERATIONS,
     *accounts.OPERATIONS,
     *service.OPERATIONS,

@@ -1,59 +1,59 @@
-"""The defaults that a model carries: what it is best at, used for what a task does not say."""
+"""The defaults that a model carries: what it is best at, used for what a task does not say.
+
+They come from a file of its own, and the size, where that says none, from what the model was trained at.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from sd_common.parameters import Guidance, SchedulerName, SidePx, Steps
+from sd_common.parameters import MAX_SIDE_PX, MIN_SIDE_PX, SIDE_MULTIPLE_PX, DefaultParameters
 from sd_worker.engine.errors import InvalidInput, ModelUnavailable
 from sd_worker.engine.tasks import AnyParameters
 
-#: In a model's directory, beside `model_index.json`.
-FILE_NAME = "default_parameters.json"
+#: In a model's directory or repository, beside `model_index.json`.
+DEFAULTS_FILE = "default_parameters.json"
 
 
-class DefaultParameters(BaseModel):
-    """Defaults of one model, each of which it may leave out. `width` and `height` in pixels."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    width: SidePx | None = None
-    height: SidePx | None = None
-    steps: Steps | None = None
-    guidance: Guidance | None = None
-    scheduler: SchedulerName | None = None
-
-    def fill_in(self, parameters: AnyParameters) -> AnyParameters:
-        """`parameters` with these defaults where they say nothing.
-
-        Raises `InvalidInput` where what they do say does not go with the defaults.
-        """
-        own = self.model_dump(exclude_none=True)
-        missing = own.keys() & type(parameters).model_fields.keys() - parameters.model_fields_set
-        filled = {**parameters.model_dump(), **{name: own[name] for name in missing}}
-        try:
-            return type(parameters).model_validate(filled)
-        except ValidationError as error:
-            raise InvalidInput(f"With the defaults of model '{parameters.model}': {_first_message(error)}") from error
-
-
-def read_default_parameters(name: str, directory: Path) -> DefaultParameters:
-    """What the directory of model `name` carries. Raises `ModelUnavailable` where its file says nonsense."""
-    file = directory / FILE_NAME
-    if not file.is_file():
+def read_default_parameters(name: str, file: Path | None) -> DefaultParameters:
+    """What `file` of model `name` says; None: the model has none. Raises `ModelUnavailable` where it says nonsense."""
+    if file is None:
         return DefaultParameters()
     try:
-        return DefaultParameters.model_validate_json(file.read_bytes())
+        return DefaultParameters.model_validate_json(file.read_bytes(), extra="forbid")
     except ValidationError as error:
         raise ModelUnavailable(
-            f"Model '{name}' has a wrong {FILE_NAME}, which the operator must mend: {_first_message(error)}"
+            f"Model '{name}' has a wrong {DEFAULTS_FILE}, which the operator must mend: {_first_of(error)}"
         ) from error
 
 
-def _first_message(error: ValidationError) -> str:
+def with_trained_size(defaults: DefaultParameters, size_px: tuple[int, int] | None) -> DefaultParameters:
+    """`defaults`, with the width and height that the model was trained at where they say none."""
+    width, height = map(_possible_side, size_px or (None, None))
+    return defaults.model_copy(update={"width": defaults.width or width, "height": defaults.height or height})
+
+
+def fill_in(parameters: AnyParameters, defaults: DefaultParameters) -> AnyParameters:
+    """`parameters`, with the model's `defaults` for what they do not say. Raises `InvalidInput` where the two do not go
+    together."""
+    own = defaults.model_dump(exclude_none=True)
+    unsaid = type(parameters).model_fields.keys() - parameters.model_fields_set
+    complete = {**parameters.model_dump(), **{name: own[name] for name in own.keys() & unsaid}}
+    try:
+        return type(parameters).model_validate(complete)
+    except ValidationError as error:
+        raise InvalidInput(f"With the defaults of model '{parameters.model}': {_first_of(error)}") from error
+
+
+def _possible_side(side_px: int | None) -> int | None:
+    """`side_px`, unless no task may have such a side."""
+    is_possible = side_px is not None and MIN_SIDE_PX <= side_px <= MAX_SIDE_PX and side_px % SIDE_MULTIPLE_PX == 0
+    return side_px if is_possible else None
+
+
+def _first_of(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return f"{field}: {first['msg']}" if field else first["msg"]
+    field = ".".join(map(str, first["loc"]))
+    return f"{field}: {first['msg']}" if field else str(first["msg"])

@@ -6,7 +6,7 @@ diffusers' functions are untyped; here each gets the type that the engine relies
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast
 
 import diffusers
 import torch
@@ -16,12 +16,18 @@ from diffusers import (
     AutoPipelineForText2Image,
     DiffusionPipeline,
 )
+from diffusers.pipelines.auto_pipeline import (
+    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    AUTO_INPAINT_PIPELINES_MAPPING,
+    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+)
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-TaskKind = Literal["txt2img", "img2img", "inpaint"]
+from sd_common.parameters import TaskKind
+
 Config = Mapping[str, object]
 
 
@@ -64,6 +70,12 @@ _from_pipe: Mapping[TaskKind, Callable[..., Pipeline]] = {
     "txt2img": AutoPipelineForText2Image.from_pipe,
     "img2img": AutoPipelineForImage2Image.from_pipe,
     "inpaint": AutoPipelineForInpainting.from_pipe,
+}
+#: The classes that do each kind, by family.
+_classes: Mapping[TaskKind, Mapping[str, type[object]]] = {
+    "txt2img": AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+    "img2img": AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    "inpaint": AUTO_INPAINT_PIPELINES_MAPPING,
 }
 
 
@@ -116,6 +128,34 @@ def scheduler_from_config(class_name: str, config: Config, options: Config) -> S
 def component_config(pipeline: Pipeline, component: str) -> Config:
     """The configuration of a component, empty where the pipeline has no such component."""
     return cast(Config, getattr(pipeline.components.get(component), "config", {}))
+
+
+def trained_size_px(pipeline: Pipeline) -> tuple[int, int] | None:
+    """Width and height of the pictures that the model was trained at, which its pipeline makes when it is told none.
+
+    None where the pipeline does not say.
+    """
+    # SD 1.x and 2.x look it up in the UNet; most later families note it when they are made, some do not.
+    sample_size = (
+        component_config(pipeline, "unet").get("sample_size")
+        or getattr(pipeline, "default_sample_size", None)
+        or component_config(pipeline, "transformer").get("sample_size")
+    )
+    scale = getattr(pipeline, "vae_scale_factor", None)
+    match sample_size, scale:
+        case int(side), int(scale):
+            return side * scale, side * scale
+        case [int(height), int(width)], int(scale):
+            return width * scale, height * scale
+    return None
+
+
+def kinds_of_class(class_name: str) -> tuple[TaskKind, ...]:
+    """The kinds that pipelines of diffusers' class `class_name` can be viewed as (`view_pipeline`)."""
+    families = {
+        family for classes in _classes.values() for family, cls in classes.items() if cls.__name__ == class_name
+    }
+    return tuple(kind for kind, classes in _classes.items() if families & classes.keys())
 
 
 def nsfw_content_detected(output: PipelineOutput) -> bool | None:

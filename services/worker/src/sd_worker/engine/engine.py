@@ -13,7 +13,7 @@ from sd_worker.engine.failures import failure_of
 from sd_worker.engine.models import ModelCache
 from sd_worker.engine.png import encode_png
 from sd_worker.engine.task_runner import Generated, Run, TaskRunner
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome, Progress, Timings
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, KnownModel, Outcome, Progress, Timings
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +105,10 @@ class Engine:
         """Names of the models in memory, the most recently used last."""
         return self._models.resident()
 
+    def known_models(self) -> tuple[KnownModel, ...]:
+        """The models in memory, and those at hand on disk. Reads files."""
+        return self._models.known()
+
     def _work(self) -> None:
         while (run := self._next_run()) is not None:
             ending = self._runner.run(run)
@@ -153,6 +157,6 @@ class Engine:
 
 def _encoded(task: EngineTask, generated: Generated) -> Finished:
     started = time.perf_counter()
-    png = encode_png(generated.picture.image, task.parameters_used)
+    png = encode_png(generated.picture.image, generated.parameters_used)
     timings = Timings(generated.loading_s, generated.generating_s, time.perf_counter() - started)
-    return Finished(task.task_id, png, task.parameters_used, generated.picture.nsfw_content_detected, timings)
+    return Finished(task.task_id, png, generated.parameters_used, generated.picture.nsfw_content_detected, timings)

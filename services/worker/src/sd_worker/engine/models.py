@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from sd_common.parameters import DefaultParameters
 from sd_worker.engine.devices import Device, default_budget_bytes, free_unused_memory
-from sd_worker.engine.diffusers_api import Pipeline, component_config
+from sd_worker.engine.diffusers_api import Config, Pipeline, component_config
+from sd_worker.engine.kinds import kinds_of_model
+from sd_worker.engine.tasks import KnownModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +23,7 @@ class LoadedModel:
 
     name: str
     pipeline: Pipeline
+    default_parameters: DefaultParameters
 
     @property
     def num_bytes(self) -> int:
@@ -29,16 +34,14 @@ class LoadedModel:
         return sum(tensor.nbytes for tensor in tensors.values())
 
     @property
-    def in_channels(self) -> int | None:
-        """Channels of the UNet's input: 4 for latents, 9 with a mask and a masked image. None without a UNet."""
-        channels = component_config(self.pipeline, "unet").get("in_channels")
-        return channels if isinstance(channels, int) else None
+    def known(self) -> KnownModel:
+        """What is told of it while it is resident."""
+        kinds = kinds_of_model(type(self.pipeline).__name__, self.config_of)
+        return KnownModel(self.name, kinds, self.default_parameters, is_resident=True)
 
-    @property
-    def latent_channels(self) -> int | None:
-        """Channels of the VAE's latents."""
-        channels = component_config(self.pipeline, "vae").get("latent_channels")
-        return channels if isinstance(channels, int) else None
+    def config_of(self, component: str) -> Config:
+        """The configuration of a component, empty where there is no such component."""
+        return component_config(self.pipeline, component)
 
 
 class ModelLoader(Protocol):
@@ -47,11 +50,14 @@ class ModelLoader(Protocol):
     def load(self, name: str) -> LoadedModel:
         """The model, on the CPU. Raises `ModelUnavailable`."""
 
+    def known(self) -> Sequence[KnownModel]:
+        """The models that are at hand, without loading them."""
+
 
 class ModelCache:
     """Keeps models on the device, within a budget; drops those least recently used.
 
-    Only the engine thread calls it, but for `resident`, which any thread may.
+    Only the engine thread calls it, but for `resident` and `known`, which any thread may.
     """
 
     def __init__(self, loader: ModelLoader, device: Device, budget_bytes: int | None = None) -> None:
@@ -61,7 +67,7 @@ class ModelCache:
         self._budget_bytes = default_budget_bytes(device) if budget_bytes is None else budget_bytes
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._num_bytes: dict[str, int] = {}
-        self._resident: tuple[str, ...] = ()
+        self._resident: tuple[KnownModel, ...] = ()
 
     def get(self, name: str) -> LoadedModel:
         """The model on the device, loaded if it is not resident. Raises `ModelUnavailable`, or when memory runs out."""
@@ -96,11 +102,17 @@ class ModelCache:
 
     def resident(self) -> tuple[str, ...]:
         """Names of the resident models, the most recently used last."""
-        return self._resident
+        return tuple(model.name for model in self._resident)
+
+    def known(self) -> tuple[KnownModel, ...]:
+        """The resident models, and those that the loader has at hand. Reads files."""
+        resident = self._resident
+        names = {model.name for model in resident}
+        return *resident, *(model for model in self._loader.known() if model.name not in names)
 
     def _publish(self) -> None:
         # A tuple replaced as a whole: other threads never see a dictionary change under them.
-        self._resident = tuple(self._models)
+        self._resident = tuple(model.known for model in self._models.values())
 
     def _free(self) -> None:
         # Modules and pipelines refer to each other in circles, so dropping the last name frees nothing yet.

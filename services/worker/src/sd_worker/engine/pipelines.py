@@ -11,6 +11,7 @@ from PIL import Image
 from sd_common.parameters import MIN_SIDE_PX, SIDE_MULTIPLE_PX, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_worker.engine.diffusers_api import Pipeline, nsfw_content_detected, view_pipeline
 from sd_worker.engine.errors import InvalidInput
+from sd_worker.engine.kinds import NetworkInput, network_input
 from sd_worker.engine.models import LoadedModel
 from sd_worker.engine.schedulers import create_scheduler
 from sd_worker.engine.tasks import AnyParameters, EngineTask
@@ -58,7 +59,7 @@ def create_task_pipeline(model: LoadedModel, parameters: AnyParameters) -> Pipel
 
     Raises `InvalidInput` where the model cannot do this kind of task.
     """
-    _check_channels(model, parameters)
+    _check_network_input(model, parameters)
     scheduler = create_scheduler(parameters.scheduler, model.pipeline.scheduler, steps=parameters.steps)
     try:
         return view_pipeline(
@@ -99,16 +100,13 @@ def call_arguments(task: EngineTask) -> dict[str, object]:
     return {**inpaint, "strength": 1.0} if parameters.steps == 1 else inpaint
 
 
-def _check_channels(model: LoadedModel, parameters: AnyParameters) -> None:
+def _check_network_input(model: LoadedModel, parameters: AnyParameters) -> None:
     """diffusers would fail deep inside, or make a picture of nothing."""
-    if model.in_channels is None or model.in_channels == model.latent_channels:
-        return
-    # The mask has one channel, the masked image as many as the latents.
-    is_inpainting_model = model.latent_channels is not None and model.in_channels == 2 * model.latent_channels + 1
-    if not is_inpainting_model:
-        raise InvalidInput(f"Model '{model.name}' makes no pictures from prompts alone: choose another model")
-    if not isinstance(parameters, InpaintParameters):
-        raise InvalidInput(
-            f"Model '{model.name}' is made for inpainting and cannot do {parameters.params_type}: "
-            "choose another model, or send an inpaint task"
-        )
+    match network_input(model.config_of):
+        case NetworkInput.SOMETHING_ELSE:
+            raise InvalidInput(f"Model '{model.name}' makes no pictures from prompts alone: choose another model")
+        case NetworkInput.LATENTS_AND_MASK if not isinstance(parameters, InpaintParameters):
+            raise InvalidInput(
+                f"Model '{model.name}' is made for inpainting and cannot do {parameters.params_type}: "
+                "choose another model, or send an inpaint task"
+            )

@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from sd_worker.engine.default_parameters import fill_in
 from sd_worker.engine.errors import TaskCancelled
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.models import ModelCache
 from sd_worker.engine.pipelines import GeneratedPicture, generate, planned_steps
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Progress
+from sd_worker.engine.tasks import AnyParameters, Cancelled, EngineTask, Failed, Progress
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Generated:
     """A picture that is still to be encoded."""
 
     picture: GeneratedPicture
+    parameters_used: AnyParameters
     loading_s: float
     generating_s: float
 
@@ -65,6 +67,14 @@ class TaskRunner:
 
     def _generate(self, run: Run) -> Generated:
         task = run.task
+        started = time.perf_counter()
+        run.check()
+        if task.parameters.model not in self._models.resident():
+            self._report(Progress(task.task_id, "loading", 0, planned_steps(task.parameters)))
+        model = self._models.get(task.parameters.model)
+        run.check()
+        loaded = time.perf_counter()
+        task = replace(task, parameters=fill_in(task.parameters, model.default_parameters))
         steps = planned_steps(task.parameters)
         told_step = 0
 
@@ -76,17 +86,11 @@ class TaskRunner:
                 told_step = step
                 self._report(Progress(task.task_id, "denoising", step, steps))
 
-        started = time.perf_counter()
-        run.check()
-        if task.parameters.model not in self._models.resident():
-            self._report(Progress(task.task_id, "loading", 0, steps))
-        model = self._models.get(task.parameters.model)
-        run.check()
-        loaded = time.perf_counter()
         self._report(Progress(task.task_id, "denoising", 0, steps))
         picture = generate(model, task, on_pass)
         run.check()
-        return Generated(picture, loaded - started, time.perf_counter() - loaded)
+        parameters_used = task.parameters.model_copy(update={"seed": task.seed})
+        return Generated(picture, parameters_used, loaded - started, time.perf_counter() - loaded)
 
     def _forget_models_after(self, failure: Failed, model: str) -> bool:
         """Drop the models that the failure may have spoilt or been caused by. Returns whether to try again.

@@ -7,7 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
-from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.parameters import DefaultParameters, Img2ImgParameters, InpaintParameters, TaskKind, Txt2ImgParameters
 
 AnyParameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
 FailureCode = Literal["model_unavailable", "invalid_input", "out_of_memory", "internal"]
@@ -17,8 +17,9 @@ FailureCode = Literal["model_unavailable", "invalid_input", "out_of_memory", "in
 class EngineTask:
     """One picture to make.
 
-    `seed` (64 bits) counts, not `parameters.seed`. `initial_image` and `mask` are decoded and upright, of any mode;
-    they are what the URLs in `parameters` stand for. Raises `ValueError` where the kind needs a picture and has none.
+    What `parameters` do not say (`given()`) is left to the model's own defaults. `seed` (64 bits) counts, not
+    `parameters.seed`. `initial_image` and `mask` are decoded and upright, of any mode; they are what the URLs in
+    `parameters` stand for. Raises `ValueError` where the kind needs a picture and has none.
     """
 
     task_id: str
@@ -33,18 +34,14 @@ class EngineTask:
         if isinstance(self.parameters, InpaintParameters) and self.mask is None:
             raise ValueError("a task of kind inpaint needs a mask")
 
-    @property
-    def parameters_used(self) -> AnyParameters:
-        """The parameters with the seed filled in."""
-        return self.parameters.model_copy(update={"seed": self.seed})
-
 
 @dataclass(frozen=True)
 class Progress:
     """How far a running task is: `step` of `steps` denoising steps are done (0 while its model is loaded).
 
     `steps` is what the client asked for (img2img: the share of it that `strength` leaves), also with a scheduler that
-    makes more passes than steps, and stays the same for the life of a task.
+    makes more passes than steps. It stays the same for the life of a task, but for one that leaves it to the model:
+    what that says is known when it is loaded.
     """
 
     task_id: str
@@ -94,3 +91,16 @@ class Failed:
 
 
 Outcome = Finished | Cancelled | Failed
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that tasks may name without a download: it is resident, or at hand on disk.
+
+    The size that a model was trained at is among its defaults once it is resident; before, only what its file says.
+    """
+
+    name: str
+    kinds: tuple[TaskKind, ...]
+    default_parameters: DefaultParameters
+    is_resident: bool

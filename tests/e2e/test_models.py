@@ -1,0 +1,47 @@
+"""The models at hand, and the defaults that they carry."""
+
+from __future__ import annotations
+
+import asyncio
+
+from support.client import PATIENCE_S, Client, Json
+
+
+async def _models(client: Client) -> Json:
+    answer = await client.get("/models")
+    assert answer.status == 200, answer.body
+    models: Json = answer.json
+    return models
+
+
+async def test_the_models_at_hand_are_told_with_the_default_one(client: Client) -> None:
+    told = await _models(client)
+    assert set(told["default_models"].values()) == {"shapes"}
+    models = {model["name"]: model for model in told["models"]}
+    assert models.keys() >= {"shapes", "tiny", "tiny-flagging", "tiny-inpainting", "tiny-sd2", "tiny-sdxl"}
+    assert models["shapes"]["default_parameters"] == {
+        "width": 128,
+        "height": 128,
+        "steps": 20,
+        "guidance": 3.0,
+        "scheduler": "ddim",
+    }
+    assert models["tiny-inpainting"]["kinds"] == ["inpaint"]
+    assert {model["num_workers"] for model in models.values()} == {1}
+
+
+async def test_a_model_that_was_used_is_told_to_be_in_memory(session: Client) -> None:
+    assert (await session.get("/txt2img", params={"prompt": "x", "model": "tiny-sd2", "steps": "1"})).status == 200
+    async with asyncio.timeout(PATIENCE_S):
+        while not _is_resident("tiny-sd2", await _models(session)):  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.05)
+
+
+async def test_a_size_that_is_not_given_is_the_models_own(session: Client) -> None:
+    answer = await session.get("/txt2img", params={"prompt": "a red circle", "model": "shapes"})
+    assert answer.status == 200, answer.body
+    assert (await session.picture(answer.json["blob_url"])).size == (128, 128)
+
+
+def _is_resident(name: str, told: Json) -> bool:
+    return any(model["name"] == name and model["num_workers_resident"] == 1 for model in told["models"])
