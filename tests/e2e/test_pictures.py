@@ -14,12 +14,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw
-from train_shapes.judge import read
-from train_shapes.pictures import to_tensor
-from train_shapes.scenes import COLOURS, PLACES, SHAPES, Scene, place_in_picture
 
 from sd_common.parameters import SchedulerName
 from support.client import Client
+from train_shapes.judge import read
+from train_shapes.pictures import to_tensor
+from train_shapes.scenes import COLOURS, PLACES, SHAPES, Scene, place_in_picture
 
 Levels = npt.NDArray[np.float64]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -13,11 +14,11 @@ MAX_TOKENS = 77
 def create_tokenizer(words: list[str]) -> CLIPTokenizer:
     """Byte pair encoding (Sennrich et al., arXiv:1508.07909) merged until each of `words` is one token."""
     characters = list(bytes_to_unicode().values())
-    tokens = {character: None for character in characters}
+    tokens = dict.fromkeys(characters)
     tokens |= {f"{character}</w>": None for character in characters}
     spellings = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
     merges: list[tuple[str, str]] = []
-    while pairs := Counter(pair for spelling in spellings for pair in zip(spelling, spelling[1:], strict=False)):
+    while pairs := Counter(pair for spelling in spellings for pair in pairwise(spelling)):
         merge = max(sorted(pairs), key=lambda pair: pairs[pair])
         merges.append(merge)
         tokens["".join(merge)] = None
