@@ -25,8 +25,7 @@ class Effort:
 
     vae_crop_steps: int
     vae_whole_steps: int
-    diffusion_first_steps: int
-    diffusion_second_steps: int
+    diffusion_steps: tuple[int, int, int]
     diffusion_pictures: int
     checker_steps: int
     checker_pictures: int
@@ -36,8 +35,7 @@ class Effort:
 FULL = Effort(
     vae_crop_steps=12_000,
     vae_whole_steps=2_500,
-    diffusion_first_steps=5_055,
-    diffusion_second_steps=4_600,
+    diffusion_steps=(5_055, 4_118, 2_500),
     diffusion_pictures=16_000,
     checker_steps=3_000,
     checker_pictures=6_000,
@@ -46,8 +44,7 @@ FULL = Effort(
 SMOKE = Effort(
     vae_crop_steps=4,
     vae_whole_steps=2,
-    diffusion_first_steps=2,
-    diffusion_second_steps=2,
+    diffusion_steps=(2, 2, 2),
     diffusion_pictures=64,
     checker_steps=3,
     checker_pictures=32,
@@ -87,8 +84,7 @@ def _train(work_dir: Path, device: torch.device, effort: Effort, seed: int) -> N
         train_diffusion(
             work_dir,
             device,
-            num_first_steps=effort.diffusion_first_steps,
-            num_second_steps=effort.diffusion_second_steps,
+            num_steps=effort.diffusion_steps,
             num_pictures=effort.diffusion_pictures,
             seed=seed + 3,
         )

@@ -27,14 +27,15 @@ BATCH_SIZE = 64
 EMPTY_CAPTIONS = 0.12
 #: Share of the pictures that are shown exaggerated: see `exaggerated`.
 EXAGGERATED_PICTURES = 0.3
-#: The first stage is left before its learning rate is at the end of these: the second one raises it again.
-FIRST_COSINE_STEPS = 8_000
-#: In the second stage, the share of the steps without exaggeration, the share of the 128 px pictures, and the share of
-#: the timesteps that are drawn from the noisiest, where nothing but the caption tells the shape: it is learned last.
-PLAIN_STEPS = 0.6
+#: Steps of the second stage without exaggeration; from then on, the share of the 128 px pictures, and the share of the
+#: timesteps that are drawn from the noisiest, where nothing but the caption tells the shape: it is learned last.
+PLAIN_STEPS = 2_760
 BASE_PICTURES = 0.75
 NOISY_TIMESTEPS = 0.5
 NOISIEST = 600
+#: In the third stage, the greatest guidance, and the share of the pictures that have none.
+GREATEST_GUIDANCE = 9.0
+UNGUIDED_PICTURES = 0.3
 
 
 def create_unet() -> UNet2DConditionModel:
@@ -74,11 +75,13 @@ def create_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def train_diffusion(
-    work_dir: Path, device: torch.device, *, num_first_steps: int, num_second_steps: int, num_pictures: int, seed: int
+    work_dir: Path, device: torch.device, *, num_steps: tuple[int, int, int], num_pictures: int, seed: int
 ) -> None:
     """Trains on what the VAE in `work_dir` makes of `num_pictures` pictures; leaves networks and tokenizer there.
 
-    The first stage learns colours and places, the second one, which raises the learning rate again, the shapes.
+    Of its three stages, the first learns colours and places; the second, most of all from the noisiest timesteps, the
+    shapes; the third, guidance of any scale. Each is left before its learning rate is at its end for the next to raise
+    it again, but for the last.
     """
     vae = AutoencoderKL.from_pretrained(work_dir / "vae").eval().to(device, memory_format=torch.channels_last)
     tokenizer = create_tokenizer(vocabulary())
@@ -88,9 +91,16 @@ def train_diffusion(
     text_encoder = create_text_encoder(tokenizer).to(device)
     signal_share = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.to(device)
 
-    def loss_of(size: tuple[int, int], rng: random.Random, timesteps_from: float, exaggerate: bool) -> torch.Tensor:
-        num_pictures = max(1, BATCH_SIZE * 128 * 128 // (size[0] * size[1]))
-        latents, captions = _batch(buckets[size], rng, num_pictures)
+    def encoded(captions: list[str]) -> torch.Tensor:
+        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return text_encoder(tokens.to(device))[0]
+
+    def loss_of(
+        size: tuple[int, int], rng: random.Random, *, timesteps_from: float, exaggerate: bool, guide: bool = False
+    ) -> torch.Tensor:
+        num_rows = max(2, BATCH_SIZE * 128 * 128 // (size[0] * size[1]))
+        num_pictures = num_rows // 2 if guide else num_rows
+        latents, captions = _batch(buckets[size], rng, num_pictures, empty_captions=0 if guide else EMPTY_CAPTIONS)
         latents = latents.to(device)
         least = NOISIEST * (torch.rand(num_pictures) < timesteps_from)
         timesteps = (least + torch.rand(num_pictures) * (len(signal_share) - least)).long().to(device)
@@ -100,23 +110,35 @@ def train_diffusion(
         noisy = alpha * shown + sigma * torch.randn_like(latents)
         # v of the true latents, as seen from the noisy ones: alpha * noisy - sigma * v is always `latents`.
         target = (alpha * noisy - latents) / sigma
-        tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        predicted = unet(noisy, timesteps, text_encoder(tokens.to(device))[0]).sample
+        if guide:
+            captions = [""] * num_pictures + captions
+            noisy, timesteps = torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps])
+        predicted = unet(noisy, timesteps, encoded(captions)).sample
+        if guide:
+            unconditional, conditional = predicted.chunk(2)
+            predicted = unconditional + _guidance(num_pictures, device) * (conditional - unconditional)
         return (predicted - target).square().mean()
 
     def first_loss(step: int, rng: random.Random) -> torch.Tensor:
         return loss_of(rng.choices(list(SIZES), list(SIZES.values()))[0], rng, timesteps_from=0, exaggerate=True)
 
-    def second_loss(step: int, rng: random.Random) -> torch.Tensor:
+    def later_loss(step: int, rng: random.Random, *, exaggerate: bool, guide: bool) -> torch.Tensor:
         size = (128, 128) if rng.random() < BASE_PICTURES else rng.choice(list(SIZES))
-        exaggerate = step >= PLAIN_STEPS * num_second_steps
-        return loss_of(size, rng, timesteps_from=NOISY_TIMESTEPS, exaggerate=exaggerate)
+        return loss_of(size, rng, timesteps_from=NOISY_TIMESTEPS, exaggerate=exaggerate, guide=guide)
+
+    def second_loss(step: int, rng: random.Random) -> torch.Tensor:
+        return later_loss(step, rng, exaggerate=step >= PLAIN_STEPS, guide=False)
+
+    def third_loss(step: int, rng: random.Random) -> torch.Tensor:
+        return later_loss(step, rng, exaggerate=True, guide=True)
 
     networks = {"unet": unet, "text_encoder": text_encoder}
-    first = Plan("diffusion", seed, num_first_steps, learning_rate=1.2e-3, cosine_steps=FIRST_COSINE_STEPS)
-    Training(first, networks, work_dir).run(first_loss)
-    second = Plan("diffusion-second", seed + 1, num_second_steps, learning_rate=1e-3)
-    Training(second, networks, work_dir).run(second_loss)
+    for plan, loss in (
+        (Plan("diffusion", seed, num_steps[0], learning_rate=1.2e-3, cosine_steps=8_000), first_loss),
+        (Plan("diffusion-second", seed + 1, num_steps[1], learning_rate=1e-3, cosine_steps=4_600), second_loss),
+        (Plan("diffusion-third", seed + 2, num_steps[2], learning_rate=8e-4), third_loss),
+    ):
+        Training(plan, networks, work_dir).run(loss)
     unet.save_pretrained(work_dir / "unet")
     text_encoder.save_pretrained(work_dir / "text_encoder")
     tokenizer.save_pretrained(work_dir / "tokenizer")
@@ -141,8 +163,21 @@ def exaggerated(latents: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return latents + excess * torch.where(is_smooth, smooth, contrast)
 
 
-def _batch(bucket: LatentBucket, rng: random.Random, num_pictures: int) -> tuple[torch.Tensor, list[str]]:
+def _guidance(num_pictures: int, device: torch.device) -> torch.Tensor:
+    """A guidance scale for each picture.
+
+    What guidance will make of two predictions is trained, and not the one with the caption alone: so the two keep so
+    near to each other that neither a scale of 3 nor one of 8 overshoots.
+    """
+    scales = 1 + (GREATEST_GUIDANCE - 1) * torch.rand(num_pictures, 1, 1, 1)
+    unguided = torch.rand(num_pictures, 1, 1, 1) < UNGUIDED_PICTURES
+    return torch.where(unguided, torch.ones(()), scales).to(device)
+
+
+def _batch(
+    bucket: LatentBucket, rng: random.Random, num_pictures: int, empty_captions: float
+) -> tuple[torch.Tensor, list[str]]:
     chosen = rng.choices(range(len(bucket.captions)), k=num_pictures)
     means, deviations = bucket.means[chosen].float(), bucket.deviations[chosen].float()
-    captions = ["" if rng.random() < EMPTY_CAPTIONS else bucket.captions[number] for number in chosen]
+    captions = ["" if rng.random() < empty_captions else bucket.captions[number] for number in chosen]
     return means + deviations * torch.randn_like(means), captions

@@ -52,7 +52,7 @@ class BlobStore:
         self._pool = urllib3.PoolManager(
             maxsize=_MAX_TRANSFERS,
             timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
-            # A server that has just started answers before it finds its volumes, for some seconds: with an error status.
+            # A server that has just started answers with an error status until it finds its volumes.
             retries=urllib3.Retry(
                 total=5, connect=2, read=2, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)
             ),
