@@ -25,7 +25,7 @@ PARAMETERS = {
     "height": 128,
     "steps": 20,
     "scheduler": "ddim",
-    "guidance": 3.0,
+    "guidance": 5.0,
     "seed": 1,
 }
 

@@ -24,7 +24,7 @@ async def test_the_printed_link_gives_a_picture_of_what_its_prompt_says(stack: E
     assert answer.headers["Content-Type"].startswith("application/json")
     used = answer.json["parameters_used"]
     assert used["prompt"] == "a big red star on a white background"
-    defaults = {"width": 128, "height": 128, "steps": 20, "scheduler": "ddim", "guidance": 3.0}
+    defaults = {"width": 128, "height": 128, "steps": 20, "scheduler": "ddim", "guidance": 5.0}
     assert used.items() >= {"model": "shapes", **defaults}.items()
     assert isinstance(used["seed"], int)
     picture = await client.picture(answer.json["blob_url"])

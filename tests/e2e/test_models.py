@@ -25,7 +25,7 @@ async def test_the_models_at_hand_are_told_with_the_default_one(client: Client) 
         "width": 128,
         "height": 128,
         "steps": 20,
-        "guidance": 3.0,
+        "guidance": 5.0,
         "scheduler": "ddim",
     }
     assert models["tiny-inpainting"]["kinds"] == ["inpaint"]

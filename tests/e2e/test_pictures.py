@@ -118,7 +118,7 @@ async def test_the_apis_own_defaults_give_a_good_picture(session: Client) -> Non
 
 async def test_guidance_makes_a_vague_prompt_count(session: Client) -> None:
     """Without guidance the prompt counts less than with it."""
-    strong = await many(session, prompt_of(STAR), guidance=3.0)
+    strong = await many(session, prompt_of(STAR), guidance=5.0)
     none = await many(session, prompt_of(STAR), guidance=1.0)
     assert all(read(picture).agrees(STAR) for picture in strong)
     assert min(map(mean_difference, strong, none)) > 0.5

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from train_shapes.captions import vocabulary
 from train_shapes.latents import SIZES, LatentBucket, encode_training_pictures
 from train_shapes.tokenizer import create_tokenizer
-from train_shapes.training import Plan, Training
+from train_shapes.training import Loss, Plan, Training
 
 NOISE_SCHEDULE = {
     "beta_start": 0.00085,
@@ -36,6 +36,11 @@ NOISIEST = 600
 #: In the third stage, the greatest guidance, and the share of the pictures that have none.
 GREATEST_GUIDANCE = 9.0
 UNGUIDED_PICTURES = 0.3
+#: The last stage starts from a mean of the second's weights and the third's, with this share of the third's. The
+#: second's are best at a guidance of 3 and useless at 7.5, the third's the other way round; in between, both do.
+GUIDED_WEIGHTS = 0.7
+#: In the last stage, the share of the steps that train the guided prediction.
+GUIDED_STEPS = 0.5
 
 
 def create_unet() -> UNet2DConditionModel:
@@ -75,13 +80,12 @@ def create_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def train_diffusion(
-    work_dir: Path, device: torch.device, *, num_steps: tuple[int, int, int], num_pictures: int, seed: int
+    work_dir: Path, device: torch.device, *, num_steps: tuple[int, int, int, int], num_pictures: int, seed: int
 ) -> None:
     """Trains on what the VAE in `work_dir` makes of `num_pictures` pictures; leaves networks and tokenizer there.
 
-    Of its three stages, the first learns colours and places; the second, most of all from the noisiest timesteps, the
-    shapes; the third, guidance of any scale. Each is left before its learning rate is at its end for the next to raise
-    it again, but for the last.
+    Of its four stages, the first learns colours and places; the second, most of all from the noisiest timesteps, the
+    shapes; the third, high guidance; and the last one starts between these two, and learns both.
     """
     vae = AutoencoderKL.from_pretrained(work_dir / "vae").eval().to(device, memory_format=torch.channels_last)
     tokenizer = create_tokenizer(vocabulary())
@@ -132,13 +136,23 @@ def train_diffusion(
     def third_loss(step: int, rng: random.Random) -> torch.Tensor:
         return later_loss(step, rng, exaggerate=True, guide=True)
 
-    networks = {"unet": unet, "text_encoder": text_encoder}
-    for plan, loss in (
-        (Plan("diffusion", seed, num_steps[0], learning_rate=1.2e-3, cosine_steps=8_000), first_loss),
-        (Plan("diffusion-second", seed + 1, num_steps[1], learning_rate=1e-3, cosine_steps=4_600), second_loss),
-        (Plan("diffusion-third", seed + 2, num_steps[2], learning_rate=8e-4), third_loss),
-    ):
-        Training(plan, networks, work_dir).run(loss)
+    def last_loss(step: int, rng: random.Random) -> torch.Tensor:
+        return later_loss(step, rng, exaggerate=True, guide=rng.random() < GUIDED_STEPS)
+
+    networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+
+    def train(name: str, number: int, loss: Loss, learning_rate: float, cosine_steps: int | None = None) -> None:
+        plan = Plan(name, seed + number, num_steps[number], learning_rate, cosine_steps=cosine_steps)
+        Training(plan, dict(networks.items()), work_dir).run(loss)
+
+    train("diffusion", 0, first_loss, 1.2e-3, cosine_steps=8_000)
+    train("diffusion-second", 1, second_loss, 1e-3, cosine_steps=4_600)
+    unguided = [weight.detach().clone() for weight in networks.parameters()]
+    train("diffusion-third", 2, third_loss, 8e-4)
+    with torch.no_grad():
+        for weight, other in zip(networks.parameters(), unguided, strict=True):
+            weight.lerp_(other, 1 - GUIDED_WEIGHTS)
+    train("diffusion-last", 3, last_loss, 4e-4)
     unet.save_pretrained(work_dir / "unet")
     text_encoder.save_pretrained(work_dir / "text_encoder")
     tokenizer.save_pretrained(work_dir / "tokenizer")

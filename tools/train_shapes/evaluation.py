@@ -160,14 +160,15 @@ def settings_of(model: Path) -> list[Setting]:
     """What is measured: the model's own defaults, the API's, larger pictures, and the other schedulers."""
     own = json.loads((model / "default_parameters.json").read_text())
     scheduler, guidance = own["scheduler"], own["guidance"]
-    return [
+    settings = [
         Setting(scheduler, guidance),
         Setting("plms", 7.5),
         Setting(scheduler, guidance, 192),
         Setting(scheduler, guidance, 256),
-        *(Setting(other, guidance) for other in SCHEDULERS if other != scheduler),
-        *(Setting(scheduler, other) for other in (1.0, 7.5)),
+        *(Setting(other, guidance) for other in SCHEDULERS),
+        *(Setting(scheduler, other) for other in (1.0, 3.0, 5.0, 10.0)),
     ]
+    return list(dict.fromkeys(settings))
 
 
 def _score_of_drawn(scenes: Sequence[Scene], side: int) -> Score:
