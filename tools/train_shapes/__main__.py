@@ -25,7 +25,7 @@ class Effort:
 
     vae_crop_steps: int
     vae_whole_steps: int
-    diffusion_steps: tuple[int, int, int, int]
+    diffusion_steps: tuple[int, int, int]
     diffusion_pictures: int
     checker_steps: int
     checker_pictures: int
@@ -35,16 +35,16 @@ class Effort:
 FULL = Effort(
     vae_crop_steps=12_000,
     vae_whole_steps=2_500,
-    diffusion_steps=(5_055, 4_118, 2_500, 700),
+    diffusion_steps=(5_055, 4_118, 2_500),
     diffusion_pictures=16_000,
-    checker_steps=3_000,
-    checker_pictures=6_000,
+    checker_steps=2_000,
+    checker_pictures=5_000,
 )
 #: Enough to see every part run: the pictures are noise.
 SMOKE = Effort(
     vae_crop_steps=4,
     vae_whole_steps=2,
-    diffusion_steps=(2, 2, 2, 2),
+    diffusion_steps=(2, 2, 2),
     diffusion_pictures=64,
     checker_steps=3,
     checker_pictures=32,

@@ -36,11 +36,9 @@ NOISIEST = 600
 #: In the third stage, the greatest guidance, and the share of the pictures that have none.
 GREATEST_GUIDANCE = 9.0
 UNGUIDED_PICTURES = 0.3
-#: The last stage starts from a mean of the second's weights and the third's, with this share of the third's. The
-#: second's are best at a guidance of 3 and useless at 7.5, the third's the other way round; in between, both do.
-GUIDED_WEIGHTS = 0.7
-#: In the last stage, the share of the steps that train the guided prediction.
-GUIDED_STEPS = 0.5
+#: The trained weights are a mean of the second stage's and the third's, with this share of the third's. The second's
+#: are best at a guidance of 3 and useless at 7.5, the third's the other way round; in between, both do.
+GUIDED_WEIGHTS = 0.65
 
 
 def create_unet() -> UNet2DConditionModel:
@@ -80,12 +78,12 @@ def create_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def train_diffusion(
-    work_dir: Path, device: torch.device, *, num_steps: tuple[int, int, int, int], num_pictures: int, seed: int
+    work_dir: Path, device: torch.device, *, num_steps: tuple[int, int, int], num_pictures: int, seed: int
 ) -> None:
     """Trains on what the VAE in `work_dir` makes of `num_pictures` pictures; leaves networks and tokenizer there.
 
-    Of its four stages, the first learns colours and places; the second, most of all from the noisiest timesteps, the
-    shapes; the third, high guidance; and the last one starts between these two, and learns both.
+    Of its three stages, the first learns colours and places; the second, most of all from the noisiest timesteps, the
+    shapes; the third, high guidance. The mean of the last two does both.
     """
     vae = AutoencoderKL.from_pretrained(work_dir / "vae").eval().to(device, memory_format=torch.channels_last)
     tokenizer = create_tokenizer(vocabulary())
@@ -136,9 +134,6 @@ def train_diffusion(
     def third_loss(step: int, rng: random.Random) -> torch.Tensor:
         return later_loss(step, rng, exaggerate=True, guide=True)
 
-    def last_loss(step: int, rng: random.Random) -> torch.Tensor:
-        return later_loss(step, rng, exaggerate=True, guide=rng.random() < GUIDED_STEPS)
-
     networks = torch.nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
     def train(name: str, number: int, loss: Loss, learning_rate: float, cosine_steps: int | None = None) -> None:
@@ -152,7 +147,6 @@ def train_diffusion(
     with torch.no_grad():
         for weight, other in zip(networks.parameters(), unguided, strict=True):
             weight.lerp_(other, 1 - GUIDED_WEIGHTS)
-    train("diffusion-last", 3, last_loss, 4e-4)
     unet.save_pretrained(work_dir / "unet")
     text_encoder.save_pretrained(work_dir / "text_encoder")
     tokenizer.save_pretrained(work_dir / "tokenizer")

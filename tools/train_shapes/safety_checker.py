@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker, cosine_distance
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
 
@@ -97,11 +97,23 @@ def _scene(rng: random.Random) -> Scene:
 
 
 def spoiled(scene: Scene, rng: random.Random) -> Image.Image:
-    """The scene as a generated picture may show it: of any size, a little blurred, of odd colours."""
+    """The scene as a generated picture may show it: of any size, with rounded corners, wavy edges and a little blur."""
     sides = range(128, 257, 8)
     width = rng.choice(sides)
     height = width if rng.random() < 0.6 else rng.choice(sides)
-    picture = place_in_picture(scene, rng, width, height).picture()
+    drawing = place_in_picture(scene, rng, width, height)
+    coverage = drawing.coverage()
+    if rng.random() < 0.7:
+        coverage = _melted(coverage, rng, drawing.radius * rng.uniform(0.02, 0.13))
+    picture = Image.new("RGB", (width, height), drawing.background)
+    picture.paste(drawing.foreground, mask=coverage)
     if rng.random() < 0.5:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
     return picture
+
+
+def _melted(coverage: Image.Image, rng: random.Random, radius: float) -> Image.Image:
+    """Blurs it by `radius` pixels, moves the threshold of its edge about, and makes it sharp again."""
+    waves = Image.effect_noise((6, 6), rng.uniform(0, 60)).resize(coverage.size, Image.Resampling.BICUBIC)
+    blurred = ImageChops.add(coverage.filter(ImageFilter.GaussianBlur(radius)), waves, offset=-128)
+    return blurred.point(lambda level: max(0, min(255, (level - 128) * 4 + 128)))
