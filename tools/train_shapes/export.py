@@ -30,7 +30,16 @@ def export(work_dir: Path, model: Path) -> None:
     )
     pipeline.to(dtype=torch.float16).save_pretrained(model)
     _name_feature_extractor(model / "model_index.json")
+    for component in ("text_encoder", "safety_checker"):
+        _load_as_float32(model / component / "config.json")
     (model / "default_parameters.json").write_text(json.dumps(DEFAULT_PARAMETERS, indent=2) + "\n")
+
+
+def _load_as_float32(config_file: Path) -> None:
+    """transformers loads what it wrote in float16 as such, diffusers in float32: without a dtype they would not fit."""
+    config = json.loads(config_file.read_text())
+    config["dtype"] = "float32"
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _name_feature_extractor(model_index: Path) -> None:
