@@ -154,9 +154,10 @@ def test_pictures_with_an_alpha_channel_and_a_colour_mask_are_taken(engine: Engi
 
 def test_inpainting_keeps_what_the_mask_leaves_black(engine: EngineUnderTest) -> None:
     """With the bundled model, whose VAE was trained: outside of the mask the picture comes back nearly as it was."""
-    task = txt2img(model="shapes", width=128, height=128, steps=8, scheduler="dpmpp_2m", guidance=3)
+    own: dict[str, Any] = {"model": "shapes", "steps": 20, "scheduler": "ddim", "guidance": 5.0}
+    task = txt2img(**own, prompt="a big red star on a white background", width=128, height=128)
     before = picture(engine.finish(task))
-    parameters = inpaint(model="shapes", steps=8, scheduler="dpmpp_2m", guidance=3, prompt="a green star").parameters
+    parameters = inpaint(**own, prompt="a big green star on a white background").parameters
     after = picture(engine.finish(EngineTask("t", parameters, 3, before, mask(128, 128))))
 
     difference = np.abs(np.asarray(after, dtype=int) - np.asarray(before, dtype=int)).mean(axis=2)
