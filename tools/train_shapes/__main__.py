@@ -17,6 +17,7 @@ from train_shapes.samples import make_samples
 from train_shapes.vae import train_vae
 
 REPOSITORY = Path(__file__).parents[2]
+BUNDLED_MODEL = REPOSITORY / "models" / "shapes"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,10 @@ SMOKE = Effort(
 
 def main() -> None:
     """Reads the command line and does what it says."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.command == "train" and arguments.smoke and arguments.model == BUNDLED_MODEL:
+        parser.error("--smoke makes a model that is of no use: give --model another directory")
     device = torch.device(arguments.device)
     torch.set_num_threads(arguments.threads)
     if arguments.command == "train":
@@ -92,7 +96,7 @@ def _train(work_dir: Path, device: torch.device, effort: Effort, seed: int) -> N
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train_shapes", description=__doc__)
-    parser.add_argument("--model", type=Path, default=REPOSITORY / "models" / "shapes", help="the model's directory")
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="the model's directory")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of torch on the CPU")
     commands = parser.add_subparsers(dest="command", required=True)

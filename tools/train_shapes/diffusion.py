@@ -175,7 +175,7 @@ def _guidance(num_pictures: int, device: torch.device) -> torch.Tensor:
     """A guidance scale for each picture.
 
     What guidance will make of two predictions is trained, and not the one with the caption alone: so the two keep so
-    near to each other that neither a scale of 3 nor one of 8 overshoots.
+    near to each other that high guidance does not overshoot. Low guidance is then too weak: see `GUIDED_WEIGHTS`.
     """
     scales = 1 + (GREATEST_GUIDANCE - 1) * torch.rand(num_pictures, 1, 1, 1)
     unguided = torch.rand(num_pictures, 1, 1, 1) < UNGUIDED_PICTURES

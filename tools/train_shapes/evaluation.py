@@ -10,23 +10,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import get_args
 
 import torch
-from diffusers import (
-    AutoPipelineForText2Image,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    LMSDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UniPCMultistepScheduler,
-)
+from diffusers import AutoPipelineForText2Image, StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
+from sd_common.parameters import SchedulerName
+from sd_worker.engine.schedulers import create_scheduler
 from train_shapes.captions import caption
 from train_shapes.judge import Reading, read
 from train_shapes.safety_checker import spoiled
@@ -37,23 +29,12 @@ NUM_STEPS = 20
 #: Pictures made at a time.
 BATCH_SIZE = 16
 
-#: Some of the API's schedulers, by their names there, and what they set besides the model's own configuration.
-SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "plms": (PNDMScheduler, {"skip_prk_steps": True}),
-    "ddim": (DDIMScheduler, {"clip_sample": False}),
-    "k-lms": (LMSDiscreteScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "euler_a": (EulerAncestralDiscreteScheduler, {}),
-    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
-    "unipc": (UniPCMultistepScheduler, {}),
-}
-
 
 @dataclass(frozen=True)
 class Setting:
     """What the pictures of one row of the table are asked for with."""
 
-    scheduler: str
+    scheduler: SchedulerName
     guidance: float
     side: int = 128
     steps: int = NUM_STEPS
@@ -69,7 +50,6 @@ class Score:
     place: float
     #: Mean gradient at the contour, of that of the drawn picture.
     edges: float
-    num_pictures: int
 
     def row(self, name: str) -> str:
         """It as a row of a Markdown table."""
@@ -97,8 +77,7 @@ def asked_scenes(num_scenes: int) -> list[tuple[Scene, str]]:
 
 def pictures_of(pipeline: StableDiffusionPipeline, prompts: Sequence[str], setting: Setting) -> list[Image.Image]:
     """One picture for each prompt; the n-th has seed `SEED` + n."""
-    scheduler, options = SCHEDULERS[setting.scheduler]
-    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **options)
+    pipeline.scheduler = create_scheduler(setting.scheduler, pipeline.scheduler, steps=setting.steps)
     pictures: list[Image.Image] = []
     batch_size = max(1, BATCH_SIZE * 128 * 128 // setting.side**2)
     for start in tqdm(range(0, len(prompts), batch_size), desc=str(setting), leave=False):
@@ -124,7 +103,6 @@ def score(scenes: Sequence[Scene], pictures: Iterable[Image.Image], drawings: It
         all_right=mean(reading.agrees(scene) for reading, scene in pairs),
         place=mean(reading.agrees(scene) and reading.place_agrees(scene) for reading, scene in pairs),
         edges=_mean_gradient(readings) / _mean_gradient([read(drawing.picture()) for drawing in drawings]),
-        num_pictures=len(readings),
     )
 
 
@@ -165,7 +143,7 @@ def settings_of(model: Path) -> list[Setting]:
         Setting("plms", 7.5),
         Setting(scheduler, guidance, 192),
         Setting(scheduler, guidance, 256),
-        *(Setting(other, guidance) for other in SCHEDULERS),
+        *(Setting(other, guidance) for other in get_args(SchedulerName)),
         *(Setting(scheduler, other) for other in (1.0, 3.0, 5.0, 10.0)),
     ]
     return list(dict.fromkeys(settings))

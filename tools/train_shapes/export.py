@@ -29,10 +29,19 @@ def export(work_dir: Path, model: Path) -> None:
         feature_extractor=create_feature_extractor(),
     )
     pipeline.to(dtype=torch.float16).save_pretrained(model)
+    for component in ("unet", "vae"):
+        _forget_where_it_was(model / component / "config.json")
     _name_feature_extractor(model / "model_index.json")
     for component in ("text_encoder", "safety_checker"):
         _load_as_float32(model / component / "config.json")
     (model / "default_parameters.json").write_text(json.dumps(DEFAULT_PARAMETERS, indent=2) + "\n")
+
+
+def _forget_where_it_was(config_file: Path) -> None:
+    """diffusers notes the directory that a part was loaded from."""
+    config = json.loads(config_file.read_text())
+    config.pop("_name_or_path", None)
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _load_as_float32(config_file: Path) -> None:

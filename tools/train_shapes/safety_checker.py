@@ -75,7 +75,6 @@ def train_safety_checker(work_dir: Path, device: torch.device, *, num_steps: int
     plan = Plan("safety-checker", seed, num_steps, learning_rate=1e-3)
     Training(plan, {"checker": checker}, work_dir).run(loss_of)
     checker.save_pretrained(work_dir / "safety_checker")
-    feature_extractor.save_pretrained(work_dir / "feature_extractor")
 
 
 def _scene(rng: random.Random) -> Scene:

@@ -6,12 +6,14 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 
-from train_shapes.evaluation import SCHEDULERS, Setting, asked_scenes, load, pictures_of, settings_of
+from sd_common.parameters import SchedulerName
+from train_shapes.evaluation import Setting, asked_scenes, load, pictures_of, settings_of
 
 SIDE = 128
 GAP = 8
@@ -50,8 +52,9 @@ def _guidance(pipeline: StableDiffusionPipeline, own: Setting) -> Image.Image:
 
 
 def _schedulers(pipeline: StableDiffusionPipeline, own: Setting) -> Image.Image:
-    pictures = [pictures_of(pipeline, [PROMPT], replace(own, scheduler=name))[0] for name in SCHEDULERS]
-    return _page(pictures, list(SCHEDULERS), columns=len(SCHEDULERS))
+    names = get_args(SchedulerName)
+    pictures = [pictures_of(pipeline, [PROMPT], replace(own, scheduler=name))[0] for name in names]
+    return _page(pictures, list(names), columns=7)
 
 
 def _strengths(pipeline: StableDiffusionPipeline, own: Setting) -> Image.Image:

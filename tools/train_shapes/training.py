@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,16 +70,6 @@ class Training:
         self._save()
         self._copy(self._averages, self._parameters)
         self._networks.eval()
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within it, the networks have their averaged weights: to look at pictures half way."""
-        trained = [parameter.detach().clone() for parameter in self._parameters]
-        self._copy(self._averages, self._parameters)
-        try:
-            yield
-        finally:
-            self._copy(trained, self._parameters)
 
     def _step(self, step: int, loss: Loss) -> float:
         torch.manual_seed(self._plan.seed * 1_000_003 + step)
