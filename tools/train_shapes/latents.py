@@ -22,9 +22,9 @@ SIZES: dict[tuple[int, int], float] = {
     (136, 136): 0.03,
     (152, 152): 0.03,
     (160, 160): 0.04,
-    (192, 192): 0.08,
+    (192, 192): 0.09,
     (224, 224): 0.05,
-    (256, 256): 0.1,
+    (256, 256): 0.2,
     (128, 192): 0.02,
     (192, 128): 0.02,
     (128, 256): 0.02,
@@ -32,8 +32,9 @@ SIZES: dict[tuple[int, int], float] = {
     (168, 200): 0.02,
     (256, 192): 0.02,
 }
-#: Pictures of a size for every one of the 128 px pictures: large ones cost more, and their shapes are the same.
-LARGE_SHARE = 1 / 40
+#: Pictures of a size other than 128 px, in parts of those of 128 px and of the size's share of the steps: they cost more,
+#: and their shapes are the same.
+LARGE_SHARE = 1 / 4
 LEAST_PICTURES = 4
 BATCH_SIZE = 16
 
@@ -65,7 +66,7 @@ def _encoded(
     for width, height in tqdm(SIZES, desc="latents"):
         rng = random.Random(f"{seed} {width} {height}")
         scenes = training_scenes(rng)
-        share = 1 if (width, height) == (128, 128) else LARGE_SHARE
+        share = 1 if (width, height) == (128, 128) else LARGE_SHARE * SIZES[width, height]
         num_left = max(LEAST_PICTURES, round(num_pictures * share))
         means, deviations, captions = [], [], []
         while num_left > 0:
