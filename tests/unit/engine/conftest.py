@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from unit.engine.recorder import CPU, EngineUnderTest, Recorder
+from unit.engine.recorder import CPU, MAX_ROWS, EngineUnderTest, Recorder
 
 from sd_worker.engine.devices import Device
-from sd_worker.engine.engine import Engine
+from sd_worker.engine.engine_thread import EngineThread, Listeners
 from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import ModelCache, ModelLoader
+from sd_worker.engine.models import ModelLoader, Models
+from sd_worker.engine.row_caps import RowCaps
 from support import tiny_pipelines
 
 REPOSITORY = Path(__file__).parents[3]
@@ -43,10 +44,16 @@ def create_engine(source: ModelSource) -> Iterator[Callable[..., EngineUnderTest
     """Starts an engine (over another loader, if given one), which is stopped when the test ends."""
     created: list[EngineUnderTest] = []
 
-    def create(loader: ModelLoader = source, device: Device = CPU) -> EngineUnderTest:
+    def create(
+        loader: ModelLoader = source,
+        device: Device = CPU,
+        budget_bytes: int | None = None,
+        row_caps: RowCaps | None = None,
+    ) -> EngineUnderTest:
         recorder = Recorder()
-        models = ModelCache(loader, device)
-        engine = Engine(models, recorder.on_progress, recorder.on_outcome)
+        models = Models(loader, device, budget_bytes)
+        listeners = Listeners(recorder.on_progress, recorder.on_outcome, on_preview=recorder.on_preview)
+        engine = EngineThread(models, row_caps or RowCaps(device, fixed=MAX_ROWS), listeners)
         created.append(EngineUnderTest(engine, recorder, models))
         engine.start()
         return created[-1]

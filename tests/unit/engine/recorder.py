@@ -13,11 +13,13 @@ from PIL import Image
 
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_worker.engine.devices import Device
-from sd_worker.engine.engine import Engine
-from sd_worker.engine.models import LoadedModel, ModelCache, ModelLoader
+from sd_worker.engine.engine_thread import EngineThread
+from sd_worker.engine.models import LoadedModel, ModelLoader, Models
 from sd_worker.engine.tasks import EngineTask, Finished, KnownModel, Outcome, Progress
 
 CPU = Device(torch.device("cpu"), torch.float32)
+#: Rows of a forward pass: what the tiny models are shared in, unless a test measures.
+MAX_ROWS = 8
 TIMEOUT_S = 20.0
 
 PROMPT = "a red circle on the blue background"
@@ -29,6 +31,7 @@ class Recorder:
     def __init__(self) -> None:
         self.progress: list[Progress] = []
         self.outcomes: queue.Queue[Outcome] = queue.Queue()
+        self.previews: list[tuple[str, torch.Tensor]] = []
         #: Runs in the engine thread at each progress.
         self.at_progress: Callable[[Progress], None] = lambda progress: None
 
@@ -38,6 +41,9 @@ class Recorder:
 
     def on_outcome(self, outcome: Outcome) -> None:
         self.outcomes.put(outcome)
+
+    def on_preview(self, task_id: str, latents: torch.Tensor) -> None:
+        self.previews.append((task_id, latents))
 
     def next_outcome(self) -> Outcome:
         return self.outcomes.get(timeout=TIMEOUT_S)
@@ -50,9 +56,9 @@ class Recorder:
 class EngineUnderTest:
     """A running engine and what it told."""
 
-    engine: Engine
+    engine: EngineThread
     recorder: Recorder
-    models: ModelCache
+    models: Models
 
     def run(self, task: EngineTask) -> Outcome:
         self.engine.submit(task)
@@ -62,6 +68,19 @@ class EngineUnderTest:
         outcome = self.run(task)
         assert isinstance(outcome, Finished), outcome
         return outcome
+
+
+def load_now(models: Models, name: str) -> LoadedModel:
+    """Load a model as the engine does, and wait for it."""
+    changed = threading.Event()
+    models.load(name, changed.set)
+    while models.loading is not None:
+        assert changed.wait(TIMEOUT_S)
+        changed.clear()
+        models.poll()
+    model = models.get(name)
+    assert model is not None
+    return model
 
 
 class GatedLoader:

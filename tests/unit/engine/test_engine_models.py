@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import weakref
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from unit.engine.recorder import CPU, EngineUnderTest, txt2img
+from unit.engine.recorder import CPU, TIMEOUT_S, EngineUnderTest, load_now, txt2img
 
 from sd_common.parameters import DefaultParameters, TaskKind
 from sd_worker.engine.devices import choose_device, default_budget_bytes
 from sd_worker.engine.errors import DeviceUnavailable, ModelUnavailable
 from sd_worker.engine.model_errors import explain
 from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import ModelCache
+from sd_worker.engine.models import Models
 from sd_worker.engine.tasks import KnownModel
 
 
@@ -90,12 +91,12 @@ def test_what_cannot_be_used_is_not_known(own_dir: Path, model_dir: Path) -> Non
 
 
 def test_a_resident_model_is_known_once(source: ModelSource) -> None:
-    cache = ModelCache(source, CPU)
-    cache.get("sd1")
+    models = Models(source, CPU)
+    load_now(models, "sd1")
 
-    known = {model.name: model.is_resident for model in cache.known()}
+    known = {model.name: model.is_resident for model in models.known()}
 
-    assert len(known) == len(cache.known())
+    assert len(known) == len(models.known())
     assert [name for name, is_resident in known.items() if is_resident] == ["sd1"]
 
 
@@ -251,27 +252,49 @@ def test_a_model_that_cannot_be_loaded_fails_its_task_alone(engine: EngineUnderT
 
 def test_the_least_recently_used_model_goes_when_the_budget_is_full(source: ModelSource) -> None:
     two_models = source.load("sd1").num_bytes + source.load("sd1-inpainting").num_bytes + 1000
-    cache = ModelCache(source, CPU, budget_bytes=two_models)
-    cache.get("sd1")
-    cache.get("sd1-inpainting")
-    cache.get("sd1")
-    assert cache.resident() == ("sd1-inpainting", "sd1")
+    models = Models(source, CPU, budget_bytes=two_models)
+    load_now(models, "sd1")
+    load_now(models, "sd1-inpainting")
+    models.pin("sd1")
+    models.unpin("sd1")
+    assert models.resident() == ("sd1-inpainting", "sd1")
 
-    cache.get("owner/sd2")
+    load_now(models, "owner/sd2")
 
-    assert cache.resident() == ("sd1", "owner/sd2")
+    assert models.resident() == ("sd1", "owner/sd2")
+
+
+def test_a_model_waits_for_room_until_no_sample_runs_on_the_others(source: ModelSource) -> None:
+    models = Models(source, CPU, budget_bytes=source.load("sd1").num_bytes + 1000)
+    load_now(models, "sd1")
+    models.pin("sd1")
+    read = threading.Event()
+    models.load("owner/sd2", read.set)
+    assert read.wait(TIMEOUT_S)
+
+    assert models.poll() is None
+    assert models.waits_for_room
+    assert models.resident() == ("sd1",)
+
+    models.unpin("sd1")
+    read.clear()
+    assert models.poll() is None
+    assert models.resident() == ()
+    assert read.wait(TIMEOUT_S)
+    assert models.poll() == ("owner/sd2", None)
+    assert models.resident() == ("owner/sd2",)
 
 
 def test_a_model_that_goes_frees_its_memory(source: ModelSource) -> None:
-    cache = ModelCache(source, CPU, budget_bytes=1)
-    parts = cache.get("sd1").pipeline.components
+    models = Models(source, CPU, budget_bytes=1)
+    parts = load_now(models, "sd1").pipeline.components
     modules = [weakref.ref(part) for part in parts.values() if isinstance(part, torch.nn.Module)]
     del parts
     assert len(modules) == 3
 
-    cache.get("owner/sd2")
+    load_now(models, "owner/sd2")
 
-    assert cache.resident() == ("owner/sd2",)
+    assert models.resident() == ("owner/sd2",)
     assert [module() for module in modules] == [None] * 3
 
 
@@ -279,18 +302,17 @@ def test_a_model_that_has_run_tasks_can_be_freed_too(engine: EngineUnderTest) ->
     engine.finish(txt2img(model="flags-none"))
     engine.recorder.at_progress = lambda progress: engine.engine.cancel("b") if progress.step == 1 else None
     engine.run(txt2img("b", model="flags-none"))
-    unet = weakref.ref(engine.models.get("flags-none").pipeline.components["unet"])
+    model = engine.models.get("flags-none")
+    assert model is not None
+    unet = weakref.ref(model.pipeline.components["unet"])
+    del model
 
-    engine.models.clear()
+    # It waits for its next task: what it did last is still on its stack.
+    engine.finish(txt2img())
+    engine.models.drop_unused()
 
     assert unet() is None
     assert engine.engine.resident_models() == ()
-
-
-def test_a_resident_model_is_not_loaded_again(source: ModelSource) -> None:
-    cache = ModelCache(source, CPU)
-
-    assert cache.get("sd1") is cache.get("sd1")
 
 
 def test_the_cpu_computes_in_float32() -> None:

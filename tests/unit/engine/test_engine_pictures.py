@@ -37,7 +37,7 @@ def test_the_seed_of_the_task_is_told(engine: EngineUnderTest) -> None:
     finished = engine.finish(txt2img(seed=2**64 - 1))
 
     assert finished.parameters_used.seed == 2**64 - 1
-    assert finished.timings.generating_s > 0
+    assert finished.timings.denoising_s > 0
 
 
 @pytest.mark.parametrize("prompt", ["a red circle", "ein großer Kreis", "赤い円 🔴"])
@@ -124,7 +124,7 @@ def test_a_picture_that_cannot_be_encoded_fails_its_task(
     def run_out(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("sd_worker.engine.engine.encode_png", run_out)
+    monkeypatch.setattr("sd_worker.engine.finishing.encode_png", run_out)
     outcome = engine.run(txt2img("a"))
     monkeypatch.undo()
 

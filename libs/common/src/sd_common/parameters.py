@@ -106,6 +106,11 @@ class CommonParameters(BaseModel):
         "Do not show unfiltered pictures in services open to the public. "
         "Where the operator set `SAFETY_FILTER=required`, `false` is refused.",
     )
+    deterministic: bool = Field(
+        default=False,
+        description="Make the picture the same bit for bit whichever other tasks are made with it, which costs time. "
+        "Else a grey level may differ here and there. Where the operator set `DETERMINISTIC`, all tasks are.",
+    )
 
     def given(self) -> dict[str, Any]:
         """What the task says itself, as JSON can hold it: the rest is for the model's own defaults, or for these."""

@@ -65,7 +65,7 @@ class WorkerApp:
             )
             await cancellations.start()
             engine.start()
-            self._consumer = JobConsumer(source, handler, events)
+            self._consumer = JobConsumer(source, engine, handler, events)
             stack.push_async_callback(self._drain, self._consumer, engine)
             self._consumer.start()
             announcer = ModelAnnouncer(self._client, engine, settings.worker_name)

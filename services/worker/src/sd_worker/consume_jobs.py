@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import nats.errors
 import structlog
@@ -25,6 +25,7 @@ from sd_common.logs import bound_task
 from sd_common.retries import retried_while_away
 from sd_common.streams import ACK_WAIT_S
 from sd_common.tracing import continued_trace
+from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, TaskLost
 from sd_worker.job_source import JobSource
 from sd_worker.publish_events import EventPublisher
@@ -36,8 +37,8 @@ _IN_PROGRESS_INTERVAL_S = ACK_WAIT_S / 3
 #: Pause before a job is given out again whose parts did not answer.
 _RETRY_DELAY_S = 5.0
 _PAUSE_S = 1.0
-#: Jobs taken that have not ended: one on the engine, the others being stored. With the store away, it takes no more.
-_MAX_RUNNING = 8
+#: Jobs taken that have not ended: on the engine, or being stored. With the store away, it takes no more.
+_MAX_RUNNING = 64
 #: Deliveries after which a job on which this code itself fails is given up.
 _MAX_FAILED_DELIVERIES = 10
 
@@ -45,12 +46,11 @@ _MAX_FAILED_DELIVERIES = 10
 class JobConsumer:
     """Runs jobs until it is told to drain."""
 
-    def __init__(self, source: JobSource, handler: TaskHandler, events: EventPublisher) -> None:
+    def __init__(self, source: JobSource, engine: EngineBridge, handler: TaskHandler, events: EventPublisher) -> None:
         self._source = source
+        self._engine = engine
         self._handler = handler
         self._events = events
-        self._engine_free = asyncio.Event()
-        self._engine_free.set()
         self._taking: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         #: Why no jobs can be taken at the moment.
@@ -84,7 +84,7 @@ class JobConsumer:
 
     async def _take_jobs(self) -> None:
         while True:
-            await self._engine_free.wait()
+            await self._engine.wait_for_room()
             if len(self._running) >= _MAX_RUNNING:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
                 continue
@@ -102,13 +102,11 @@ class JobConsumer:
                 await asyncio.sleep(_PAUSE_S)
                 continue
             self._problem = None
-            # One flag for each job: a job that has left the engine must not free it for the one after the next.
-            self._engine_free = asyncio.Event()
-            running = asyncio.create_task(self._consume(message, self._engine_free), name="run-job")
+            running = asyncio.create_task(self._consume(message, self._engine.expect()), name="run-job")
             self._running.add(running)
             running.add_done_callback(self._running.discard)
 
-    async def _consume(self, message: Msg, engine_free: asyncio.Event) -> None:
+    async def _consume(self, message: Msg, has_come: Callable[[], None]) -> None:
         try:
             with continued_trace(message.headers):
                 try:
@@ -118,9 +116,9 @@ class JobConsumer:
                     return
                 with bound_task(job.task_id):
                     async with _kept_in_progress(message):
-                        await self._run(message, job, engine_free)
+                        await self._run(message, job, has_come)
         finally:
-            engine_free.set()
+            has_come()
 
     async def _refuse(self, message: Msg, error: ValidationError) -> None:
         """A job that cannot be read ends its task, where the task can be read."""
@@ -136,11 +134,11 @@ class JobConsumer:
         except (Unavailable, nats.errors.Error):
             log.warning("refusal_not_told")  # delivered again, it is refused again
 
-    async def _run(self, message: Msg, job: Job, engine_free: asyncio.Event) -> None:
+    async def _run(self, message: Msg, job: Job, has_come: Callable[[], None]) -> None:
         started_at = asyncio.get_running_loop().time()
         metadata = message.metadata
         try:
-            ending = await self._try(message, job, engine_free)
+            ending = await self._try(message, job, has_come)
         except (HandedBack, Unavailable) as error:
             ending = "handed_back"
             with contextlib.suppress(nats.errors.Error):
@@ -159,10 +157,10 @@ class JobConsumer:
             ms=round(1000 * (asyncio.get_running_loop().time() - started_at)),
         )
 
-    async def _try(self, message: Msg, job: Job, engine_free: asyncio.Event) -> str:
+    async def _try(self, message: Msg, job: Job, has_come: Callable[[], None]) -> str:
         metadata = message.metadata
         try:
-            await self._handler.run(job, message.subject, metadata.sequence.stream, engine_free)
+            await self._handler.run(job, message.subject, metadata.sequence.stream, has_come)
         except TaskEnded:
             return "had_ended"
         except (HandedBack, TaskLost, Unavailable):

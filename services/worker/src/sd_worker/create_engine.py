@@ -14,9 +14,10 @@ def create_engine(settings: WorkerSettings) -> CreateEngine:
     # Else three lines say at import that torchvision, which nothing here needs, is not installed.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from sd_worker.engine.devices import choose_device
-    from sd_worker.engine.engine import Engine
+    from sd_worker.engine.engine_thread import EngineThread, Listeners
     from sd_worker.engine.model_loading import ModelSource
-    from sd_worker.engine.models import ModelCache
+    from sd_worker.engine.models import Models
+    from sd_worker.engine.row_caps import RowCaps
 
     device = choose_device(settings.device, settings.dtype)
     token = settings.huggingface_token.get_secret_value() if settings.huggingface_token else None
@@ -26,5 +27,8 @@ def create_engine(settings: WorkerSettings) -> CreateEngine:
         token=token,
         require_safety_checker=settings.safety_filter == "required",
     )
-    models = ModelCache(source, device, settings.model_memory_budget)
-    return lambda on_progress, on_outcome: Engine(models, on_progress, on_outcome)
+    models = Models(source, device, settings.model_memory_budget)
+    row_caps = RowCaps(device, settings.max_rows)
+    return lambda on_progress, on_outcome, on_load: EngineThread(
+        models, row_caps, Listeners(on_progress, on_outcome, on_load)
+    )

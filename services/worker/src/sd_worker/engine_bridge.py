@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from sd_worker.engine.tasks import EngineTask, KnownModel, Outcome, Progress
+from sd_worker.engine.tasks import EngineTask, KnownModel, Load, Outcome, Progress
+
+#: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full
+#: one, and a little that waits to fill the place of what ends.
+_MOST_PASSES = 1.25
 
 
 class EngineLike(Protocol):
@@ -20,23 +25,51 @@ class EngineLike(Protocol):
     def known_models(self) -> Sequence[KnownModel]: ...
 
 
-CreateEngine = Callable[[Callable[[Progress], None], Callable[[Outcome], None]], EngineLike]
+#: Makes the engine, given whom it tells of progress, outcomes and what it has to do.
+CreateEngine = Callable[
+    [Callable[[Progress], None], Callable[[Outcome], None], Callable[[Load], None]],
+    EngineLike,
+]
 
 
 class EngineBridge:
-    """Runs tasks on the engine, whose callbacks come from other threads."""
+    """Runs tasks on the engine, whose callbacks come from its thread."""
 
     def __init__(self, create_engine: CreateEngine) -> None:
         self._loop = asyncio.get_running_loop()
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self._listeners: dict[str, Callable[[Progress], None]] = {}
+        self._load = Load()
+        self._num_coming = 0
+        self._changed = asyncio.Event()
         self._engine = create_engine(
             lambda progress: self._on_loop(self._on_progress, progress),
             lambda outcome: self._on_loop(self._on_outcome, outcome),
+            lambda load: self._on_loop(self._on_load, load),
         )
 
     def start(self) -> None:
         self._engine.start()
+
+    async def wait_for_room(self) -> None:
+        """Return when the engine could soon start one more task."""
+        while not self._has_room():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def expect(self) -> Callable[[], None]:
+        """Keep room for a task that is on its way here. The returned function says that it has come, or will not."""
+        self._num_coming += 1
+        is_expected = True
+
+        def has_come() -> None:
+            nonlocal is_expected
+            if is_expected:
+                is_expected = False
+                self._num_coming -= 1
+                self._changed.set()
+
+        return has_come
 
     async def run(self, task: EngineTask, on_progress: Callable[[Progress], None]) -> Outcome:
         """Run `task` to its outcome. `on_progress` is called on the event loop."""
@@ -45,6 +78,8 @@ class EngineBridge:
         self._listeners[task.task_id] = on_progress
         try:
             self._engine.submit(task)
+            # Until the engine itself says so.
+            self._load = replace(self._load, passes=self._load.passes + self._load.passes_per_task)
             return await future
         finally:
             del self._outcomes[task.task_id], self._listeners[task.task_id]
@@ -52,6 +87,10 @@ class EngineBridge:
     def cancel(self, task_id: str) -> None:
         """The task's outcome will be `Cancelled`, unless it has one already."""
         self._engine.cancel(task_id)
+
+    def may_load(self) -> bool:
+        """Whether the engine could begin to load a model: it loads one at a time."""
+        return self._load.loading_model is None
 
     def resident_models(self) -> Sequence[str]:
         """Names of the models in memory, the most recently used last."""
@@ -65,9 +104,20 @@ class EngineBridge:
         """Cancel what runs, and end."""
         await asyncio.to_thread(self._engine.stop, timeout_s)
 
+    def _has_room(self) -> bool:
+        load = self._load
+        if load.waits_for_room:
+            return False
+        taken = load.passes + self._num_coming * load.passes_per_task
+        return taken == 0 or taken + load.passes_per_task <= _MOST_PASSES
+
     def _on_loop(self, call: Callable[..., None], argument: object) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call, argument)
+
+    def _on_load(self, load: Load) -> None:
+        self._load = load
+        self._changed.set()
 
     def _on_progress(self, progress: Progress) -> None:
         if listener := self._listeners.get(progress.task_id):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 
 from sd_common import subjects
 from sd_common.blob_store import BlobStore
@@ -43,10 +44,14 @@ class TaskHandler:
         self._input_pictures = input_pictures
         self._blobs = blobs
         self._base_url = settings.base_url
-        self._safety_filter_required = settings.safety_filter == "required"
+        self._imposed: dict[str, bool] = {}
+        if settings.safety_filter == "required":
+            self._imposed["safety_filter"] = True
+        if settings.deterministic:
+            self._imposed["deterministic"] = True
 
-    async def run(self, job: Job, subject: str, job_sequence: int, engine_free: asyncio.Event) -> None:
-        """Run the task to its terminal event; `engine_free` is set as soon as the engine has done its part.
+    async def run(self, job: Job, subject: str, job_sequence: int, has_come: Callable[[], None]) -> None:
+        """Run the task to its terminal event; `has_come` is called when the engine has it, or will not.
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
@@ -57,28 +62,26 @@ class TaskHandler:
         with self._cancellations.watched(job.ref) as cancellation:
             attempt = await self._events.start(job.ref, job_sequence)
             try:
-                outcome = await self._run_engine(job, cancellation)
+                outcome = await self._run_engine(job, cancellation, has_come)
             except InputRejected as error:
+                has_come()
                 await self._events.abort(attempt, "invalid_input", str(error))
                 return
-            finally:
-                engine_free.set()
             await self._tell(job, attempt, outcome, cancellation)
 
-    async def _run_engine(self, job: Job, cancellation: Cancellation) -> Outcome:
+    async def _run_engine(self, job: Job, cancellation: Cancellation, has_come: Callable[[], None]) -> Outcome:
         initial_image, mask = await asyncio.gather(
             self._input_pictures.fetch(job.parameters, "initial_image"),
             self._input_pictures.fetch(job.parameters, "mask"),
         )
         if cancellation.requested:
             return Cancelled(job.task_id)
-        parameters = job.parameters
-        if self._safety_filter_required:
-            # Gateways refuse a task that turns it off; jobs may come from others.
-            parameters = parameters.model_copy(update={"safety_filter": True})
+        # Gateways refuse a task that turns the filter off; jobs may come from others.
+        parameters = job.parameters.model_copy(update=self._imposed)
         seed = parameters.seed if parameters.seed is not None else seed_of(job.task_id)
         task = EngineTask(job.task_id, parameters, seed, initial_image, mask)
         cancellation.on_request(lambda: self._engine.cancel(job.task_id))
+        has_come()
         return await self._engine.run(task, lambda progress: self._events.progress(job.ref, progress))
 
     async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from sd_common.health import HealthPort
-from sd_common.settings import PictureSettings, SafetySettings
+from sd_common.settings import Flag, PictureSettings, SafetySettings
 
 
 def _name_of_this_process() -> str:
@@ -39,6 +39,16 @@ class WorkerSettings(PictureSettings, SafetySettings):
         default=None,
         ge=1,
         description="Bytes of models kept in memory. Default: 3/4 of the free GPU memory, or half of the RAM.",
+    )
+    max_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows of a forward pass at most; guidance takes two a picture. "
+        "Default: measured, for each model and size of picture.",
+    )
+    deterministic: Flag = Field(
+        default=False,
+        description="Make every picture the same bit for bit whichever others are made with it, which costs time.",
     )
     model_swap_after_s: float = Field(
         default=30.0,

@@ -58,6 +58,14 @@ def free_unused_memory(device: Device) -> None:
         torch.mps.empty_cache()
 
 
+def synchronize(device: Device) -> None:
+    """Wait until `device` has done what it was given: only then does the clock tell how long it took."""
+    if device.torch_device.type == "cuda":
+        torch.cuda.synchronize(device.torch_device)
+    elif device.torch_device.type == "mps":
+        torch.mps.synchronize()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out. torch has a class for it on CUDA alone."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import diffusers
 import torch
 from diffusers import (
+    AutoencoderKL,
     AutoPipelineForImage2Image,
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
@@ -128,6 +129,12 @@ def scheduler_from_config(class_name: str, config: Config, options: Config) -> S
 def component_config(pipeline: Pipeline, component: str) -> Config:
     """The configuration of a component, empty where the pipeline has no such component."""
     return cast(Config, getattr(pipeline.components.get(component), "config", {}))
+
+
+def is_plain_vae(vae: object) -> bool:
+    """Whether it is the VAE of the Stable Diffusion families and Flux, which draws nothing when it decodes, and decodes
+    each row for itself."""
+    return type(vae) is AutoencoderKL
 
 
 def trained_size_px(pipeline: Pipeline) -> tuple[int, int] | None:

@@ -1,162 +1,240 @@
-"""The engine: the one thread that runs torch, and what others may ask of it."""
+"""The engine: many tasks' samples on one device, a forward pass a tick.
+
+A task waits until its model is resident and there is room, then it is a sample until its pipeline has a picture, which
+helper threads finish:
+
+    submit ─▶ waiting ─▶ sample ⇄ parked at a network ─▶ finishing ─▶ outcome
+                           └⇄ parked at a thread (safety check)
+
+`rendezvous` explains how pipelines share a pass; `groups` says whose turn it is, `row_caps` how many rows it takes.
+"""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
+import torch
+
+from sd_worker.engine.batches import NetworkCall
+from sd_worker.engine.errors import InvalidInput, TaskCancelled
 from sd_worker.engine.failures import failure_of
-from sd_worker.engine.models import ModelCache
-from sd_worker.engine.png import encode_png
-from sd_worker.engine.task_runner import Generated, Run, TaskRunner
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, KnownModel, Outcome, Progress, Timings
+from sd_worker.engine.finishing import Finishing, Returned
+from sd_worker.engine.groups import Groups
+from sd_worker.engine.models import LoadedModel, Models
+from sd_worker.engine.passes import Broken, run_tolerantly
+from sd_worker.engine.pipelines import planned_steps
+from sd_worker.engine.rooms import Rooms
+from sd_worker.engine.row_caps import RowCaps
+from sd_worker.engine.samples import Sample, Waiting
+from sd_worker.engine.sharing import ThreadCall
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Load, Outcome, Progress
 
-_log = logging.getLogger(__name__)
-
-#: Threads that encode pictures. zlib leaves the interpreter lock alone, so the next task runs meanwhile.
-_NUM_FINISHERS = 2
+#: Rows of each pass of a deterministic task.
+NUM_FIXED_ROWS = 8
 
 
 class Engine:
-    """Runs tasks one after another, in the order of submission, on one thread of its own.
-
-    Every task gets exactly one outcome, whatever happens, and no progress after it. `on_progress` is called from the
-    engine thread, `on_outcome` from a finishing thread, one call at a time, so that neither a picture that is ready nor
-    a queued task that is cancelled waits for the next step or for a model to load. Both should return at once; what
-    they raise is logged. All methods may be called from any thread, also from the callbacks, but for `stop`.
-    """
+    """Not for several threads: `submit`, `cancel` and `tick` belong to one. `engine_thread` gives it one."""
 
     def __init__(
         self,
-        models: ModelCache,
+        models: Models,
+        row_caps: RowCaps,
+        *,
         on_progress: Callable[[Progress], None],
-        on_outcome: Callable[[Outcome], None],
+        on_change: Callable[[], None],
+        on_preview: Callable[[str, torch.Tensor], None] | None = None,
     ) -> None:
+        """`on_progress` and `on_preview` (with the task id and the latents of each step) are called within `tick`.
+        `on_change` is called from other threads when `tick` has something to do again."""
         self._models = models
-        self._runner = TaskRunner(models, self._report)
+        self._row_caps = row_caps
         self._on_progress = on_progress
-        self._on_outcome = on_outcome
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._finishers = ThreadPoolExecutor(_NUM_FINISHERS, thread_name_prefix="engine-finisher")
-        self._outcome_lock = threading.Lock()
-        # What follows is guarded by the condition, which is notified of each change.
-        self._changed = threading.Condition()
-        self._queued: dict[str, EngineTask] = {}
-        self._running: Run | None = None
-        self._task_ids: set[str] = set()
-        self._num_untold = 0
-        self._stopping = False
+        self._on_change = on_change
+        self._on_preview = on_preview
+        self._finishing = Finishing(on_change)
+        self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self._samples: dict[str, Sample] = {}
+        self._groups = Groups()
+        self._rooms = Rooms()
+        self._outcomes: list[Outcome] = []
+        #: Something has ended since waiting tasks were looked at.
+        self._may_start = False
 
-    def start(self) -> None:
-        """Start the engine thread. Tasks submitted before wait until then."""
-        self._thread.start()
-
-    def submit(self, task: EngineTask) -> None:
-        """Queue `task`. Raises `EngineStopped`, or `TaskAlreadySubmitted` while a task of its id has no outcome."""
-        with self._changed:
-            if self._stopping:
-                raise EngineStopped("The engine takes no more tasks")
-            if task.task_id in self._task_ids:
-                raise TaskAlreadySubmitted(task.task_id)
-            self._task_ids.add(task.task_id)
-            self._num_untold += 1
-            self._queued[task.task_id] = task
-            self._changed.notify_all()
+    def submit(self, task: EngineTask, *, submitted_at: float | None = None) -> None:
+        """Take a task. Every task gets exactly one outcome from `tick`."""
+        now = time.perf_counter()
+        self._waiting[task.task_id] = Waiting(task, now if submitted_at is None else submitted_at)
+        self._may_start = True
 
     def cancel(self, task_id: str) -> None:
-        """End a task as `Cancelled`: at once if it is queued, after the present step if it runs.
+        """End a task as `Cancelled`, unless its picture is there already. An unknown one is let pass."""
+        if self._waiting.pop(task_id, None) is not None:
+            self._outcomes.append(Cancelled(task_id))
+        elif (sample := self._samples.get(task_id)) is not None:
+            sample.is_cancelled = True
+            if isinstance(sample.rendezvous.parked, NetworkCall):  # else it is in a helper thread
+                self._groups.discard(sample)
+                self._follow(sample, sample.throw(TaskCancelled(task_id)))
 
-        While its model is loaded, when that ends. An unknown id is let pass, and so is a task whose picture is ready.
+    def cancel_all(self) -> None:
+        """Cancel every task."""
+        for task_id in (*self._waiting, *self._samples):
+            self.cancel(task_id)
+
+    def tick(self) -> list[Outcome]:
+        """Start what there is room for, make one forward pass, go on with its samples. Returns what has ended.
+
+        Raises nothing: an error ends the tasks that it belongs to.
         """
-        with self._changed:
-            if self._queued.pop(task_id, None) is not None:
-                self._finishers.submit(self._tell, Cancelled(task_id))
-            elif self._running is not None and self._running.task.task_id == task_id:
-                self._running.cancelled.set()
+        with torch.inference_mode():  # it is set for a thread, so for all its greenlets
+            self._take_what_threads_did()
+            self._look_after_the_load()
+            self._start_waiting()
+            if self._groups:
+                self._make_a_pass()
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
 
-    def stop(self, timeout_s: float) -> bool:
-        """Cancel what is queued and what runs, and end. Idempotent.
+    @property
+    def has_work(self) -> bool:
+        """Whether `tick` has a pass to make. Else there is nothing to do until `on_change` is called."""
+        return bool(self._groups or self._outcomes or self._may_start)
 
-        Returns whether all outcomes have been told within `timeout_s` seconds: a model being loaded cannot be
-        interrupted. They are told later then, unless the process ends first.
-        """
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            self._stopping = True
-            for task_id in self._queued:
-                self._finishers.submit(self._tell, Cancelled(task_id))
-            self._queued.clear()
-            if self._running is not None:
-                self._running.cancelled.set()
-            self._changed.notify_all()
-            all_told = self._changed.wait_for(lambda: self._num_untold == 0, timeout_s)
-        if not all_told:
-            return False
-        if self._thread.is_alive():
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-        self._finishers.shutdown(wait=False)
-        return not self._thread.is_alive()
+    @property
+    def load(self) -> Load:
+        """How much there is to do."""
+        waiting = sum(self._rooms.share_of(w.room) for w in self._waiting.values() if w.room is not None)
+        return Load(
+            self._rooms.load + waiting, self._rooms.last_share, self._models.loading, self._models.waits_for_room
+        )
 
-    def resident_models(self) -> tuple[str, ...]:
-        """Names of the models in memory, the most recently used last."""
-        return self._models.resident()
+    def stop(self) -> None:
+        """Let the helper threads end."""
+        self._finishing.stop()
+        self._models.stop()
 
-    def known_models(self) -> tuple[KnownModel, ...]:
-        """The models in memory, and those at hand on disk. Reads files."""
-        return self._models.known()
+    # What happened elsewhere
 
-    def _work(self) -> None:
-        while (run := self._next_run()) is not None:
-            ending = self._runner.run(run)
-            with self._changed:
-                self._running = None
-            self._finishers.submit(self._finish, run.task, ending)
+    def _take_what_threads_did(self) -> None:
+        for done in self._finishing.done():
+            match done:
+                case Returned(sample, result, error):
+                    if sample.is_cancelled:
+                        error = TaskCancelled(sample.task.task_id)
+                    self._follow(sample, sample.resume(result) if error is None else sample.throw(error))
+                case outcome:
+                    self._outcomes.append(outcome)
 
-    def _next_run(self) -> Run | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._queued or self._stopping)
-            if self._stopping:
-                return None
-            self._running = Run(self._queued.pop(next(iter(self._queued))))
-            return self._running
+    def _look_after_the_load(self) -> None:
+        if (come := self._models.poll()) is not None:
+            name, error = come
+            if error is not None:
+                for waiting in [w for w in self._waiting.values() if w.task.parameters.model == name]:
+                    del self._waiting[waiting.task.task_id]
+                    self._outcomes.append(failure_of(waiting.task, error))
+        if self._models.loading is None:
+            resident = self._models.resident()
+            missing = (w for w in self._waiting.values() if w.task.parameters.model not in resident)
+            if (first := next(missing, None)) is not None:
+                self._models.load(first.task.parameters.model, self._on_change)
+        now = time.perf_counter()
+        for waiting in self._waiting.values():
+            if waiting.load_requested_at is None and waiting.task.parameters.model == self._models.loading:
+                waiting.load_requested_at = now
+                self._on_progress(Progress(waiting.task.task_id, "loading", 0, planned_steps(waiting.task.parameters)))
 
-    def _finish(self, task: EngineTask, ending: Generated | Cancelled | Failed) -> None:
-        if not isinstance(ending, Generated):
-            self._tell(ending)
-            return
+    # Starting
+
+    def _start_waiting(self) -> None:
+        self._may_start = False
+        if self._models.waits_for_room:
+            return  # samples that run end first, or those that come later would keep the room taken for ever
+        for waiting in list(self._waiting.values()):
+            if self._rooms.is_full or (waiting.is_retry and self._samples):
+                return
+            model = self._models.get(waiting.task.parameters.model)
+            if model is None:
+                continue
+            try:
+                has_room = self._rooms.has_room_for(waiting.fill_in(model))
+            except InvalidInput as error:
+                del self._waiting[waiting.task.task_id]
+                self._outcomes.append(failure_of(waiting.task, error))
+                continue
+            if has_room:
+                self._start(waiting, model)
+                if waiting.is_retry:
+                    return
+
+    def _start(self, waiting: Waiting, model: LoadedModel) -> None:
+        task_id = waiting.task.task_id
+        del self._waiting[task_id]
+        sample = Sample(waiting, model, NUM_FIXED_ROWS, self._at_step)
+        self._samples[task_id] = sample
+        self._models.pin(model.name)
+        self._rooms.enter(waiting.fill_in(model))
+        self._on_progress(sample.progress())
+        self._follow(sample, sample.resume())
+
+    def _at_step(self, sample: Sample, latents: torch.Tensor | None) -> None:
+        self._on_progress(sample.progress())
+        if self._on_preview is not None and latents is not None:
+            self._on_preview(sample.task.task_id, latents)
+
+    # A pass
+
+    def _make_a_pass(self) -> None:
+        sample, call = self._groups.first()
         try:
-            outcome: Outcome = _encoded(task, ending)
-        except BaseException as error:  # each task has its outcome
-            outcome = failure_of(task, error)
-        self._tell(outcome)
+            num_rows = self._row_caps.of(call)
+        except Exception:  # the pass itself fails then, too
+            num_rows = call.num_rows
+        if call.stage == "denoise" and sample.waiting.room is not None:
+            self._rooms.set_cap(sample.waiting.room, num_rows)
+        parked = self._groups.take(num_rows)
+        results = run_tolerantly([call for _, call in parked], self._row_caps)
+        for (sample, _), result in zip(parked, results, strict=True):
+            self._follow(sample, sample.throw(result.error) if isinstance(result, Broken) else sample.resume(result))
 
-    def _tell(self, outcome: Outcome) -> None:
-        with self._changed:
-            # Before the callback, in which the id may be submitted again.
-            self._task_ids.discard(outcome.task_id)
-        try:
-            with self._outcome_lock:
-                self._on_outcome(outcome)
-        except Exception:
-            _log.exception("on_outcome raised", extra={"task_id": outcome.task_id})
-        finally:
-            with self._changed:
-                self._num_untold -= 1
-                self._changed.notify_all()
+    def _follow(self, sample: Sample, call: object) -> None:
+        """Put a sample where it waits next, or end it."""
+        match call:
+            case NetworkCall():
+                self._groups.add(sample, call)
+            case ThreadCall():
+                self._finishing.run(sample, call)
+            case _:
+                self._end(sample)
 
-    def _report(self, progress: Progress) -> None:
-        try:
-            self._on_progress(progress)
-        except Exception:
-            _log.exception("on_progress raised", extra={"task_id": progress.task_id})
+    def _end(self, sample: Sample) -> None:
+        task, model, error = sample.task, sample.model, sample.rendezvous.error
+        del self._samples[task.task_id]
+        self._models.unpin(model.name)
+        self._rooms.leave(sample.waiting.fill_in(model))
+        self._may_start = True
+        if sample.rendezvous.ended is not None:
+            self._finishing.finish(sample, sample.rendezvous.ended)
+        elif error is None or isinstance(error, TaskCancelled):
+            self._outcomes.append(Cancelled(task.task_id))
+        else:
+            self._fail(sample, failure_of(task, error))
 
-
-def _encoded(task: EngineTask, generated: Generated) -> Finished:
-    started = time.perf_counter()
-    png = encode_png(generated.picture.image, generated.parameters_used)
-    timings = Timings(generated.loading_s, generated.generating_s, time.perf_counter() - started)
-    return Finished(task.task_id, png, generated.parameters_used, generated.picture.nsfw_content_detected, timings)
+    def _fail(self, sample: Sample, failure: Failed) -> None:
+        # The error's traceback holds on to what it could not finish.
+        sample.rendezvous.error = None
+        model, waiting = sample.model.name, sample.waiting
+        if failure.code == "out_of_memory" and not waiting.is_retry:
+            has_freed_some = self._models.drop_unused(but=model) > 0
+            if has_freed_some or self._samples:
+                # It may yet fit alone.
+                waiting.is_retry = True
+                self._waiting[failure.task_id] = waiting
+                self._waiting.move_to_end(failure.task_id, last=False)
+                return
+        if failure.code == "internal":
+            # It may have left shared modules half changed. Those that run on the model go on with it.
+            self._models.drop(model)
+        self._outcomes.append(failure)

@@ -1,29 +1,38 @@
-"""The models that are resident on the device."""
+"""The models that are resident on the device, and the one that is on its way there."""
 
 from __future__ import annotations
 
 import gc
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from sd_common.parameters import DefaultParameters
-from sd_worker.engine.devices import Device, default_budget_bytes, free_unused_memory
+from sd_worker.engine.devices import Device, default_budget_bytes, free_unused_memory, is_out_of_memory
 from sd_worker.engine.diffusers_api import Config, Pipeline, component_config
 from sd_worker.engine.kinds import kinds_of_model
+from sd_worker.engine.prompt_cache import PromptCache
+from sd_worker.engine.sharing import Sharing, sharing_of
 from sd_worker.engine.tasks import KnownModel
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class LoadedModel:
     """A model's pipeline as it was loaded. Tasks run on views of it (`diffusers_api.view_pipeline`)."""
 
     name: str
     pipeline: Pipeline
     default_parameters: DefaultParameters
+    prompts: PromptCache = field(default_factory=PromptCache)
+    sharing: Sharing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sharing = sharing_of(self.pipeline)
 
     @property
     def num_bytes(self) -> int:
@@ -37,7 +46,9 @@ class LoadedModel:
     def known(self) -> KnownModel:
         """What is told of it while it is resident."""
         kinds = kinds_of_model(type(self.pipeline).__name__, self.config_of)
-        return KnownModel(self.name, kinds, self.default_parameters, is_resident=True)
+        return KnownModel(
+            self.name, kinds, self.default_parameters, is_resident=True, runs_alone=not self.sharing.shares_denoising
+        )
 
     def config_of(self, component: str) -> Config:
         """The configuration of a component, empty where there is no such component."""
@@ -48,57 +59,111 @@ class ModelLoader(Protocol):
     """Where models come from."""
 
     def load(self, name: str) -> LoadedModel:
-        """The model, on the CPU. Raises `ModelUnavailable`."""
+        """The model, on the CPU. Raises `ModelUnavailable`, or when memory runs out."""
 
     def known(self) -> Sequence[KnownModel]:
         """The models that are at hand, without loading them."""
 
 
-class ModelCache:
-    """Keeps models on the device, within a budget; drops those least recently used.
+@dataclass
+class _Load:
+    """A model on its way: read to the CPU, where its size becomes known, and moved to the device once there is room."""
 
-    Only the engine thread calls it, but for `resident` and `known`, which any thread may.
+    name: str
+    #: None while it waits for room.
+    step: Future[LoadedModel] | None
+    #: Once it has been read.
+    model: LoadedModel | None = None
+
+
+class Models:
+    """Loads models in a thread of its own, one at a time, and drops those used least recently.
+
+    The engine thread alone calls it, but for `resident` and `known`, which any thread may. A model is pinned while
+    samples run on it.
     """
 
-    def __init__(self, loader: ModelLoader, device: Device, budget_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        loader: ModelLoader,
+        device: Device,
+        budget_bytes: int | None = None,
+    ) -> None:
         """`budget_bytes` None: what `default_budget_bytes` says. A model beyond the budget is loaded alone."""
         self._loader = loader
         self._device = device
         self._budget_bytes = default_budget_bytes(device) if budget_bytes is None else budget_bytes
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
+        self._load: _Load | None = None
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._num_bytes: dict[str, int] = {}
+        self._num_samples: Counter[str] = Counter()
         self._resident: tuple[KnownModel, ...] = ()
 
-    def get(self, name: str) -> LoadedModel:
-        """The model on the device, loaded if it is not resident. Raises `ModelUnavailable`, or when memory runs out."""
-        if name in self._models:
+    @property
+    def loading(self) -> str | None:
+        """The model that is on its way."""
+        return None if self._load is None else self._load.name
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether the model on its way waits until no sample runs on those that must make room for it."""
+        return self._load is not None and self._load.step is None
+
+    def get(self, name: str) -> LoadedModel | None:
+        """The model, if it is resident."""
+        return self._models.get(name)
+
+    def load(self, name: str, on_change: Callable[[], None]) -> None:
+        """Begin to load a model. `on_change` is called from another thread when `poll` has something to do."""
+        self._on_change = on_change
+        self._load = _Load(name, self._in_thread(lambda: self._loader.load(name)))
+
+    def poll(self) -> tuple[str, BaseException | None] | None:
+        """Take the load further, where it can be. Returns the name of a model that has become resident, or that and the
+        error because of which it has not."""
+        load = self._load
+        if load is None:
+            return None
+        if load.step is not None:
+            if not load.step.done():
+                return None
+            if (error := load.step.exception()) is not None:
+                return self._failed(load, error)
+            if load.model is not None:
+                return self._has_come(load, load.model)
+            load.model, load.step = load.step.result(), None
+        model = load.model
+        if model is not None and self._make_room(model.num_bytes):
+            load.step = self._in_thread(lambda: _moved(model, self._device))
+        return None
+
+    def pin(self, name: str) -> None:
+        """A sample runs on the model, which is resident."""
+        self._num_samples[name] += 1
+        if next(reversed(self._models)) != name:
             self._models.move_to_end(name)
             self._publish()
-            return self._models[name]
-        # Loaded to the CPU first: only then is its size known, and room made for it on the device.
-        model = self._loader.load(name)
-        num_bytes = model.num_bytes
-        while self._models and sum(self._num_bytes.values()) + num_bytes > self._budget_bytes:
-            self.drop(next(iter(self._models)))
-        model.pipeline.to(self._device.torch_device)
-        self._models[name] = model
-        self._num_bytes[name] = num_bytes
-        self._publish()
-        return model
+
+    def unpin(self, name: str) -> None:
+        """It has ended."""
+        self._num_samples[name] -= 1
 
     def drop(self, name: str) -> None:
-        """Free a model's memory, provided that the caller holds it no more. Not resident: nothing happens."""
+        """Keep a model no longer: its memory is free when nobody holds it. Not resident: nothing happens."""
         if self._models.pop(name, None) is None:
             return
         del self._num_bytes[name]
         self._publish()
         self._free()
 
-    def clear(self) -> None:
-        """Free all models."""
-        for name in tuple(self._models):
+    def drop_unused(self, but: str | None = None) -> int:
+        """Drop all models that no sample runs on; returns how many."""
+        unused = [name for name in self._models if not self._num_samples[name] and name != but]
+        for name in unused:
             self.drop(name)
         self._free()
+        return len(unused)
 
     def resident(self) -> tuple[str, ...]:
         """Names of the resident models, the most recently used last."""
@@ -110,6 +175,38 @@ class ModelCache:
         names = {model.name for model in resident}
         return *resident, *(model for model in self._loader.known() if model.name not in names)
 
+    def stop(self) -> None:
+        """Load nothing more. A load that is under way cannot be interrupted."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _in_thread(self, step: Callable[[], LoadedModel]) -> Future[LoadedModel]:
+        future = self._thread.submit(step)
+        future.add_done_callback(lambda _: self._on_change())
+        return future
+
+    def _has_come(self, load: _Load, model: LoadedModel) -> tuple[str, None]:
+        self._models[load.name] = model
+        self._num_bytes[load.name] = model.num_bytes
+        self._load = None
+        self._publish()
+        return load.name, None
+
+    def _failed(self, load: _Load, error: BaseException) -> tuple[str, BaseException | None] | None:
+        if is_out_of_memory(error) and self.drop_unused():
+            load.model, load.step = None, self._in_thread(lambda: self._loader.load(load.name))
+            return None
+        self._load = None
+        self._free()
+        return load.name, error
+
+    def _make_room(self, num_bytes: int) -> bool:
+        while self._models and sum(self._num_bytes.values()) + num_bytes > self._budget_bytes:
+            unused = next((name for name in self._models if not self._num_samples[name]), None)
+            if unused is None:
+                return False
+            self.drop(unused)
+        return True
+
     def _publish(self) -> None:
         # A tuple replaced as a whole: other threads never see a dictionary change under them.
         self._resident = tuple(model.known for model in self._models.values())
@@ -117,4 +214,10 @@ class ModelCache:
     def _free(self) -> None:
         # Modules and pipelines refer to each other in circles, so dropping the last name frees nothing yet.
         gc.collect()
-        free_unused_memory(self._device)
+        with suppress(RuntimeError):  # a GPU that has failed refuses this, too
+            free_unused_memory(self._device)
+
+
+def _moved(model: LoadedModel, device: Device) -> LoadedModel:
+    model.pipeline.to(device.torch_device)
+    return model

@@ -14,10 +14,21 @@ from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.kinds import NetworkInput, network_input
 from sd_worker.engine.models import LoadedModel
 from sd_worker.engine.schedulers import create_scheduler
+from sd_worker.engine.sharing import share
 from sd_worker.engine.tasks import AnyParameters, EngineTask
 
-#: Called after each pass of the network with the passes done and to do. What it raises ends the pipeline's run.
-OnPass = Callable[[int, int], None]
+
+@dataclass(frozen=True, eq=False)
+class PassEnd:
+    """A denoising step of the scheduler is done: `num_done` of `num_passes`, and the latents as they are now."""
+
+    num_done: int
+    num_passes: int
+    latents: torch.Tensor | None
+
+
+#: Called after each pass. What it raises ends the pipeline's run.
+OnPass = Callable[[PassEnd], None]
 
 
 @dataclass(frozen=True)
@@ -35,22 +46,23 @@ def planned_steps(parameters: AnyParameters) -> int:
     return parameters.steps
 
 
-def generate(model: LoadedModel, task: EngineTask, on_pass: OnPass) -> GeneratedPicture:
-    """Make the picture of `task`, as the stock pipeline of `model` would.
+def generate(
+    model: LoadedModel, task: EngineTask, on_pass: OnPass, num_fixed_rows: int | None = None
+) -> GeneratedPicture:
+    """Make the picture of `task`, as the stock pipeline of `model` would. Runs within a `Rendezvous`.
 
     Raises `InvalidInput` where the model cannot do what is asked, whatever `on_pass` raises, and what torch raises.
     """
     pipeline = create_task_pipeline(model, task.parameters)
+    share(pipeline, model.sharing, model.prompts, task.task_id, num_fixed_rows)
 
     def on_step_end(
         running: Pipeline, index: int, _timestep: object, tensors: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        on_pass(index + 1, running.num_timesteps)
+        on_pass(PassEnd(index + 1, running.num_timesteps, tensors.get("latents")))
         return tensors
 
-    arguments = call_arguments(task)
-    with torch.inference_mode():
-        output = pipeline(**arguments, callback_on_step_end=on_step_end)
+    output = pipeline(**call_arguments(task), callback_on_step_end=on_step_end)
     return GeneratedPicture(output.images[0], nsfw_content_detected(output))
 
 

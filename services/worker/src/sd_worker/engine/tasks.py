@@ -52,11 +52,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where a finished task's time went. `loading_s` is about 0 where the model was resident."""
+    """Where a finished task's time in the engine went, in seconds.
 
+    `waiting_s` for room among others, `loading_s` for its model (0 where that was resident), `encoding_s` for the prompt
+    and the pictures it starts from, `denoising_s` and `decoding_s` together with others, `png_s` for the PNG.
+    """
+
+    waiting_s: float
     loading_s: float
-    generating_s: float
     encoding_s: float
+    denoising_s: float
+    decoding_s: float
+    png_s: float
 
 
 @dataclass(frozen=True)
@@ -104,3 +111,20 @@ class KnownModel:
     kinds: tuple[TaskKind, ...]
     default_parameters: DefaultParameters
     is_resident: bool
+    #: Whether a sample shares no forward pass of its network (see `sharing`).
+    runs_alone: bool = False
+
+
+@dataclass(frozen=True)
+class Load:
+    """What the engine has to do.
+
+    `passes`: full forward passes that a step of everything takes, or would take if there were room. `passes_per_task`:
+    what one more task adds to it, as far as the last one tells.
+    """
+
+    passes: float = 0.0
+    passes_per_task: float = 1.0
+    loading_model: str | None = None
+    #: The model that is being loaded waits until no sample runs on others.
+    waits_for_room: bool = False

@@ -1,0 +1,142 @@
+"""Calls of one network made one: merge the arguments, call, split the result.
+
+A batch is a view of the moment: it lives for one forward pass, the samples go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import torch
+
+#: Stages of a picture, and of its timings.
+Stage: TypeAlias = Literal["denoise", "decode"]
+
+#: Position ids of transformers, without a dimension for rows: they follow from the other arguments' shapes.
+_WITHOUT_ROWS = frozenset({"img_ids", "txt_ids"})
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkCall:
+    """One sample's call of a shared network.
+
+    The first tensor's first dimension is the rows (guidance makes two of a picture). `owner` is whom alone it may share
+    with, None for all; `num_fixed_rows` is what the forward pass is padded to, whoever shares it.
+    """
+
+    stage: Stage
+    network: torch.nn.Module
+    arguments: tuple[object, ...]
+    keywords: Mapping[str, object]
+    owner: Hashable = None
+    num_fixed_rows: int | None = None
+
+    @cached_property
+    def num_rows(self) -> int:
+        for value in (*self.arguments, *self.keywords.values()):
+            if isinstance(value, torch.Tensor) and value.ndim > 0:
+                return value.shape[0]
+        raise TypeError("a network was called without a tensor")
+
+    @cached_property
+    def shape(self) -> Hashable:
+        """What two calls of a network must have in common to fit into one pass, and to cost the same per row."""
+        keywords = tuple((name, _shape_of(self.keywords[name])) for name in sorted(self.keywords))
+        return (self.stage, tuple(map(_shape_of, self.arguments)), keywords)
+
+    @cached_property
+    def group(self) -> Hashable:
+        """Calls of the same group may share a forward pass."""
+        return (self.network, self.shape, self.owner, self.num_fixed_rows)
+
+    def run(self) -> object:
+        return self.run_with(self.arguments, self.keywords)
+
+    def run_with(self, arguments: Sequence[object], keywords: Mapping[str, object]) -> object:
+        """The same call with other arguments."""
+        method = "__call__" if self.stage == "denoise" else "decode"
+        function: Callable[..., object] = getattr(self.network, method)
+        return function(*arguments, **keywords)
+
+
+def run_together(calls: Sequence[NetworkCall], num_rows: int | None = None) -> list[object]:
+    """One forward pass for `calls` of one group, padded to `num_rows` where it has fewer; the result of each.
+
+    A call that is alone and needs no padding is made exactly as its pipeline made it.
+    """
+    rows = [call.num_rows for call in calls]
+    num_padding = max(0, (num_rows or 0) - sum(rows))
+    first = calls[0]
+    if len(calls) == 1 and num_padding == 0:
+        return [first.run()]
+    arguments = [
+        _merge([call.arguments[index] for call in calls], rows, num_padding) for index in range(len(first.arguments))
+    ]
+    keywords = {
+        name: value if name in _WITHOUT_ROWS else _merge([call.keywords[name] for call in calls], rows, num_padding)
+        for name, value in first.keywords.items()
+    }
+    return _split(first.run_with(arguments, keywords), rows, num_padding)
+
+
+def _shape_of(value: object) -> Hashable:
+    match value:
+        case torch.Tensor() if value.ndim == 0:
+            # Timesteps: schedulers differ in their type, and networks cast them to float32 themselves.
+            return "scalar"
+        case torch.Tensor():
+            return (value.shape[1:], value.dtype)
+        case Mapping():
+            return tuple((name, _shape_of(value[name])) for name in sorted(value))
+        case list() | tuple():
+            return tuple(map(_shape_of, value))
+        case str() | int() | float() | None:
+            return value
+        case _:
+            return id(value)
+
+
+def _merge(values: Sequence[object], rows: Sequence[int], num_padding: int) -> object:
+    first = values[0]
+    match first:
+        case torch.Tensor():
+            tensors = [value for value in values if isinstance(value, torch.Tensor)]
+            return _merge_tensors(tensors, rows, num_padding)
+        case Mapping():
+            mappings = [value for value in values if isinstance(value, Mapping)]
+            return {name: _merge([mapping[name] for mapping in mappings], rows, num_padding) for name in first}
+        case list() | tuple():
+            sequences = [value for value in values if isinstance(value, list | tuple)]
+            return type(first)(_merge(parts, rows, num_padding) for parts in zip(*sequences, strict=True))
+        case _:
+            return first  # the same for all: it is part of the shape
+
+
+def _merge_tensors(tensors: Sequence[torch.Tensor], rows: Sequence[int], num_padding: int) -> torch.Tensor:
+    if tensors[0].ndim == 0:
+        tensors = [tensor.to(torch.float32) for tensor in tensors]
+    parts = [_with_rows(tensor, num_rows) for tensor, num_rows in zip(tensors, rows, strict=True)]
+    if num_padding:
+        parts.append(_with_rows(parts[-1][-1:], num_padding))
+    # One format: latents that come from the VAE are channels_last, and networks round differently in it.
+    return torch.cat(parts).contiguous()
+
+
+def _with_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:
+    if tensor.ndim == 0:
+        return tensor.expand(num_rows)
+    return tensor if tensor.shape[0] == num_rows else tensor.expand(num_rows, *tensor.shape[1:])
+
+
+def _split(value: object, rows: Sequence[int], num_padding: int) -> list[object]:
+    match value:
+        case torch.Tensor():
+            return [*torch.split(value, [*rows, num_padding])[: len(rows)]]
+        case list() | tuple():
+            parts = [_split(part, rows, num_padding) for part in value]
+            return [type(value)(part[index] for part in parts) for index in range(len(rows))]
+        case _:
+            raise TypeError(f"a network returned a {type(value).__name__}, which has no rows")

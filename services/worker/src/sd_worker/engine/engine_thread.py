@@ -1,0 +1,153 @@
+"""The one thread that owns the device, and what others may ask of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from sd_worker.engine.engine import Engine
+from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
+from sd_worker.engine.models import Models
+from sd_worker.engine.row_caps import RowCaps
+from sd_worker.engine.tasks import EngineTask, KnownModel, Load, Outcome, Progress
+
+_log = logging.getLogger(__name__)
+
+Told = TypeVar("Told")
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Whom the engine tells. All are called from its thread and should return at once; what they raise is logged."""
+
+    on_progress: Callable[[Progress], None]
+    on_outcome: Callable[[Outcome], None]
+    #: What the engine has to do, when that has changed.
+    on_load: Callable[[Load], None] = lambda load: None
+    #: The latents of a task after each of its steps.
+    on_preview: Callable[[str, torch.Tensor], None] | None = None
+
+
+class EngineThread:
+    """Ticks an engine for as long as there is work.
+
+    Every task gets exactly one outcome, whatever happens, and no progress after it. All methods may be called from any
+    thread, also from the listeners, but for `stop`.
+    """
+
+    def __init__(self, models: Models, row_caps: RowCaps, listeners: Listeners) -> None:
+        self._models = models
+        self._listeners = listeners
+        self._changed = threading.Condition()
+        self._engine = Engine(
+            models,
+            row_caps,
+            on_progress=_tolerant(listeners.on_progress),
+            on_change=self._wake,
+            on_preview=listeners.on_preview,
+        )
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._load = Load()
+        # What follows is guarded by the condition, which is notified of each change.
+        self._orders: list[Callable[[], None]] = []
+        self._task_ids: set[str] = set()
+        self._has_news = False
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Start the thread. Tasks submitted before wait until then."""
+        self._thread.start()
+
+    def submit(self, task: EngineTask) -> None:
+        """Take a task. Raises `EngineStopped`, or `TaskAlreadySubmitted` while a task of its id has no outcome."""
+        submitted_at = time.perf_counter()
+        with self._changed:
+            if self._is_stopping:
+                raise EngineStopped("The engine takes no more tasks")
+            if task.task_id in self._task_ids:
+                raise TaskAlreadySubmitted(task.task_id)
+            self._task_ids.add(task.task_id)
+            self._order(lambda: self._engine.submit(task, submitted_at=submitted_at))
+
+    def cancel(self, task_id: str) -> None:
+        """End a task as `Cancelled`, at the next tick. An unknown id is let pass, and so is a task whose picture is
+        ready."""
+        with self._changed:
+            self._order(lambda: self._engine.cancel(task_id))
+
+    def stop(self, timeout_s: float) -> bool:
+        """Cancel all tasks, and end. Idempotent. Returns whether all outcomes were told within `timeout_s` seconds."""
+        with self._changed:
+            if not self._is_stopping:
+                self._is_stopping = True
+                self._order(self._engine.cancel_all)
+        if self._thread.ident is None:
+            self._thread.start()  # what was submitted has outcomes to be told
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def resident_models(self) -> tuple[str, ...]:
+        """Names of the models in memory, the most recently used last."""
+        return self._models.resident()
+
+    def known_models(self) -> tuple[KnownModel, ...]:
+        """The models in memory, and those at hand on disk. Reads files."""
+        return self._models.known()
+
+    def _order(self, order: Callable[[], None]) -> None:
+        self._orders.append(order)
+        self._changed.notify_all()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._has_news = True
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._orders or self._has_news or self._engine.has_work or self._has_ended()
+                )
+                if self._has_ended():
+                    break
+                orders, self._orders, self._has_news = self._orders, [], False
+            for order in orders:
+                order()
+            for outcome in self._engine.tick():
+                self._tell(outcome)
+            self._tell_load()
+        self._engine.stop()
+
+    def _has_ended(self) -> bool:
+        return self._is_stopping and not self._task_ids
+
+    def _tell(self, outcome: Outcome) -> None:
+        with self._changed:
+            # Before the callback, in which the id may be submitted again.
+            self._task_ids.discard(outcome.task_id)
+        _tolerant(self._listeners.on_outcome)(outcome)
+
+    def _tell_load(self) -> None:
+        load = self._engine.load
+        if load != self._load:
+            self._load = load
+            _tolerant(self._listeners.on_load)(load)
+
+
+def _tolerant(listener: Callable[[Told], None]) -> Callable[[Told], None]:
+    """`listener`, whose errors are logged: the thread must outlive them."""
+
+    def tell(told: Told) -> None:
+        try:
+            listener(told)
+        except Exception:
+            _log.exception("a listener raised", extra={"told": type(told).__name__})
+
+    return tell

@@ -1,0 +1,79 @@
+"""How many rows a forward pass should have: the knee of the batch curve.
+
+More rows cost less each, up to a point: there the device is busy, and more rows only make everybody wait longer for the
+step (an oversized batch raised the median latency by half and gave no throughput). Where it lies depends on the device,
+the network and the size of the picture, so it is measured: at the first call of each, with copies of that call.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Hashable
+from weakref import WeakKeyDictionary
+
+import torch
+
+from sd_worker.engine.batches import NetworkCall, run_together
+from sd_worker.engine.devices import Device, is_out_of_memory, synchronize
+
+_log = logging.getLogger(__name__)
+
+#: Rows are doubled for as long as a row then costs this much less.
+_WORTHWHILE_SPEEDUP = 1.1
+_MOST_ROWS = 32
+#: Seconds that one measured pass may take, as far as the one before tells: a slow device is not worth the wait.
+_LONGEST_PASS_S = 1.5
+
+
+class RowCaps:
+    """The cap of each shape of call of each network, measured once. `fixed`: this for all, and nothing is measured."""
+
+    def __init__(self, device: Device, fixed: int | None = None) -> None:
+        self._device = device
+        self._fixed = fixed
+        # Weak: a model that is dropped takes its own with it.
+        self._caps: WeakKeyDictionary[torch.nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
+
+    def of(self, call: NetworkCall) -> int:
+        """The rows that a forward pass of calls like `call` should have at most. Measures at the first such call."""
+        if call.num_fixed_rows is not None:
+            return call.num_fixed_rows
+        if call.owner is not None:
+            return call.num_rows
+        caps = self._caps.setdefault(call.network, {})
+        if call.shape not in caps:
+            caps[call.shape] = self._measured(call) if self._fixed is None else self._fixed
+        return caps[call.shape]
+
+    def lower(self, call: NetworkCall, num_rows: int) -> None:
+        """Memory ran out with more than `num_rows`."""
+        self._caps.setdefault(call.network, {})[call.shape] = num_rows
+        _log.warning("row cap lowered: out of memory", extra={"stage": call.stage, "num_rows": num_rows})
+
+    def _measured(self, call: NetworkCall) -> int:
+        num_rows = call.num_rows
+        self._pass_s(call, num_rows)  # the first pass of all allocates
+        pass_s = self._pass_s(call, num_rows)
+        while 2 * num_rows <= _MOST_ROWS and 2 * pass_s <= _LONGEST_PASS_S:
+            most_s = 2 * pass_s / _WORTHWHILE_SPEEDUP
+            try:
+                # Once more before it counts as slow: another process may have had the processor, or it was compiled.
+                doubled_s = self._pass_s(call, 2 * num_rows)
+                if doubled_s > most_s:
+                    doubled_s = self._pass_s(call, 2 * num_rows)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                break
+            if doubled_s > most_s:
+                break
+            num_rows, pass_s = 2 * num_rows, doubled_s
+        _log.info("row cap measured", extra={"stage": call.stage, "num_rows": num_rows, "pass_s": round(pass_s, 4)})
+        return num_rows
+
+    def _pass_s(self, call: NetworkCall, num_rows: int) -> float:
+        started = time.perf_counter()
+        run_together([call], num_rows)
+        synchronize(self._device)
+        return time.perf_counter() - started

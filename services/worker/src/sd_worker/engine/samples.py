@@ -1,0 +1,121 @@
+"""One picture in flight: a task's pipeline at its rendezvous, and where its time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from sd_common.parameters import Txt2ImgParameters
+from sd_worker.engine.batches import NetworkCall, Stage
+from sd_worker.engine.default_parameters import fill_in
+from sd_worker.engine.models import LoadedModel
+from sd_worker.engine.pipelines import GeneratedPicture, PassEnd, generate, planned_steps
+from sd_worker.engine.rendezvous import Call, Rendezvous
+from sd_worker.engine.rooms import Room
+from sd_worker.engine.tasks import AnyParameters, EngineTask, Progress, Timings
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A task that has not begun."""
+
+    task: EngineTask
+    submitted_at: float
+    #: When its model began to be loaded; None: it was resident.
+    load_requested_at: float | None = None
+    #: Memory ran out for it before, so it gets the device for itself.
+    is_retry: bool = False
+    #: What it will take up, once its model has said its defaults.
+    room: Room | None = None
+
+    def fill_in(self, model: LoadedModel) -> Room:
+        """Complete the task with its model's defaults. Raises `InvalidInput` where the two do not go together."""
+        if self.room is None:
+            self.task = replace(self.task, parameters=fill_in(self.task.parameters, model.default_parameters))
+            self.room = room_of(self.task, model)
+        return self.room
+
+
+def room_of(task: EngineTask, model: LoadedModel) -> Room:
+    """What a task takes up. Guidance takes a second row, for the prediction without the prompt."""
+    parameters = task.parameters
+    if not model.sharing.shares_denoising:
+        return Room(model.name, 1)
+    if isinstance(parameters, Txt2ImgParameters):
+        size = (parameters.width, parameters.height)
+    else:
+        size = (0, 0) if task.initial_image is None else task.initial_image.size
+    return Room((model.name, *size, parameters.deterministic), 2 if parameters.guidance > 1 else 1)
+
+
+#: Called when a sample has come a step further, with its latents, where its pipeline shows them.
+OnStep = Callable[["Sample", torch.Tensor | None], None]
+
+
+class Sample:
+    """A task that has begun. It runs whenever it is resumed, until its next call of something shared."""
+
+    def __init__(self, waiting: Waiting, model: LoadedModel, num_fixed_rows: int, on_step: OnStep) -> None:
+        """Of a task that is filled in. `num_fixed_rows`: of the passes of a deterministic one."""
+        self.waiting = waiting
+        self.task = waiting.task
+        self.model = model
+        self.steps = planned_steps(self.task.parameters)
+        self.is_cancelled = False
+        self._num_fixed_rows = num_fixed_rows if self.task.parameters.deterministic else None
+        self._on_step = on_step
+        self._told_step = 0
+        self._started_at = time.perf_counter()
+        self._reached: dict[Stage, float] = {}
+        self.rendezvous: Rendezvous[GeneratedPicture] = Rendezvous(self._generate)
+
+    def resume(self, result: object = None) -> Call | None:
+        """Run on; what it waits for then. None: it has ended (`rendezvous.ended`, `rendezvous.error`)."""
+        self.rendezvous.resume(result)
+        return self._parked()
+
+    def throw(self, error: BaseException) -> Call | None:
+        """Raise `error` in it."""
+        self.rendezvous.throw(error)
+        return self._parked()
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(self.task.task_id, "denoising", self._told_step, self.steps)
+
+    def parameters_used(self) -> AnyParameters:
+        return self.task.parameters.model_copy(update={"seed": self.task.seed})
+
+    def timings(self, generated_at: float, png_s: float) -> Timings:
+        """The stages of a sample that had its pixels at `generated_at`."""
+        denoising_at = self._reached.get("denoise", self._started_at)
+        decoding_at = self._reached.get("decode", generated_at)
+        requested_at = self.waiting.load_requested_at
+        loading_s = 0.0 if requested_at is None else self._started_at - requested_at
+        return Timings(
+            waiting_s=max(0.0, self._started_at - self.waiting.submitted_at - loading_s),
+            loading_s=loading_s,
+            encoding_s=denoising_at - self._started_at,
+            denoising_s=decoding_at - denoising_at,
+            decoding_s=generated_at - decoding_at,
+            png_s=png_s,
+        )
+
+    def _parked(self) -> Call | None:
+        call = self.rendezvous.parked
+        if isinstance(call, NetworkCall):
+            self._reached.setdefault(call.stage, time.perf_counter())
+        return call
+
+    def _generate(self) -> GeneratedPicture:
+        return generate(self.model, self.task, self._at_pass, self._num_fixed_rows)
+
+    def _at_pass(self, end: PassEnd) -> None:
+        # A scheduler may make more passes than the steps that were asked for.
+        step = end.num_done * self.steps // end.num_passes
+        if step > self._told_step:
+            self._told_step = step
+            self._on_step(self, end.latents)
