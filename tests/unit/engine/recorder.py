@@ -15,7 +15,7 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.models import LoadedModel, ModelCache, ModelLoader
-from sd_worker.engine.tasks import EngineTask, Finished, KnownModel, Outcome, Progress
+from sd_worker.engine.tasks import EngineTask, Finished, KnownModel, LoadProgress, Outcome, Progress, ignore_progress
 
 CPU = Device(torch.device("cpu"), torch.float32)
 TIMEOUT_S = 20.0
@@ -72,10 +72,10 @@ class GatedLoader:
         self.entered = threading.Event()
         self.gate = threading.Event()
 
-    def load(self, name: str) -> LoadedModel:
+    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
-        return self._loader.load(name)
+        return self._loader.load(name, on_progress)
 
     def known(self) -> Sequence[KnownModel]:
         return self._loader.known()
@@ -88,10 +88,10 @@ class RaisingLoader:
         self._loader = loader
         self._errors = list(errors)
 
-    def load(self, name: str) -> LoadedModel:
+    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
         if self._errors:
             raise self._errors.pop(0)
-        return self._loader.load(name)
+        return self._loader.load(name, on_progress)
 
     def known(self) -> Sequence[KnownModel]:
         return self._loader.known()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from sd_common.parameters import DefaultParameters
 from sd_worker.engine.devices import Device, default_budget_bytes, free_unused_memory
 from sd_worker.engine.diffusers_api import Config, Pipeline, component_config
 from sd_worker.engine.kinds import kinds_of_model
-from sd_worker.engine.tasks import KnownModel
+from sd_worker.engine.tasks import KnownModel, LoadProgress, ignore_progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,8 @@ class LoadedModel:
 class ModelLoader(Protocol):
     """Where models come from."""
 
-    def load(self, name: str) -> LoadedModel:
-        """The model, on the CPU. Raises `ModelUnavailable`."""
+    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
+        """The model, on the CPU. Raises `ModelUnavailable`, and what `on_progress` raises."""
 
     def known(self) -> Sequence[KnownModel]:
         """The models that are at hand, without loading them."""

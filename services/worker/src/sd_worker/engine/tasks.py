@@ -63,6 +63,10 @@ class LoadProgress:
     bytes_total: int
 
 
+def ignore_progress(progress: LoadProgress) -> None:
+    """For loads that nobody waits for."""
+
+
 @dataclass(frozen=True)
 class Timings:
     """Where a finished task's time went. `loading_s` is about 0 where the model was resident."""
