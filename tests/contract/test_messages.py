@@ -76,6 +76,15 @@ _MESSAGES: dict[str, Message] = {
     ),
     "event_aborted": AbortedEvent(task_id=_TASK_ID, time=_TIME, reason="Task cancelled by user", code="cancelled"),
     "event_progress": ProgressEvent(task_id=_TASK_ID, time=_TIME, stage="denoising", step=3, steps=20),
+    "event_progress_downloading": ProgressEvent(
+        task_id=_TASK_ID,
+        time=_TIME,
+        stage="downloading",
+        step=0,
+        steps=20,
+        bytes=1_048_576,
+        total_bytes=2_740_000_000,
+    ),
     "announcement": WorkerAnnouncement(
         worker="gpu-1-4711-0042",
         models=[
@@ -112,7 +121,7 @@ def test_a_job_holds_what_was_given_with_its_kind_and_model_and_nothing_else(
     assert read.parameters.model_fields_set == parameters.model_fields_set | {"params_type", "model"}
 
 
-@pytest.mark.parametrize("name", [name for name in _MESSAGES if name not in ("event_progress",) and "event" in name])
+@pytest.mark.parametrize("name", [name for name in _MESSAGES if "event" in name and "progress" not in name])
 def test_a_golden_event_is_recognised_by_its_type(name: str) -> None:
     assert stored_event_adapter.validate_json((_GOLDEN / f"{name}.json").read_bytes()) == _MESSAGES[name]
 

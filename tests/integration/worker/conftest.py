@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from huggingface_hub import constants
 from nats.aio.msg import Msg
 
 from sd_common import subjects
@@ -24,6 +26,7 @@ from sd_common.task_log import LoggedEvent, TaskLog
 from sd_worker.app import WorkerApp
 from sd_worker.settings import WorkerSettings
 from support import tiny_pipelines
+from support.hub import Hub, serve_hub
 
 PATIENCE_S = 30.0
 BASE_URL = "http://gateway.test"
@@ -39,6 +42,29 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "own-defaults" / "default_parameters.json").write_text(json.dumps(OWN_DEFAULTS))
     tiny_pipelines.save_sd1(root / "flagging", safety_checker="flags all")
     return root
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A stand-in of the hub, without repositories; downloads go into `tmp_path/cache`."""
+    # So that little is lost of the tiny files when a connection is cut.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    with serve_hub(monkeypatch, tmp_path / "cache") as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for the hub."""
+    directory = tiny_pipelines.save_sd1(tmp_path_factory.mktemp("hub") / "tiny", safety_checker="flags none")
+    (directory / "default_parameters.json").write_text('{"steps": 7}')
+    return directory
+
+
+@pytest.fixture
+def own_tiny(tmp_path: Path, tiny: Path) -> Path:
+    """A copy of that model, for a test to change."""
+    return Path(shutil.copytree(tiny, tmp_path / "tiny"))
 
 
 def worker_settings(model_dir: Path, name: str = "worker", **settings: Any) -> WorkerSettings:

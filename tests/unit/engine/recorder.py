@@ -14,8 +14,9 @@ from PIL import Image
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine_thread import EngineThread
-from sd_worker.engine.models import LoadedModel, ModelLoader, Models
-from sd_worker.engine.tasks import EngineTask, Finished, KnownModel, Outcome, Progress
+from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
+from sd_worker.engine.models import Models
+from sd_worker.engine.tasks import EngineTask, Finished, KnownModel, LoadProgress, Outcome, Progress, ignore_progress
 
 CPU = Device(torch.device("cpu"), torch.float32)
 #: Rows of a forward pass: what the tiny models are shared in, unless a test measures.
@@ -91,10 +92,10 @@ class GatedLoader:
         self.entered = threading.Event()
         self.gate = threading.Event()
 
-    def load(self, name: str) -> LoadedModel:
+    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
-        return self._loader.load(name)
+        return self._loader.load(name, on_progress)
 
     def known(self) -> Sequence[KnownModel]:
         return self._loader.known()
@@ -107,10 +108,10 @@ class RaisingLoader:
         self._loader = loader
         self._errors = list(errors)
 
-    def load(self, name: str) -> LoadedModel:
+    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
         if self._errors:
             raise self._errors.pop(0)
-        return self._loader.load(name)
+        return self._loader.load(name, on_progress)
 
     def known(self) -> Sequence[KnownModel]:
         return self._loader.known()

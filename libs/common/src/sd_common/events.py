@@ -80,9 +80,17 @@ class ProgressEvent(BaseEvent):
     """How far a running task is. Not stored; may be missed."""
 
     event_type: Literal["progress"] = "progress"
-    stage: Literal["loading", "denoising"]
+    stage: Literal["downloading", "loading", "denoising"] = Field(
+        description="`downloading` and `loading`: the task waits for its model."
+    )
     step: int = Field(ge=0)
     steps: int = Field(ge=1)
+    bytes: int | None = Field(
+        default=None, ge=0, description="Bytes of the model that are downloaded or loaded; null at other stages."
+    )
+    total_bytes: int | None = Field(
+        default=None, ge=0, description="Bytes that there are to download or to load; null where it is not known."
+    )
 
 
 StoredEvent = Annotated[

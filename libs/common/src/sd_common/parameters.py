@@ -77,6 +77,7 @@ class CommonParameters(BaseModel):
         default=DEFAULT_MODEL,
         description="The model to use: the repository id of a diffusers pipeline on the Hugging Face hub "
         f"(e.g. `{DEFAULT_MODEL}`), or the name of a directory below the worker's `MODEL_DIR` (e.g. `shapes`). "
+        "A repository id may carry a revision, which is a branch, a tag or a commit: `owner/name@revision`. "
         "Where the operator set `DEFAULT_MODEL`, that is the default.",
     )
     steps: Steps = Field(

@@ -96,7 +96,14 @@ class EventPublisher:
 
     def progress(self, ref: TaskRef, progress: Progress) -> None:
         """Publish without waiting; it may get lost."""
-        event = ProgressEvent(task_id=ref.task_id, stage=progress.stage, step=progress.step, steps=progress.steps)
+        event = ProgressEvent(
+            task_id=ref.task_id,
+            stage=progress.stage,
+            step=progress.step,
+            steps=progress.steps,
+            bytes=progress.bytes_done,
+            total_bytes=progress.bytes_total,
+        )
         publishing = asyncio.ensure_future(self._publish(ref.progress, event.model_dump_json().encode()))
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)

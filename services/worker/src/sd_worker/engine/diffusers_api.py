@@ -6,6 +6,7 @@ diffusers' functions are untyped; here each gets the type that the engine relies
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol, cast
 
 import diffusers
@@ -90,16 +91,17 @@ def silence_libraries() -> None:
     set_verbosity_error()
 
 
-def load_pipeline(source: str, *, dtype: torch.dtype, token: str | None, local_files_only: bool) -> Pipeline:
-    """The pipeline of a directory or hub repository, on the CPU. Loads no pickle, and runs no code that comes with it.
+def load_pipeline(directory: Path, *, dtype: torch.dtype, variant: str | None) -> Pipeline:
+    """The pipeline in a directory, on the CPU, from the `variant` of its weights where a part has it.
 
-    Raises of many kinds; `model_errors.explain` knows them.
+    Asks the hub for nothing, loads no pickle, and runs no code that comes with the model. Raises of many kinds;
+    `model_errors.explain` knows them.
     """
     return _from_pretrained(
-        source,
+        str(directory),
         dtype=dtype,
-        token=token,
-        local_files_only=local_files_only,
+        variant=variant,
+        local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,
     )

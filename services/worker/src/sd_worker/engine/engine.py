@@ -22,7 +22,8 @@ from sd_worker.engine.errors import InvalidInput, TaskCancelled
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.finishing import Finishing, Returned
 from sd_worker.engine.groups import Groups
-from sd_worker.engine.models import LoadedModel, Models
+from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models import Models
 from sd_worker.engine.passes import Broken, run_tolerantly
 from sd_worker.engine.pipelines import planned_steps
 from sd_worker.engine.rooms import Rooms
@@ -140,11 +141,20 @@ class Engine:
             missing = (w for w in self._waiting.values() if w.task.parameters.model not in resident)
             if (first := next(missing, None)) is not None:
                 self._models.load(first.task.parameters.model, self._on_change)
-        now = time.perf_counter()
+        self._tell_of_the_load()
+
+    def _tell_of_the_load(self) -> None:
+        progress = self._models.load_progress
         for waiting in self._waiting.values():
-            if waiting.load_requested_at is None and waiting.task.parameters.model == self._models.loading:
-                waiting.load_requested_at = now
-                self._on_progress(Progress(waiting.task.task_id, "loading", 0, planned_steps(waiting.task.parameters)))
+            if waiting.task.parameters.model != self._models.loading:
+                continue
+            if waiting.load_requested_at is None:
+                waiting.load_requested_at = time.perf_counter()
+            if progress is not None and progress != waiting.told_load:
+                waiting.told_load = progress
+                steps = planned_steps(waiting.task.parameters)
+                num_bytes = (progress.bytes_done, progress.bytes_total or None)
+                self._on_progress(Progress(waiting.task.task_id, progress.stage, 0, steps, *num_bytes))
 
     # Starting
 

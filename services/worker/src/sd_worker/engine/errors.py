@@ -3,6 +3,7 @@
     EngineError
     ├── InvalidInput            parameters or pictures that this model cannot run
     ├── ModelUnavailable        a model that cannot be loaded
+    ├── DownloadDamaged         a file that is not what the hub says it is
     ├── DeviceUnavailable       a device that this machine does not have
     ├── TaskCancelled           unwinds a running task's pipeline; never leaves the engine
     ├── TaskAlreadySubmitted    a task id that has not ended yet
@@ -25,6 +26,10 @@ class InvalidInput(EngineError, ValueError):
 
 class ModelUnavailable(EngineError):
     """The model cannot be loaded."""
+
+
+class DownloadDamaged(EngineError):
+    """A file that was downloaded is not what the hub says it is; it has been thrown away."""
 
 
 class DeviceUnavailable(EngineError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic_core import PydanticCustomError
 
-from sd_common.model_names import canonical_model_name, check_model_name
+from sd_common.model_names import canonical_model_name, check_model_name, split_revision
 from sd_worker.engine.errors import ModelUnavailable
 
 INDEX_FILE = "model_index.json"
@@ -29,13 +29,18 @@ class LocalModel:
 
 
 class ModelDirectory:
-    """`name` is a directory of `root`; `owner/name` is `root/owner/name` where that exists, else it is on the hub."""
+    """`name` is a directory of `root`; `owner/name` is `root/owner/name` where that exists, else it is on the hub.
+
+    A directory has no revisions: `owner/name@revision` is on the hub.
+    """
 
     def __init__(self, root: Path | None) -> None:
         self._root = None if root is None else root.resolve()
 
     def find(self, name: str) -> LocalModel | None:
         """The model; None: on the hub. Raises `ModelUnavailable` with a sentence for the client."""
+        if split_revision(name)[1] is not None:
+            return None
         is_repository_id = "/" in name
         directory = None if self._root is None else self._root / name
         if directory is None or not directory.is_dir():
@@ -74,9 +79,15 @@ def read_json(file: Path) -> dict[str, object]:
     return content
 
 
+def sizes_below(directory: Path) -> Mapping[str, int]:
+    """The bytes of every file below `directory`, by its path there."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {file.relative_to(directory).as_posix(): file.stat().st_size for file in files}
+
+
 def _is_model_name(name: str) -> bool:
-    """Whether tasks can name it: an alias is taken for what it stands for."""
+    """Whether tasks can name it: an alias is taken for what it stands for, a revision for one on the hub."""
     try:
-        return canonical_model_name(check_model_name(name)) == name
+        return canonical_model_name(check_model_name(name)) == name and split_revision(name)[1] is None
     except PydanticCustomError:
         return False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 
 from huggingface_hub.errors import (
+    DisabledRepoError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -12,7 +14,13 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
+
+from sd_common.model_names import split_revision
+from sd_worker.engine.errors import DownloadDamaged
+
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def explain(name: str, error: Exception) -> str:
@@ -27,18 +35,46 @@ def explain(name: str, error: Exception) -> str:
     return f"Model '{name}' cannot be loaded: its files are damaged or not of a kind that diffusers knows"
 
 
+def lacks_safetensors(name: str) -> str:
+    """For a model with weights in other formats only."""
+    return (
+        f"Model '{name}' has parts without safetensors weights: only those are loaded, because a pickle can "
+        "run code; choose another model or have its weights converted"
+    )
+
+
+def lacks_part(name: str, part: str) -> str:
+    """For a model whose index names a part that is not there."""
+    return f"Model '{name}' lacks its part '{part}': choose another model, or have the missing files added"
+
+
+def needs_code(name: str) -> str:
+    """For a model with classes of its own."""
+    return f"Model '{name}' needs code of its own, which is never run: choose another model"
+
+
 def _explain_one(name: str, error: BaseException) -> str | None:
+    repository, revision = split_revision(name)
     match error:
         case GatedRepoError():  # before RepositoryNotFoundError, which it is a kind of
             return (
-                f"Model '{name}' is gated: ask for access at https://huggingface.co/{name}, "
+                f"Model '{name}' is gated: ask for access at https://huggingface.co/{repository}, "
                 "and have the operator set HUGGINGFACE_TOKEN to a token of that account"
             )
         case RepositoryNotFoundError() | HFValidationError():
             return (
-                f"There is no model '{name}' on the hub, or it is private: check the name, "
-                "or have the operator set HUGGINGFACE_TOKEN"
+                f"There is no model '{repository}' on the hub, or it is private: check the name, "
+                "or have the operator set HUGGINGFACE_TOKEN to a token that may read it"
             )
+        case RevisionNotFoundError():
+            return (
+                f"Model '{repository}' has no revision '{revision or 'main'}' on the hub: name a branch, a tag or a "
+                "commit of it after '@'"
+            )
+        case DisabledRepoError():
+            return f"Model '{name}' was disabled on the hub: choose another model"
+        case LocalEntryNotFoundError() if isinstance(error.__cause__, HfHubHTTPError):
+            return None  # nothing is at hand, since the hub refused: what it said comes next in the chain
         case LocalEntryNotFoundError() | OfflineModeIsEnabled():
             return _unreachable(name)
         case _ if _is_transport_error(error):
@@ -49,12 +85,16 @@ def _explain_one(name: str, error: BaseException) -> str | None:
             return f"The hub refused model '{name}': have the operator check HUGGINGFACE_TOKEN"
         case HfHubHTTPError():
             return f"The hub failed to give model '{name}': try again later"
+        case DownloadDamaged():
+            return f"Model '{name}' was damaged on its way from the hub: try again"
+        case OSError() if error.errno in _DISK_IS_FULL:
+            return (
+                f"The worker's disk is too full for model '{name}': choose another model, or have the operator make "
+                "room in the cache of models"
+            )
         # diffusers and transformers have no class for this one.
         case OSError() if "safetensors" in str(error) and ("find" in str(error) or "no file named" in str(error)):
-            return (
-                f"Model '{name}' has parts without safetensors weights: only those are loaded, because a pickle can "
-                "run code; choose another model or have its weights converted"
-            )
+            return lacks_safetensors(name)
     return None
 
 

@@ -4,65 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
-import torch
-
-from sd_common.parameters import DefaultParameters
 from sd_worker.engine.devices import Device, default_budget_bytes, free_unused_memory, is_out_of_memory
-from sd_worker.engine.diffusers_api import Config, Pipeline, component_config
-from sd_worker.engine.kinds import kinds_of_model
-from sd_worker.engine.prompt_cache import PromptCache
-from sd_worker.engine.sharing import Sharing, sharing_of
-from sd_worker.engine.tasks import KnownModel
-
-
-@dataclass(eq=False)
-class LoadedModel:
-    """A model's pipeline as it was loaded. Tasks run on views of it (`diffusers_api.view_pipeline`)."""
-
-    name: str
-    pipeline: Pipeline
-    default_parameters: DefaultParameters
-    prompts: PromptCache = field(default_factory=PromptCache)
-    sharing: Sharing = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.sharing = sharing_of(self.pipeline)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all parameters and buffers."""
-        modules = [part for part in self.pipeline.components.values() if isinstance(part, torch.nn.Module)]
-        # By identity: SDXL variants share a text encoder between two components.
-        tensors = {id(t): t for module in modules for t in [*module.parameters(), *module.buffers()]}
-        return sum(tensor.nbytes for tensor in tensors.values())
-
-    @property
-    def known(self) -> KnownModel:
-        """What is told of it while it is resident."""
-        kinds = kinds_of_model(type(self.pipeline).__name__, self.config_of)
-        return KnownModel(
-            self.name, kinds, self.default_parameters, is_resident=True, runs_alone=not self.sharing.shares_denoising
-        )
-
-    def config_of(self, component: str) -> Config:
-        """The configuration of a component, empty where there is no such component."""
-        return component_config(self.pipeline, component)
-
-
-class ModelLoader(Protocol):
-    """Where models come from."""
-
-    def load(self, name: str) -> LoadedModel:
-        """The model, on the CPU. Raises `ModelUnavailable`, or when memory runs out."""
-
-    def known(self) -> Sequence[KnownModel]:
-        """The models that are at hand, without loading them."""
+from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
+from sd_worker.engine.tasks import KnownModel, LoadProgress
 
 
 @dataclass
@@ -74,6 +23,7 @@ class _Load:
     step: Future[LoadedModel] | None
     #: Once it has been read.
     model: LoadedModel | None = None
+    progress: LoadProgress | None = None
 
 
 class Models:
@@ -106,6 +56,11 @@ class Models:
         return None if self._load is None else self._load.name
 
     @property
+    def load_progress(self) -> LoadProgress | None:
+        """How far it is."""
+        return None if self._load is None else self._load.progress
+
+    @property
     def waits_for_room(self) -> bool:
         """Whether the model on its way waits until no sample runs on those that must make room for it."""
         return self._load is not None and self._load.step is None
@@ -115,9 +70,11 @@ class Models:
         return self._models.get(name)
 
     def load(self, name: str, on_change: Callable[[], None]) -> None:
-        """Begin to load a model. `on_change` is called from another thread when `poll` has something to do."""
+        """Begin to load a model. `on_change` is called from another thread when `poll` has something to do, and when
+        there is progress."""
         self._on_change = on_change
-        self._load = _Load(name, self._in_thread(lambda: self._loader.load(name)))
+        load = self._load = _Load(name, step=None)
+        load.step = self._in_thread(lambda: self._read(load))
 
     def poll(self) -> tuple[str, BaseException | None] | None:
         """Take the load further, where it can be. Returns the name of a model that has become resident, or that and the
@@ -179,6 +136,13 @@ class Models:
         """Load nothing more. A load that is under way cannot be interrupted."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
+    def _read(self, load: _Load) -> LoadedModel:
+        def on_progress(progress: LoadProgress) -> None:
+            load.progress = progress
+            self._on_change()
+
+        return self._loader.load(load.name, on_progress)
+
     def _in_thread(self, step: Callable[[], LoadedModel]) -> Future[LoadedModel]:
         future = self._thread.submit(step)
         future.add_done_callback(lambda _: self._on_change())
@@ -193,7 +157,7 @@ class Models:
 
     def _failed(self, load: _Load, error: BaseException) -> tuple[str, BaseException | None] | None:
         if is_out_of_memory(error) and self.drop_unused():
-            load.model, load.step = None, self._in_thread(lambda: self._loader.load(load.name))
+            load.model, load.step = None, self._in_thread(lambda: self._read(load))
             return None
         self._load = None
         self._free()

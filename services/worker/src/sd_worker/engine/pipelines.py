@@ -12,7 +12,7 @@ from sd_common.parameters import MIN_SIDE_PX, SIDE_MULTIPLE_PX, Img2ImgParameter
 from sd_worker.engine.diffusers_api import Pipeline, nsfw_content_detected, view_pipeline
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.kinds import NetworkInput, network_input
-from sd_worker.engine.models import LoadedModel
+from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.schedulers import create_scheduler
 from sd_worker.engine.sharing import share
 from sd_worker.engine.tasks import AnyParameters, EngineTask

@@ -11,11 +11,11 @@ import torch
 from sd_common.parameters import Txt2ImgParameters
 from sd_worker.engine.batches import NetworkCall, Stage
 from sd_worker.engine.default_parameters import fill_in
-from sd_worker.engine.models import LoadedModel
+from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.pipelines import GeneratedPicture, PassEnd, generate, planned_steps
 from sd_worker.engine.rendezvous import Call, Rendezvous
 from sd_worker.engine.rooms import Room
-from sd_worker.engine.tasks import AnyParameters, EngineTask, Progress, Timings
+from sd_worker.engine.tasks import AnyParameters, EngineTask, LoadProgress, Progress, Timings
 
 
 @dataclass(eq=False)
@@ -26,6 +26,7 @@ class Waiting:
     submitted_at: float
     #: When its model began to be loaded; None: it was resident.
     load_requested_at: float | None = None
+    told_load: LoadProgress | None = None
     #: Memory ran out for it before, so it gets the device for itself.
     is_retry: bool = False
     #: What it will take up, once its model has said its defaults.

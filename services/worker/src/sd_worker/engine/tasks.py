@@ -37,25 +37,42 @@ class EngineTask:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running task is: `step` of `steps` denoising steps are done (0 while its model is loaded).
+    """How far a running task is: `step` of `steps` denoising steps are done (0 while its model is awaited).
 
     `steps` is what the client asked for (img2img: the share of it that `strength` leaves), also with a scheduler that
     makes more passes than steps. It stays the same for the life of a task, but for one that leaves it to the model:
     what that says is known when it is loaded.
+
+    `bytes_done` and `bytes_total` are of its model, while that is downloaded or loaded; None where they are not known.
     """
 
     task_id: str
-    stage: Literal["loading", "denoising"]
+    stage: Literal["downloading", "loading", "denoising"]
     step: int
     steps: int
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far a model is. `bytes_total` is 0 where it is not known."""
+
+    stage: Literal["downloading", "loading"]
+    bytes_done: int
+    bytes_total: int
+
+
+def ignore_progress(progress: LoadProgress) -> None:
+    """For loads that nobody waits for."""
 
 
 @dataclass(frozen=True)
 class Timings:
     """Where a finished task's time in the engine went, in seconds.
 
-    `waiting_s` for room among others, `loading_s` for its model (0 where that was resident), `encoding_s` for the prompt
-    and the pictures it starts from, `denoising_s` and `decoding_s` together with others, `png_s` for the PNG.
+    `waiting_s` for room among others, `loading_s` for its model (0 where that was resident), `encoding_s` for the
+    prompt and the pictures it starts from, `denoising_s` and `decoding_s` together with others, `png_s` for the PNG.
     """
 
     waiting_s: float

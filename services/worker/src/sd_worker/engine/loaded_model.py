@@ -1,0 +1,60 @@
+"""A model as its tasks share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from sd_common.parameters import DefaultParameters
+from sd_worker.engine.diffusers_api import Config, Pipeline, component_config
+from sd_worker.engine.kinds import kinds_of_model
+from sd_worker.engine.prompt_cache import PromptCache
+from sd_worker.engine.sharing import Sharing, sharing_of
+from sd_worker.engine.tasks import KnownModel, LoadProgress, ignore_progress
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model's pipeline as it was loaded. Tasks run on views of it (`diffusers_api.view_pipeline`)."""
+
+    name: str
+    pipeline: Pipeline
+    default_parameters: DefaultParameters
+    prompts: PromptCache = field(default_factory=PromptCache)
+    sharing: Sharing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sharing = sharing_of(self.pipeline)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all parameters and buffers."""
+        modules = [part for part in self.pipeline.components.values() if isinstance(part, torch.nn.Module)]
+        # By identity: SDXL variants share a text encoder between two components.
+        tensors = {id(t): t for module in modules for t in [*module.parameters(), *module.buffers()]}
+        return sum(tensor.nbytes for tensor in tensors.values())
+
+    @property
+    def known(self) -> KnownModel:
+        """What is told of it while it is resident."""
+        kinds = kinds_of_model(type(self.pipeline).__name__, self.config_of)
+        return KnownModel(
+            self.name, kinds, self.default_parameters, is_resident=True, runs_alone=not self.sharing.shares_denoising
+        )
+
+    def config_of(self, component: str) -> Config:
+        """The configuration of a component, empty where there is no such component."""
+        return component_config(self.pipeline, component)
+
+
+class ModelLoader(Protocol):
+    """Where models come from."""
+
+    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
+        """The model, on the CPU. Raises `ModelUnavailable`, and what `on_progress` raises."""
+
+    def known(self) -> Sequence[KnownModel]:
+        """The models that are at hand, without loading them."""

@@ -1,0 +1,22 @@
+"""Sources of models that have only the hub."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sd_worker.engine.errors import ModelUnavailable
+from sd_worker.engine.model_loading import ModelSource
+
+NAME = "owner/tiny"
+
+
+def source(dtype: torch.dtype = torch.float32, token: str | None = None) -> ModelSource:
+    return ModelSource(None, dtype=dtype, token=token)
+
+
+def reason_of(name: str, token: str | None = None) -> str:
+    """The sentence that tells why a model cannot be loaded."""
+    with pytest.raises(ModelUnavailable) as caught:
+        source(token=token).load(name)
+    return str(caught.value)
