@@ -22,6 +22,7 @@ from sd_common.events import (
     StartedEvent,
     StoredEvent,
     TaskResult,
+    TaskTimings,
     stored_event_adapter,
 )
 from sd_common.jobs import Job
@@ -66,6 +67,7 @@ _MESSAGES: dict[str, Message] = {
         attempt=2,
         worker="gpu-1-4711-0042",
         result=TaskResult(blob_url=f"{_URL}{_BLOB_ID}", parameters_used=_TXT2IMG, nsfw_content_detected=False),
+        timings=TaskTimings(queue_s=0.5, load_s=0.0, encode_s=0.01, denoise_s=2.5, decode_s=0.25, upload_s=0.0625),
     ),
     "event_finished_unchecked": FinishedEvent(
         task_id=_TASK_ID,

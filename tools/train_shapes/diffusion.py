@@ -91,7 +91,9 @@ def train_diffusion(
         tokens = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return text_encoder(tokens.to(device))[0]
 
-    def noisy_pictures(rng: random.Random, batch_size: int) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor]:
+    def noisy_pictures(
+        rng: random.Random, batch_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor, list[str], torch.Tensor]:
         """Noisy latents, their timesteps and captions, and v."""
         size = rng.choices(list(SIZES), list(SIZES.values()))[0]
         num_pictures = max(2, batch_size * 128 * 128 // (size[0] * size[1]))

@@ -23,6 +23,9 @@ class AnnouncedModel(BaseModel):
         description="Its own defaults, as far as they are known: the size that it was trained at, once it is resident."
     )
     is_resident: bool = Field(description="Whether it is in the worker's memory.")
+    runs_alone: bool = Field(
+        default=False, description="Whether its tasks share no forward passes there; known once it is resident."
+    )
 
 
 class WorkerAnnouncement(Message):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from sd_common.messages import Message, Timestamp, Token, now
 from sd_common.parameters import TaskParameters
@@ -51,6 +51,19 @@ class PendingEvent(BaseEvent):
     job_sequence: int = Field(ge=1, description="Sequence of the job in JOBS, by which an abort deletes it.")
 
 
+class TaskTimings(BaseModel):
+    """Where the time of a finished task went, in seconds."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    queue_s: float = Field(description="From its submission until it began, but for `load_s`.")
+    load_s: float = Field(description="Until its model was there; 0 where it was in memory.")
+    encode_s: float = Field(description="The prompt, and the pictures it starts from.")
+    denoise_s: float = Field(description="Its denoising steps, which it shares with other tasks.")
+    decode_s: float = Field(description="From latents to pixels, and the safety check.")
+    upload_s: float = Field(description="Encoding the PNG, and storing it.")
+
+
 class StartedEvent(BaseEvent):
     """A worker runs the task. Comes again, with a higher attempt, when that worker was lost."""
 
@@ -66,6 +79,7 @@ class FinishedEvent(BaseEvent):
     attempt: int = Field(ge=1)
     worker: str
     result: TaskResult
+    timings: TaskTimings | None = Field(default=None, description="Where the time went; null from workers of old.")
 
 
 class AbortedEvent(BaseEvent):

@@ -29,6 +29,7 @@ class ServedModel:
     default_parameters: DefaultParameters
     num_workers: int
     num_workers_resident: int
+    runs_alone: bool
 
 
 class ServedModels:
@@ -78,4 +79,5 @@ def _served(models: list[AnnouncedModel]) -> ServedModel:
         best.default_parameters,
         num_workers=len(models),
         num_workers_resident=sum(model.is_resident for model in models),
+        runs_alone=best.runs_alone,
     )

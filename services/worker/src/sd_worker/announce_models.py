@@ -85,4 +85,5 @@ def _announced(model: KnownModel) -> AnnouncedModel:
         kinds=list(model.kinds),
         default_parameters=model.default_parameters,
         is_resident=model.is_resident,
+        runs_alone=model.runs_alone,
     )

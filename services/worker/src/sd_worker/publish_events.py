@@ -17,6 +17,7 @@ from sd_common.events import (
     ProgressEvent,
     StartedEvent,
     TaskResult,
+    TaskTimings,
     TerminalEvent,
     is_terminal,
 )
@@ -85,9 +86,11 @@ class EventPublisher:
             raise TaskEnded(ref.task_id, last.event.event_type)
         return last
 
-    async def finish(self, attempt: Attempt, result: TaskResult) -> None:
+    async def finish(self, attempt: Attempt, result: TaskResult, timings: TaskTimings) -> None:
         """Append `finished`. Raises `TaskEnded`, `TaskLost`."""
-        event = FinishedEvent(task_id=attempt.ref.task_id, attempt=attempt.number, worker=self._worker, result=result)
+        event = FinishedEvent(
+            task_id=attempt.ref.task_id, attempt=attempt.number, worker=self._worker, result=result, timings=timings
+        )
         await self._end(attempt, event)
 
     async def abort(self, attempt: Attempt, code: AbortCode, reason: str) -> None:

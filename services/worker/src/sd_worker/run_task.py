@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
+
+import structlog
 
 from sd_common import subjects
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
-from sd_common.events import CANCELLED_BY_USER, TaskResult
+from sd_common.events import CANCELLED_BY_USER, TaskResult, TaskTimings
 from sd_common.jobs import Job
+from sd_common.messages import now
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
@@ -24,6 +28,22 @@ from sd_worker.upload import upload
 def seed_of(task_id: str) -> int:
     """The seed of a task that names none: 32 bits drawn from its id, so that a retry makes the same picture."""
     return int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:4])
+
+
+def _timings(job: Job, finished: Finished, upload_s: float) -> TaskTimings:
+    engine = finished.timings
+    since_began_s = engine.encoding_s + engine.denoising_s + engine.decoding_s + engine.png_s + upload_s
+    # All that was before it began, also on the way here. Clocks of two machines may differ.
+    queue_s = (now() - job.submitted_at).total_seconds() - since_began_s - engine.loading_s
+    seconds = {
+        "queue_s": max(0.0, queue_s),
+        "load_s": engine.loading_s,
+        "encode_s": engine.encoding_s,
+        "denoise_s": engine.denoising_s,
+        "decode_s": engine.decoding_s,
+        "upload_s": engine.png_s + upload_s,
+    }
+    return TaskTimings.model_validate({name: round(value, 4) for name, value in seconds.items()})
 
 
 class TaskHandler:
@@ -87,13 +107,17 @@ class TaskHandler:
     async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> None:
         match outcome:
             case Finished():
+                upload_started_at = time.perf_counter()
                 await upload(self._blobs, job.blob_id, outcome.png)
+                timings = _timings(job, outcome, time.perf_counter() - upload_started_at)
                 result = TaskResult(
                     blob_url=blob_url(self._base_url, job.blob_id),
                     parameters_used=outcome.parameters_used,
                     nsfw_content_detected=outcome.nsfw_content_detected,
                 )
-                await self._events.finish(attempt, result)
+                await self._events.finish(attempt, result, timings)
+                # For the one line that is logged of the job.
+                structlog.contextvars.bind_contextvars(**timings.model_dump())
             case Failed():
                 await self._events.abort(attempt, outcome.code, outcome.reason)
             case Cancelled() if cancellation.requested:

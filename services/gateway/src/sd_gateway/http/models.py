@@ -31,6 +31,10 @@ class Model(BaseModel):
     )
     num_workers: int = Field(description="Workers that have it, in memory or on disk.")
     num_workers_resident: int = Field(description="Of these, those that have it in memory now.")
+    runs_alone: bool = Field(
+        description="Whether its tasks run one at a time, since they change what they would share (offloaded weights). "
+        "Known once a worker has it in memory."
+    )
 
 
 class Models(BaseModel):
@@ -60,6 +64,7 @@ def _model(served: ServedModel) -> Model:
         default_parameters=served.default_parameters,
         num_workers=served.num_workers,
         num_workers_resident=served.num_workers_resident,
+        runs_alone=served.runs_alone,
     )
 
 
