@@ -74,9 +74,9 @@ def train_diffusion(
 ) -> None:
     """Trains on what the VAE in `work_dir` makes of `num_pictures` pictures; leaves networks and tokenizer there.
 
-    The first stage trains the predictions with a caption, c, and without one, u. The second trains u + g * (c - u) in the
-    place of c, where g is `NEUTRAL_GUIDANCE`: c then says a third of what the caption adds, so that a guidance of
-    3 is none, and 7.5, which is customary, is what 2.5 would be. A network this small, on pictures this plain, overshoots
+    The first stage trains the predictions with a caption, c, and without one, u. The second trains u + g * (c - u) in
+    the place of c, where g is `NEUTRAL_GUIDANCE`: c then says a third of what the caption adds, so that a guidance of 3
+    is none, and 7.5, which is customary, is what 2.5 would be. A network this small, on pictures this plain, overshoots
     with more than that, most of all under multistep schedulers (plms).
     """
     vae = AutoencoderKL.from_pretrained(work_dir / "vae").eval().to(device, memory_format=torch.channels_last)

@@ -32,8 +32,8 @@ SIZES: dict[tuple[int, int], float] = {
     (168, 200): 0.02,
     (256, 192): 0.02,
 }
-#: Pictures of a size other than 128 px, in parts of those of 128 px and of the size's share of the steps: they cost more,
-#: and their shapes are the same.
+#: Pictures of a size other than 128 px, in parts of those of 128 px and of the size's share of the steps: they cost
+#: more, and their shapes are the same.
 LARGE_SHARE = 1 / 4
 LEAST_PICTURES = 4
 BATCH_SIZE = 16
