@@ -23,6 +23,7 @@ from sd_worker.job_source import JobSource
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
 from sd_worker.settings import WorkerSettings
+from sd_worker.warm_up import warm_up
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +68,7 @@ class WorkerApp:
             engine.start()
             self._consumer = JobConsumer(source, engine, handler, events)
             stack.push_async_callback(self._drain, self._consumer, engine)
+            await warm_up(engine, settings.preload_models)
             self._consumer.start()
             announcer = ModelAnnouncer(self._client, engine, settings.worker_name)
             stack.push_async_callback(announcer.stop)

@@ -18,17 +18,20 @@ def create_engine(settings: WorkerSettings) -> CreateEngine:
     from sd_worker.engine.model_loading import ModelSource
     from sd_worker.engine.models import Models
     from sd_worker.engine.row_caps import RowCaps
+    from sd_worker.engine.tuning import Tuning, choose_attention
 
     device = choose_device(settings.device, settings.dtype)
+    choose_attention(settings.attention_backend)
     token = settings.huggingface_token.get_secret_value() if settings.huggingface_token else None
     source = ModelSource(
         settings.model_dir,
         dtype=device.dtype,
         token=token,
         require_safety_checker=settings.safety_filter == "required",
+        tuning=Tuning(settings.channels_last, settings.torch_compile, settings.vae_tiling),
     )
     models = Models(source, device, settings.model_memory_budget)
-    row_caps = RowCaps(device, settings.max_rows)
+    row_caps = RowCaps(device, settings.max_rows, in_buckets=settings.torch_compile)
     return lambda on_progress, on_outcome, on_load: EngineThread(
         models, row_caps, Listeners(on_progress, on_outcome, on_load)
     )

@@ -6,11 +6,17 @@ import os
 import secrets
 import socket
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from sd_common.health import HealthPort
 from sd_common.settings import Flag, PictureSettings, SafetySettings
+
+
+def _split_at_commas(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _name_of_this_process() -> str:
@@ -39,6 +45,25 @@ class WorkerSettings(PictureSettings, SafetySettings):
         default=None,
         ge=1,
         description="Bytes of models kept in memory. Default: 3/4 of the free GPU memory, or half of the RAM.",
+    )
+    channels_last: Flag = Field(
+        default=False, description="Keep UNet and VAE in the channels_last format: faster on some GPUs, slower on CPUs."
+    )
+    attention_backend: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
+        default="auto",
+        description="Implementation of torch's attention: `flash`, `efficient`, `cudnn`, `math`, `auto`.",
+    )
+    torch_compile: Flag = Field(
+        default=False,
+        description="Compile the denoising networks: minutes at the first pass of each number of rows, so name the "
+        "models in `PRELOAD_MODELS`.",
+    )
+    vae_tiling: Flag = Field(
+        default=False, description="Decode large pictures in tiles: less memory, and seams may show."
+    )
+    preload_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_at_commas)] = Field(
+        default=(),
+        description="Models that are loaded, and have made a picture, before the worker is ready; separated by commas.",
     )
     max_rows: int | None = Field(
         default=None,

@@ -20,8 +20,11 @@ from sd_worker.engine.model_directory import INDEX_FILE, LocalModel, ModelDirect
 from sd_worker.engine.model_errors import explain, needs_code
 from sd_worker.engine.model_files import needed_files
 from sd_worker.engine.tasks import KnownModel, LoadProgress, ignore_progress
+from sd_worker.engine.tuning import Tuning, tune
 
 _log = logging.getLogger(__name__)
+
+_UNTUNED = Tuning()
 
 
 class ModelSource:
@@ -38,11 +41,13 @@ class ModelSource:
         dtype: torch.dtype,
         token: str | None = None,
         require_safety_checker: bool = False,
+        tuning: Tuning = _UNTUNED,
     ) -> None:
         self._directory = ModelDirectory(model_dir)
         self._dtype = dtype
         self._token = token
         self._require_safety_checker = require_safety_checker
+        self._tuning = tuning
 
     def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
         """The model, on the CPU.
@@ -100,6 +105,7 @@ class ModelSource:
         pipeline = load_pipeline(found.directory, dtype=self._dtype, variant=files.variant)
         # Again, with what was loaded: an index may name what its pipeline's class does not take.
         self._check_safety_checker(name, pipeline.components.get("safety_checker") is not None)
+        tune(pipeline, self._tuning)
         on_progress(LoadProgress("loading", num_bytes, num_bytes))
         return LoadedModel(name, pipeline, with_trained_size(defaults, trained_size_px(pipeline)))
 

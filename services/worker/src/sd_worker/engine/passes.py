@@ -21,7 +21,7 @@ def run_tolerantly(calls: Sequence[NetworkCall], row_caps: RowCaps) -> list[obje
     """One pass for all calls; where it fails, one for each half of them, and so on: what the call of one does must not
     end the others. Where memory ran out, later passes of the kind are as small."""
     try:
-        return run_together(calls, calls[0].num_fixed_rows)
+        return run_together(calls, row_caps.padded(calls))
     except Exception as error:
         if len(calls) == 1:
             return [Broken(error)]

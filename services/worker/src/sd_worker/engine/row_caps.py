@@ -8,8 +8,9 @@ the network and the size of the picture, so it is measured: at the first call of
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,11 +28,15 @@ _LONGEST_PASS_S = 1.5
 
 
 class RowCaps:
-    """The cap of each shape of call of each network, measured once. `fixed`: this for all, and nothing is measured."""
+    """The cap of each shape of call of each network, measured once. `fixed`: this for all, and nothing is measured.
 
-    def __init__(self, device: Device, fixed: int | None = None) -> None:
+    `in_buckets`: passes are padded to a power of two, since a compiled network is compiled for each number of rows.
+    """
+
+    def __init__(self, device: Device, fixed: int | None = None, *, in_buckets: bool = False) -> None:
         self._device = device
         self._fixed = fixed
+        self._in_buckets = in_buckets
         # Weak: a model that is dropped takes its own with it.
         self._caps: WeakKeyDictionary[torch.nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
 
@@ -45,6 +50,12 @@ class RowCaps:
         if call.shape not in caps:
             caps[call.shape] = self._measured(call) if self._fixed is None else self._fixed
         return caps[call.shape]
+
+    def padded(self, calls: Sequence[NetworkCall]) -> int | None:
+        """The rows that a pass of these calls is padded to; None: as many as they have."""
+        if self._in_buckets and calls[0].stage == "denoise" and calls[0].num_fixed_rows is None:
+            return int(2 ** math.ceil(math.log2(sum(call.num_rows for call in calls))))
+        return calls[0].num_fixed_rows
 
     def lower(self, call: NetworkCall, num_rows: int) -> None:
         """Memory ran out with more than `num_rows`."""
