@@ -51,7 +51,7 @@ class WorkerSettings(PictureSettings, SafetySettings):
     )
     attention_backend: Literal["auto", "flash", "efficient", "cudnn", "math"] = Field(
         default="auto",
-        description="Implementation of torch's attention: `flash`, `efficient`, `cudnn`, `math`, `auto`.",
+        description="Which of torch's attention kernels: `flash`, `efficient`, `cudnn`, `math` or `auto`.",
     )
     torch_compile: Flag = Field(
         default=False,
