@@ -68,7 +68,7 @@ class Puller:
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_reply)
 
     async def next(self, timeout_s: float) -> Msg | None:
-        """A job, or None when none came within `timeout_s` or before `interrupt`. Safe to cancel; the pull stays open."""
+        """A job; None when none came within `timeout_s`, or when interrupted. Safe to cancel. The pull stays open."""
         loop = asyncio.get_running_loop()
         self._is_interrupted = False
         deadline = loop.time() + timeout_s
