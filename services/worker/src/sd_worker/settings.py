@@ -44,7 +44,8 @@ class WorkerSettings(PictureSettings, SafetySettings):
         default=30.0,
         ge=0,
         description="Seconds that a job of a model that no worker holds may wait, before a worker that has other "
-        "models in memory loads it in preference to their jobs; and the least turn of a loaded model, before the next is.",
+        "models in memory loads it in preference to their jobs; and the least turn of a loaded model, "
+        "before the next is.",
     )
     max_attempts: int = Field(
         default=5, ge=1, description="How often a task is started, should its workers be lost, before it is aborted."
