@@ -42,10 +42,11 @@ openapi: setup ## Write openapi.yml anew from the models
 asyncapi: setup ## Write asyncapi.yml anew from the models
 	$(BIN)/python -m sd_common.asyncapi > asyncapi.yml
 
-bench: setup ## Measure latency, submission rate and start-up, and print the tables
+bench: setup ## Measure latency, submission rate, start-up and idle workers, and print the tables
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/submissions.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/backlog.py
 
 train-shapes: setup ## Train the bundled model, from where a stopped run left off
 	PYTHONPATH=tools $(BIN)/python -m train_shapes train

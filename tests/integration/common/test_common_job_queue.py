@@ -108,16 +108,19 @@ async def test_a_stream_that_misses_is_an_error_and_not_an_empty_queue(nats_clie
         await queue.delete(1)
 
 
-async def test_how_long_the_first_job_that_waits_has_waited_is_told(queue: JobQueue, nats_client: NatsClient) -> None:
-    assert await queue.oldest_wait_s(KEY) == 0
+async def test_the_backlog_tells_how_long_the_first_job_that_waits_has_waited(queue: JobQueue) -> None:
+    assert (await queue.backlog("asker")).models == []
     await queue.publish(new_job(model="another"))
-    assert await queue.oldest_wait_s(KEY) == 0
-    sequences = [await queue.publish(new_job()) for _ in range(2)]
-    asked_at = now()
-    wait_s = await queue.oldest_wait_s(KEY)
-    stored = await nats_client.jetstream().get_msg("JOBS", seq=sequences[0], direct=True)
-    assert stored.time is not None
-    assert (asked_at - stored.time).total_seconds() <= wait_s < 60
+    first, second = [await queue.backlog("asker") for _ in range(2)]
+    [before], [after] = first.models, second.models
+    assert first.worker == "asker"
+    assert abs((first.time - now()).total_seconds()) < 60
+    assert (before.num_jobs, before.num_waiting) == (1, 1)
+    passed_s = (second.time - first.time).total_seconds()
+    assert after.oldest_wait_s - before.oldest_wait_s == pytest.approx(passed_s, abs=1e-5)
+    await queue.publish(new_job())
+    models = {model.model_key: model for model in (await queue.backlog("asker")).models}
+    assert models[KEY].oldest_wait_s < models[before.model_key].oldest_wait_s
 
 
 async def test_a_job_that_somebody_was_given_does_not_wait(queue: JobQueue, nats_client: NatsClient) -> None:
@@ -125,9 +128,12 @@ async def test_a_job_that_somebody_was_given_does_not_wait(queue: JobQueue, nats
     await queue.publish(new_job())
     subscription = await nats_client.jetstream().pull_subscribe_bind(KEY, "JOBS")
     [running] = await subscription.fetch(1)
-    assert await queue.oldest_wait_s(KEY) == 0
+    [model] = (await queue.backlog("asker")).models
+    assert (model.num_jobs, model.num_waiting, model.oldest_wait_s) == (1, 0, 0)
     await queue.publish(new_job())
-    assert await queue.oldest_wait_s(KEY) > 0
+    [model] = (await queue.backlog("asker")).models
+    assert (model.num_jobs, model.num_waiting) == (2, 1)
+    assert model.oldest_wait_s > 0
     await running.ack_sync()
 
 

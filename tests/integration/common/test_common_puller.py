@@ -357,6 +357,19 @@ async def test_jobs_come_once_a_consumer_that_missed_is_there(
     await puller.close()
 
 
+async def test_an_interrupted_wait_ends_and_its_pull_stays_open(open_puller: OpenPuller, queue: JobQueue) -> None:
+    puller = await open_puller()
+    waiting = asyncio.ensure_future(puller.next(_SOON_S))
+    await asyncio.sleep(0)
+    puller.interrupt()
+    async with asyncio.timeout(_SOON_S / 2):
+        assert await waiting is None
+    job = new_job()
+    await queue.publish(job)
+    assert _task_id(await puller.next(_SOON_S)) == job.task_id
+    await puller.close()
+
+
 async def test_pullers_share_the_jobs_of_a_model(queue: JobQueue, provisioned: NatsSettings) -> None:
     jobs = [new_job() for _ in range(200)]
     received: list[str] = []

@@ -66,7 +66,7 @@ async def test_calls_made_while_the_server_is_away_are_carried_out_when_it_is_ba
     others = asyncio.gather(
         queue.publish(job),
         queue.depths(),
-        queue.oldest_wait_s(KEY),
+        queue.backlog("worker"),
         _sequences(task_log),
         queue.create_consumer(KEY),
         queue.delete(1000),

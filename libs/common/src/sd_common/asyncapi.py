@@ -16,6 +16,7 @@ from pydantic.json_schema import JsonSchemaMode
 from sd_common import auth_messages as auth
 from sd_common import subjects
 from sd_common.announcements import WorkerAnnouncement
+from sd_common.backlog import Backlog, HeldModels
 from sd_common.events import ProgressEvent, StoredEvent
 from sd_common.jobs import Job
 
@@ -84,6 +85,22 @@ CHANNELS = (
         ("worker",),
         ("gateway",),
         WorkerAnnouncement,
+    ),
+    Channel(
+        "backlog",
+        subjects.BACKLOG,
+        "What waits, told by the worker that asked the server, some four times a second. Not stored.",
+        ("worker",),
+        ("worker",),
+        Backlog,
+    ),
+    Channel(
+        "held_models",
+        subjects.HELD_MODELS,
+        "The models that a worker holds, whenever they change, and so that each is named every 5 s. Not stored.",
+        ("worker",),
+        ("worker",),
+        HeldModels,
     ),
     Channel("roll_call", subjects.ROLL_CALL, "Asks all workers to announce themselves now.", ("gateway",), ("worker",)),
     Channel("sign_up", auth.SIGN_UP, "A new user.", ("gateway",), ("auth",), auth.SignUpRequest, auth.User),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
+from sd_common.backlog import Backlog, ModelBacklog
 from sd_common.errors import QueueFull
 from sd_common.jobs import Job
-from sd_common.messages import now
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
 from sd_common.streams import JOBS, jobs_consumer
@@ -71,22 +73,40 @@ class JobQueue:
 
     async def depths(self) -> list[QueueDepth]:
         """How many jobs each model key has, in one request."""
-        info = await self._request(f"STREAM.INFO.{JOBS}", {"subjects_filter": subjects.JOBS})
-        per_subject: dict[str, int] = info.get("state", {}).get("subjects") or {}
-        return [QueueDepth(subjects.key_of_jobs(subject), count) for subject, count in per_subject.items()]
+        return _depths(await self._stream_info())
 
-    async def oldest_wait_s(self, model_key: str) -> float:
-        """For how long the model's first job that nobody was given yet has waited; 0 where none waits."""
-        consumer = await self.create_consumer(model_key)
-        first = 1 if consumer.delivered is None else consumer.delivered.stream_seq + 1
+    async def backlog(self, worker: str) -> Backlog:
+        """What waits, for `worker` to tell: one request, and one or two more for each model that has jobs.
+
+        Creates the models' consumers. All times are the server's.
+        """
+        info = await self._stream_info()
+        at = datetime.fromisoformat(info["ts"])
+        models = await asyncio.gather(*(self._backlog_of(depth, at) for depth in _depths(info)))
+        return Backlog(worker=worker, time=at, models=models)
+
+    async def _backlog_of(self, depth: QueueDepth, at: datetime) -> ModelBacklog:
+        consumer = await self.create_consumer(depth.model_key)
+        num_waiting, wait_s = consumer.num_pending or 0, 0.0
+        if num_waiting:
+            first = 1 if consumer.delivered is None else consumer.delivered.stream_seq + 1
+            wait_s = await self._wait_s(depth.model_key, first, at)
+        num_jobs = max(depth.num_jobs, num_waiting)  # some came after they were counted
+        return ModelBacklog(model_key=depth.model_key, num_jobs=num_jobs, num_waiting=num_waiting, oldest_wait_s=wait_s)
+
+    async def _wait_s(self, model_key: str, first: int, at: datetime) -> float:
+        """For how long the first job from sequence `first` on has waited."""
         subject = subjects.jobs_of_key(model_key)
         try:
             message = await retried_while_away(
                 lambda: self._js.get_msg(JOBS, seq=first, subject=subject, direct=True, next=True)
             )
-        except NotFoundError:
+        except NotFoundError:  # taken meanwhile
             return 0.0
-        return 0.0 if message.time is None else (now() - message.time).total_seconds()
+        return max((at - message.time).total_seconds(), 0.0) if message.time is not None else 0.0
+
+    async def _stream_info(self) -> dict[str, Any]:
+        return await self._request(f"STREAM.INFO.{JOBS}", {"subjects_filter": subjects.JOBS})
 
     async def create_consumer(self, model_key: str) -> ConsumerInfo:
         """Create the model's consumer where there is none (1 ms), and tell where it stands."""
@@ -103,3 +123,8 @@ class JobQueue:
             return answer
 
         return await retried_while_away(ask)
+
+
+def _depths(info: dict[str, Any]) -> list[QueueDepth]:
+    per_subject: dict[str, int] = info.get("state", {}).get("subjects") or {}
+    return [QueueDepth(subjects.key_of_jobs(subject), count) for subject, count in per_subject.items()]

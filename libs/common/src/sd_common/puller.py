@@ -54,6 +54,7 @@ class Puller:
         self._is_outstanding = False
         self._was_refused = False
         self._closing = False
+        self._is_interrupted = False
         self._subscription: Subscription | None = None
         self._forget_reconnects = client.on_reconnect(self._lose_request)
 
@@ -67,15 +68,16 @@ class Puller:
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_reply)
 
     async def next(self, timeout_s: float) -> Msg | None:
-        """A job, or None when none came within `timeout_s`. Safe to cancel. The pull stays open in between."""
+        """A job; None when none came within `timeout_s`, or when interrupted. Safe to cancel. The pull stays open."""
         loop = asyncio.get_running_loop()
+        self._is_interrupted = False
         deadline = loop.time() + timeout_s
         while self._jobs.empty():
             self._heard.clear()  # before the pull: what is heard during it must not be missed
             if not self._is_outstanding:
                 await self._pull(_WAITING_REQUEST)
             now = loop.time()
-            if now >= deadline:
+            if now >= deadline or self._is_interrupted:
                 return None
             is_overdue = now >= self._lost_at
             try:
@@ -86,6 +88,11 @@ class Puller:
                 if is_overdue:
                     await self._lose_request()
         return self._jobs.get_nowait()
+
+    def interrupt(self) -> None:
+        """End the wait of `next`, if there is one."""
+        self._is_interrupted = True
+        self._heard.set()
 
     async def next_if_any(self) -> Msg | None:
         """A job that waits now, or None. Safe to cancel. Where a pull is open, that pull has what there was."""

@@ -1,36 +1,70 @@
-"""Which model's jobs to take next."""
+"""Which model's jobs to take next (ADR 9).
+
+Models in memory cost nothing to use, and share the GPU. Any other costs a load, a swap where memory is full. So:
+
+1. Models in memory come first, the one whose oldest job has waited longest before the others.
+2. Where they have no job, another is loaded: first one that no worker holds, then one that another worker holds,
+   unless its oldest job is so young that the other is about to take it.
+3. A model that no worker holds, whose oldest job has waited longer than `swap_after_s`, comes before those in memory.
+   So does one that another worker holds, once its job has waited that much longer than every job of the models in
+   memory. But only where the last load is `swap_after_s` old: where all have waited for long, each model gets a turn.
+4. While a model is being loaded, no other is.
+
+No model starves. One that nobody holds is taken by the first worker whose turn of `swap_after_s` ends, the longest
+wait first. One that a worker holds is taken by that worker, by age; should it stand still, the wait grows until others
+come.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: A job younger than this many seconds is left to the workers that hold its model. They hear of it within 0.35 s, or
+#: have a pull open.
+SWAP_GRACE_S = 0.5
+
 
 @dataclass(frozen=True)
-class Backlog:
-    """A model's jobs, and for how many seconds one of them has waited, as far as is known."""
+class Candidate:
+    """A model that has jobs, and for how many seconds the oldest has waited, as far as is known."""
 
     model_key: str
     num_jobs: int
     oldest_wait_s: float
+    is_held_elsewhere: bool = False
 
 
-def admission_order(backlogs: Sequence[Backlog], resident: Sequence[str], swap_after_s: float) -> list[str]:
-    """Model keys, the one to take from first.
+@dataclass(frozen=True)
+class Memory:
+    """The models that this worker has in memory or is loading, the most recently used last."""
 
-    `resident` names the keys of the models in memory, the most recently used last. Their jobs come first, the most
-    recently used model before the others, since another model costs a load; then those of the longest backlog, which
-    make the most of a load. But a model whose job has waited longer than `swap_after_s` comes before them all, the
-    longest wait first, so that none starves.
-    """
-    recency = {key: index for index, key in enumerate(resident)}
+    held: Sequence[str] = ()
+    is_loading: bool = False
+    #: Seconds since the last load ended.
+    loaded_ago_s: float = math.inf
 
-    def rank(backlog: Backlog) -> tuple[int, float, float]:
-        key = backlog.model_key
-        if backlog.oldest_wait_s > swap_after_s and key != (resident[-1] if resident else None):
-            return (0, -backlog.oldest_wait_s, 0)
-        if key in recency:
-            return (1, -recency[key], 0)
-        return (2, -backlog.num_jobs, -backlog.oldest_wait_s)
 
-    return [backlog.model_key for backlog in sorted(backlogs, key=rank) if backlog.num_jobs > 0]
+def admission_order(candidates: Sequence[Candidate], memory: Memory, swap_after_s: float) -> list[str]:
+    """Model keys to take from, the best first. Those that are better left alone are left out."""
+    recency = {key: index for index, key in enumerate(memory.held)}
+    held_wait_s = max((each.oldest_wait_s for each in candidates if each.model_key in recency), default=0.0)
+    is_turn_over = memory.loaded_ago_s >= swap_after_s
+
+    def rank(each: Candidate) -> tuple[int, float, float] | None:
+        wait_s = each.oldest_wait_s
+        if each.model_key in recency:
+            return 2, -wait_s, -recency[each.model_key]
+        if memory.is_loading:
+            return None
+        if each.is_held_elsewhere:
+            if is_turn_over and wait_s > swap_after_s + held_wait_s:
+                return 1, -wait_s, 0
+            return (5, -each.num_jobs, -wait_s) if wait_s >= SWAP_GRACE_S else None
+        if wait_s > swap_after_s:
+            return 0 if is_turn_over else 3, -wait_s, 0
+        return 4, -each.num_jobs, -wait_s  # the longest backlog makes the most of a load
+
+    ranked = [(rank(each), each.model_key) for each in candidates if each.num_jobs > 0]
+    return [key for _, key in sorted((place, key) for place, key in ranked if place is not None)]

@@ -62,7 +62,11 @@ class WorkerApp:
             input_pictures = InputPictures(blobs, settings.base_url, settings)
             handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, settings)
             source = JobSource(
-                self._client, JobQueue(self._client), engine.resident_models, settings.model_swap_after_s
+                self._client,
+                JobQueue(self._client),
+                engine.resident_models,
+                settings.model_swap_after_s,
+                settings.worker_name,
             )
             await cancellations.start()
             engine.start()

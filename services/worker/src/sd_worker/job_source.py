@@ -1,29 +1,37 @@
 """Jobs, one at a time, of whichever model is best taken next.
 
 While there is nothing to do, one pull stays open for the model used last, so that its next job arrives at once; jobs of
-other models are found by asking for the backlog a few times a second. While the worker is busy no pull is open, so that
-jobs wait where any worker can have them.
+other models are found in the backlog, which workers tell each other a few times a second. While the worker has no room
+for a task no pull is open, so that jobs wait where any worker can have them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 from collections.abc import Callable, Sequence
 
 import structlog
 from nats.aio.msg import Msg
 
+from sd_common.backlog import ModelBacklog
 from sd_common.job_queue import JobQueue
-from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.streams import JOBS
-from sd_worker.admission import Backlog, admission_order
+from sd_worker.admission import Candidate, admission_order
+from sd_worker.backlog_watch import BacklogWatch
+from sd_worker.held_models import HeldModelsWatch
+from sd_worker.spread import spread_s
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between looks at the backlog while there is nothing to do. One look costs the server 0.5 ms.
-_BACKLOG_INTERVAL_S = 0.25
+#: Seconds after which a worker that was told of a model whose jobs all run tries it: one may have been handed back. The
+#: worker that asked the server does at once. 1,000 idle workers cost 200 tries a second, 0.3 ms each.
+_TRY_RUNNING_AFTER_S = 5.0
+#: Seconds over which workers spread the taking of a job whose model they must load, so that one loads it.
+_GIVE_WAY_S = 0.05
 
 
 class JobSource:
@@ -35,64 +43,130 @@ class JobSource:
         queue: JobQueue,
         resident_models: Callable[[], Sequence[str]],
         swap_after_s: float,
+        worker: str | None = None,
     ) -> None:
+        worker = worker or secrets.token_hex(4)
         self._client = client
         self._queue = queue
-        self._resident_models = resident_models
         self._swap_after_s = swap_after_s
+        self._backlog = BacklogWatch(client, queue, worker, self._on_news)
+        self._held = HeldModelsWatch(client, worker, resident_models)
         self._pullers: dict[str, Puller] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._tried_at: dict[str, float] = {}
         self._last_key: str | None = None
+        self._news = asyncio.Event()
+        self._waits_for_news = False
 
     async def next(self) -> Msg:
         """The next job. Safe to cancel. Raises `Unavailable` where NATS does not answer for long."""
+        await self._backlog.start()
+        await self._held.start()
         while True:
-            for key in await self._order():
-                if (job := await self._take_from(key)) is not None:
-                    return job
-            if self._last_key is None:
-                await asyncio.sleep(_BACKLOG_INTERVAL_S)
-            elif job := await (await self._puller(self._last_key)).next(_BACKLOG_INTERVAL_S):
+            job = await self._take() or await self._wait(self._backlog.asks_in_s(), for_news=True)
+            if job is not None:
                 return job
 
     async def close(self) -> None:
         """Stop. A job that arrives meanwhile goes back to the queue."""
+        await self._held.stop()
+        await self._backlog.stop()
         self._close_all_but(None)
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _order(self) -> list[str]:
-        depths = await self._queue.depths()
-        resident = [model_key(name) for name in self._resident_models()]
-        others = [depth.model_key for depth in depths if depth.model_key != self._last_key]
-        waits = dict(zip(others, await asyncio.gather(*map(self._queue.oldest_wait_s, others)), strict=True))
-        # A job that was handed back, or whose worker was lost, has been given out once and shows in no wait. So a model
-        # that this worker has not tried for long counts as waiting too; a try that finds nothing costs 0.3 ms.
+    async def _take(self) -> Msg | None:
+        """A job that is there."""
+        tried: set[str] = set()
+        while keys := [key for key in self._order(await self._backlog.current()) if key not in tried]:
+            key = keys[0]
+            if key not in self._held.memory().held and self._held.knows_others():
+                if (job := await self._wait(spread_s(_GIVE_WAY_S))) is not None:
+                    return job
+                if key not in self._order(await self._backlog.current()):
+                    continue  # another worker is about to load it
+            tried.add(key)
+            if (job := await self._take_from(key)) is not None:
+                return job
+        return None
+
+    def _order(self, backlog: Sequence[ModelBacklog]) -> list[str]:
         now = asyncio.get_running_loop().time()
-        tried_at = {depth.model_key: self._tried_at.get(depth.model_key, now) for depth in depths}
-        self._tried_at = tried_at
-        backlogs = [
-            Backlog(key.model_key, key.num_jobs, max(waits.get(key.model_key, 0.0), now - tried_at[key.model_key]))
-            for key in depths
-        ]
-        return admission_order(backlogs, resident, self._swap_after_s)
+        elsewhere = self._held.elsewhere()
+        self._tried_at = {model.model_key: self._tried_at.get(model.model_key, now) for model in backlog}
+        candidates = []
+        for model in backlog:
+            key, wait_s = model.model_key, model.oldest_wait_s
+            if not model.num_waiting:
+                # A job that was handed back, or whose worker was lost, has been given out once and shows in no wait. So
+                # a model that this worker has not tried for long counts as waiting too.
+                wait_s = now - self._tried_at[key]
+                if wait_s < min(_TRY_RUNNING_AFTER_S, self._swap_after_s) and not self._backlog.is_own:
+                    continue
+            candidates.append(Candidate(key, model.num_jobs, wait_s, key in elsewhere))
+        return admission_order(candidates, self._held.memory(), self._swap_after_s)
 
     async def _take_from(self, key: str) -> Msg | None:
         self._tried_at[key] = asyncio.get_running_loop().time()
         job = await (await self._puller(key)).next_if_any()
-        if job is not None:
-            # The pull that is open for another model would bring a second job. Nothing is awaited here: a cancellation
-            # would lose the job.
-            self._close_all_but(key)
-            self._last_key = key
+        if job is None:
+            self._backlog.found_none(key)
+            return None
+        self._note_taken(key, job)
         return job
+
+    async def _wait(self, timeout_s: float, *, for_news: bool = False) -> Msg | None:
+        """A job of the model used last, should one come within `timeout_s`, or before there is news of the backlog."""
+        key = self._idle_key()
+        if key is None:
+            await self._sleep(timeout_s, for_news)
+            return None
+        puller = await self._puller(key)
+        self._waits_for_news = for_news
+        try:
+            job = await puller.next(timeout_s)
+        finally:
+            self._waits_for_news = False
+        if job is not None:
+            self._note_taken(key, job)
+        return job
+
+    async def _sleep(self, timeout_s: float, for_news: bool) -> None:
+        self._news.clear()
+        self._waits_for_news = for_news
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        self._waits_for_news = False
+
+    def _idle_key(self) -> str | None:
+        """The model that a pull is kept open for: the one used last, while it is held."""
+        held = self._held.memory().held
+        if self._last_key is None or self._last_key not in held:
+            if self._last_key in self._pullers:
+                self._close(self._last_key)
+            self._last_key = held[-1] if held else None
+        return self._last_key
+
+    def _note_taken(self, key: str, job: Msg) -> None:
+        # The pull that is open for another model would bring a second job. Nothing is awaited here: a cancellation
+        # would lose the job.
+        self._close_all_but(key)
+        self._last_key = key
+        self._held.took(key, job)
+        self._backlog.took_one(key)
+
+    def _on_news(self) -> None:
+        if self._waits_for_news:
+            self._news.set()
+            if self._last_key in self._pullers:
+                self._pullers[self._last_key].interrupt()
 
     async def _puller(self, key: str) -> Puller:
         if key in self._pullers and self._pullers[key].was_refused:  # its consumer may have been deleted
             self._close(key)
-        if key not in self._pullers:
             await self._queue.create_consumer(key)
+        if key not in self._pullers:  # the worker that told of its jobs has created its consumer
             puller = Puller(self._client, JOBS, key)
             await puller.start()
             self._pullers[key] = puller

@@ -78,8 +78,9 @@ class WorkerSettings(PictureSettings, SafetySettings):
     model_swap_after_s: float = Field(
         default=30.0,
         ge=0,
-        description="Seconds that a job of another model may wait, "
-        "before a worker takes it in preference to jobs of the model it used last.",
+        description="Seconds that a job of a model that no worker holds may wait, before a worker that has other "
+        "models in memory loads it in preference to their jobs; and the least turn of a loaded model, "
+        "before the next is.",
     )
     max_attempts: int = Field(
         default=5, ge=1, description="How often a task is started, should its workers be lost, before it is aborted."
