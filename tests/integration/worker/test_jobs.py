@@ -152,18 +152,17 @@ async def test_a_worker_whose_task_was_started_by_another_meanwhile_changes_noth
     start_worker: StartWorker, tasks: Tasks
 ) -> None:
     """As a worker that stood still for longer than ack_wait finds it when it wakes up."""
-    await start_worker("zombie")
+    zombie = await start_worker("zombie")
     job = await tasks.publish("stolen", steps=60)
     started = await tasks.wait_for("stolen", "started")
     other = StartedEvent(task_id="stolen", attempt=2, worker="other")
     sequence = await tasks.log.append(job.ref, other, started.sequence)
-    await tasks.publish("next")  # one task at a time: it runs when the zombie is through with the stolen one
-    await tasks.wait_for("next", "finished")
+    await zombie.stop()  # it finishes what runs
     assert [event.sequence for event in await tasks.events("stolen")][-1] == sequence
     assert [depth.num_jobs for depth in await tasks.queue.depths()] == [1]  # left to the other worker
 
 
-async def test_a_job_is_started_only_when_the_engine_is_through_with_the_one_before(
+async def test_a_job_is_taken_only_when_the_engine_can_soon_begin_it(
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
     told: list[tuple[str, str]] = []
@@ -175,7 +174,7 @@ async def test_a_job_is_started_only_when_the_engine_is_through_with_the_one_bef
 
     await nats_client.subscribe("feed.>", cb=listen)
     await nats_client.subscribe("progress.>", cb=listen)
-    await start_worker()
+    await start_worker(max_rows=2)  # with guidance, one picture
     task_ids = [f"t{number}" for number in range(4)]
     for task_id in task_ids:
         await tasks.publish(task_id, steps=10)
@@ -184,10 +183,56 @@ async def test_a_job_is_started_only_when_the_engine_is_through_with_the_one_bef
     assert told == [(task_id, kind) for task_id in task_ids for kind in ("started", "progress")]
 
 
+async def test_tasks_share_forward_passes_and_their_events_tell_where_the_time_went(
+    start_worker: StartWorker, tasks: Tasks
+) -> None:
+    await start_worker(max_rows=8)
+    await tasks.publish("first", steps=150)
+    await tasks.wait_for("first", "started")
+    await tasks.publish("second", steps=2)
+    second = await tasks.wait_for("second", "finished")
+    first = await tasks.wait_for("first", "finished")
+
+    assert second.sequence < first.sequence
+    for finished in (first.event, second.event):
+        assert isinstance(finished, FinishedEvent)
+        assert finished.timings is not None
+        assert finished.timings.denoise_s > 0
+    assert isinstance(first.event, FinishedEvent)
+    assert first.event.timings is not None
+    assert first.event.timings.load_s > 0
+
+
+async def test_a_model_is_loaded_while_tasks_of_another_run(start_worker: StartWorker, tasks: Tasks) -> None:
+    await start_worker(max_rows=8)
+    await tasks.publish("running", model="tiny", steps=400)
+    await tasks.wait_for("running", "started")
+    await tasks.publish("other", model="other")
+    other, running = await tasks.wait_for("other", "finished"), await tasks.wait_for("running", "finished")
+    assert other.sequence < running.sequence
+
+
+async def test_models_to_preload_are_resident_before_jobs_are_taken(start_worker: StartWorker, tasks: Tasks) -> None:
+    await tasks.publish("t", model="tiny")
+    await start_worker(preload_models=("tiny", "absent"), max_rows=8)
+    finished = (await tasks.wait_for("t", "finished")).event
+    assert isinstance(finished, FinishedEvent)
+    assert finished.timings is not None
+    assert finished.timings.load_s == 0
+
+
+async def test_where_the_operator_wants_it_all_tasks_are_deterministic(start_worker: StartWorker, tasks: Tasks) -> None:
+    await start_worker(deterministic=True)
+    await tasks.publish("t")
+    finished = (await tasks.wait_for("t", "finished")).event
+    assert isinstance(finished, FinishedEvent)
+    assert finished.result.parameters_used.deterministic
+
+
 async def test_jobs_of_the_model_in_use_are_taken_before_older_ones_of_another(
     start_worker: StartWorker, tasks: Tasks
 ) -> None:
-    await start_worker()
+    await start_worker(max_rows=2)
     await tasks.publish("warm", model="tiny")
     await tasks.wait_for("warm", "finished")
     await tasks.publish("busy", model="tiny", steps=60)
@@ -199,7 +244,7 @@ async def test_jobs_of_the_model_in_use_are_taken_before_older_ones_of_another(
 
 
 async def test_a_model_that_waited_too_long_is_taken_first(start_worker: StartWorker, tasks: Tasks) -> None:
-    await start_worker(model_swap_after_s=0.0)
+    await start_worker(model_swap_after_s=0.0, max_rows=2)
     await tasks.publish("busy", model="tiny", steps=60)
     await tasks.wait_for("busy", "started")
     await tasks.publish("same", model="tiny")
@@ -211,7 +256,7 @@ async def test_a_model_that_waited_too_long_is_taken_first(start_worker: StartWo
 async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_another(
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
-    worker = await start_worker()
+    worker = await start_worker(max_rows=2)
     await tasks.publish("running", steps=100)
     await tasks.wait_for("running", "started")
     await tasks.publish("queued")

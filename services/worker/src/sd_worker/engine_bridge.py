@@ -88,10 +88,6 @@ class EngineBridge:
         """The task's outcome will be `Cancelled`, unless it has one already."""
         self._engine.cancel(task_id)
 
-    def may_load(self) -> bool:
-        """Whether the engine could begin to load a model: it loads one at a time."""
-        return self._load.loading_model is None
-
     def resident_models(self) -> Sequence[str]:
         """Names of the models in memory, the most recently used last."""
         return self._engine.resident_models()

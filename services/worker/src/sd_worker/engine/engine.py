@@ -108,9 +108,7 @@ class Engine:
     def load(self) -> Load:
         """How much there is to do."""
         waiting = sum(self._rooms.share_of(w.room) for w in self._waiting.values() if w.room is not None)
-        return Load(
-            self._rooms.load + waiting, self._rooms.last_share, self._models.loading, self._models.waits_for_room
-        )
+        return Load(self._rooms.load + waiting, self._rooms.last_share, self._models.waits_for_room)
 
     def stop(self) -> None:
         """Let the helper threads end."""

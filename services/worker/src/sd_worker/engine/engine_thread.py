@@ -28,7 +28,7 @@ class Listeners:
 
     on_progress: Callable[[Progress], None]
     on_outcome: Callable[[Outcome], None]
-    #: What the engine has to do, when that has changed.
+    #: What the engine has to do: when that has changed, and when it has taken tasks.
     on_load: Callable[[Load], None] = lambda load: None
     #: The latents of a task after each of its steps.
     on_preview: Callable[[str, torch.Tensor], None] | None = None
@@ -122,7 +122,7 @@ class EngineThread:
                 order()
             for outcome in self._engine.tick():
                 self._tell(outcome)
-            self._tell_load()
+            self._tell_load(even_if_unchanged=bool(orders))
         self._engine.stop()
 
     def _has_ended(self) -> bool:
@@ -134,9 +134,9 @@ class EngineThread:
             self._task_ids.discard(outcome.task_id)
         _tolerant(self._listeners.on_outcome)(outcome)
 
-    def _tell_load(self) -> None:
+    def _tell_load(self, *, even_if_unchanged: bool) -> None:
         load = self._engine.load
-        if load != self._load:
+        if load != self._load or even_if_unchanged:
             self._load = load
             _tolerant(self._listeners.on_load)(load)
 

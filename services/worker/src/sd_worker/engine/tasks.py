@@ -142,6 +142,5 @@ class Load:
 
     passes: float = 0.0
     passes_per_task: float = 1.0
-    loading_model: str | None = None
     #: The model that is being loaded waits until no sample runs on others.
     waits_for_room: bool = False
