@@ -11,19 +11,21 @@ import pytest
 from support.client import Client
 
 _LONG = {"prompt": "x", "model": "shapes", "steps": 500, "width": 256, "height": 256}
+#: A pass has 32 rows at most, two a picture, and little more is taken than fills it.
+_MORE_THAN_A_WORKER_TAKES = 24
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 1, "width": 64, "height": 64}
 
 
 async def test_a_queued_task_is_aborted_at_once_without_a_worker(session: Client) -> None:
     async with session.events() as events:
-        running = await session.submit(**_LONG)
+        running, *others, queued = [await session.submit(**_LONG) for _ in range(_MORE_THAN_A_WORKER_TAKES)]
         await events.until(running, "started")
-        queued = await session.submit(**_LONG)
         assert (await session.delete(f"/task/{queued}")).status == 204
         told = await events.of_task(queued)
         assert [event["event_type"] for event in told] == ["pending", "aborted"]
         assert (await session.last_event(running))["event_type"] == "started"
-        await session.delete(f"/task/{running}")
+        for task_id in (running, *others):
+            await session.delete(f"/task/{task_id}")
         assert (await events.until(running, "aborted"))["code"] == "cancelled"
 
 

@@ -48,7 +48,9 @@ class Deployment:
         return self._start("gateway", "sd_gateway", {"PORT": "0", **(env or {})})
 
     def start_worker(self, name: str) -> Service:
-        return self._start(name, "sd_worker", {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name})
+        # One picture at a time, so that tests can say which worker has which.
+        env = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2"}
+        return self._start(name, "sd_worker", env)
 
     def gateway_url(self) -> str:
         """Where the gateway listens."""

@@ -36,7 +36,7 @@ class Effort:
 FULL = Effort(
     vae_crop_steps=12_000,
     vae_whole_steps=2_500,
-    diffusion_steps=(7_000, 1_200),
+    diffusion_steps=(6_000, 1_000),
     diffusion_pictures=20_000,
     checker_steps=2_000,
     checker_pictures=5_000,

@@ -58,7 +58,6 @@ def test_what_a_task_does_not_say_is_the_models_own_default(own_engine: EngineUn
         "model": "own",
         "seed": 7,
         "safety_filter": True,
-        "deterministic": False,
         **OWN,
     }
     assert picture(finished).size == (72, 80)

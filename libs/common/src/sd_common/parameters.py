@@ -109,8 +109,11 @@ class CommonParameters(BaseModel):
     )
     deterministic: bool = Field(
         default=False,
+        # Clients of the replaced API compare `parameters_used` with what they know.
+        exclude_if=lambda deterministic: not deterministic,
         description="Make the picture the same bit for bit whichever other tasks are made with it, which costs time. "
-        "Else a grey level may differ here and there. Where the operator set `DETERMINISTIC`, all tasks are.",
+        "Else a grey level may differ here and there. Where the operator set `DETERMINISTIC`, all tasks are. "
+        "`parameters_used` tells it where it is `true`.",
     )
 
     def given(self) -> dict[str, Any]:

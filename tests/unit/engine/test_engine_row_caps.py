@@ -1,0 +1,116 @@
+"""The knee of the batch curve, on networks whose passes take what a clock of the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from unit.engine.recorder import CPU
+
+from sd_worker.engine import row_caps
+from sd_worker.engine.batches import NetworkCall
+from sd_worker.engine.row_caps import RowCaps
+
+
+class Clock:
+    """Goes on by what passes take."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+class Network(torch.nn.Module):
+    """A pass of n rows takes `pass_s(n)` seconds."""
+
+    def __init__(self, clock: Clock, pass_s: Callable[[int], float]) -> None:
+        super().__init__()
+        self._clock = clock
+        self._pass_s = pass_s
+        self.rows: list[int] = []
+
+    def forward(self, latents: torch.Tensor) -> tuple[torch.Tensor]:
+        self.rows.append(latents.shape[0])
+        self._clock.now_s += self._pass_s(latents.shape[0])
+        return (latents,)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(row_caps, "time", clock)
+    return clock
+
+
+def call_of(network: torch.nn.Module, num_rows: int = 2, side: int = 8, **fields: int) -> NetworkCall:
+    return NetworkCall("denoise", network, (torch.zeros(num_rows, 4, side, side),), {}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("pass_s", "num_rows"),
+    [
+        (lambda rows: 0.001 * rows, 2),  # each row costs the same
+        (lambda rows: 0.01, 32),  # rows cost nothing, up to the most that is tried
+        (lambda rows: 0.01 + max(0, rows - 8) * 0.00125, 8),  # a knee
+        (lambda rows: 1.0, 2),  # too slow to be measured
+    ],
+)
+def test_rows_are_doubled_while_each_then_costs_a_tenth_less(
+    clock: Clock, pass_s: Callable[[int], float], num_rows: int
+) -> None:
+    assert RowCaps(CPU).of(call_of(Network(clock, pass_s))) == num_rows
+
+
+def test_a_pass_that_was_slow_once_is_timed_again(clock: Clock) -> None:
+    slow_once = iter([True])
+
+    def pass_s(rows: int) -> float:
+        return 1.0 if rows == 4 and next(slow_once, False) else 0.01
+
+    assert RowCaps(CPU).of(call_of(Network(clock, pass_s))) == 32
+
+
+def test_each_shape_is_measured_once(clock: Clock) -> None:
+    network = Network(clock, lambda rows: 0.001 * rows)
+    caps = RowCaps(CPU)
+    caps.of(call_of(network))
+    measured = len(network.rows)
+    caps.of(call_of(network, num_rows=1))
+    assert len(network.rows) == measured
+    caps.of(call_of(network, side=16))
+    assert len(network.rows) > measured
+
+
+def test_memory_that_runs_out_ends_the_measurement(clock: Clock) -> None:
+    def pass_s(rows: int) -> float:
+        if rows > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 0.01
+
+    assert RowCaps(CPU).of(call_of(Network(clock, pass_s))) == 8
+
+
+def test_a_cap_is_lowered_where_memory_ran_out_also_one_that_was_set(clock: Clock) -> None:
+    call = call_of(Network(clock, lambda rows: 0.01))
+    caps = RowCaps(CPU, fixed=16)
+    assert caps.of(call) == 16
+    caps.lower(call, 4)
+    assert caps.of(call) == 4
+
+
+def test_fixed_rows_and_an_owner_leave_nothing_to_measure(clock: Clock) -> None:
+    network = Network(clock, lambda rows: 0.01)
+    assert RowCaps(CPU).of(call_of(network, num_fixed_rows=8)) == 8
+    assert RowCaps(CPU).of(call_of(network, owner=1)) == 2
+    assert network.rows == []
+
+
+def test_passes_of_compiled_networks_are_padded_to_a_power_of_two(clock: Clock) -> None:
+    network = Network(clock, lambda rows: 0.01)
+    calls = [call_of(network), call_of(network), call_of(network, num_rows=1)]
+    assert RowCaps(CPU, in_buckets=True).padded(calls) == 8
+    assert RowCaps(CPU).padded(calls) is None
+    assert RowCaps(CPU).padded([call_of(network, num_fixed_rows=8)]) == 8
