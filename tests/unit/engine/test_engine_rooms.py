@@ -16,7 +16,7 @@ def test_a_place_of_unknown_cap_takes_one_sample_and_counts_as_a_full_pass() -> 
 def test_a_place_takes_as_many_samples_as_fill_a_pass() -> None:
     rooms = Rooms()
     rooms.enter(Room("a", 2))
-    rooms.set_cap(Room("a", 2), 5)
+    rooms.set_cap(Room("a", 2), 2.5)
     assert rooms.has_room_for(Room("a", 2))
     rooms.enter(Room("a", 2))
     assert rooms.load == 4 / 5
@@ -26,7 +26,7 @@ def test_a_place_takes_as_many_samples_as_fill_a_pass() -> None:
 
 def test_a_sample_that_is_larger_than_a_pass_has_room_alone() -> None:
     rooms = Rooms()
-    rooms.set_cap(Room("a", 2), 1)
+    rooms.set_cap(Room("a", 2), 0.5)
     assert rooms.has_room_for(Room("a", 2))
     rooms.enter(Room("a", 2))
     assert rooms.is_full
@@ -44,7 +44,7 @@ def test_two_full_places_are_all_that_is_taken_on() -> None:
 
 def test_who_leaves_makes_room() -> None:
     rooms = Rooms()
-    rooms.set_cap(Room("a", 2), 2)
+    rooms.set_cap(Room("a", 2), 1)
     rooms.enter(Room("a", 2))
     assert not rooms.has_room_for(Room("a", 1))
     rooms.leave(Room("a", 2))

@@ -82,9 +82,9 @@ async def test_a_job_is_taken_while_it_makes_little_more_than_a_full_pass(load: 
     assert await _has_room(bridge) is has_room
 
 
-async def test_a_task_on_its_way_keeps_its_room(load: Load = Load(0.5, 0.5)) -> None:
+async def test_a_task_on_its_way_keeps_its_room() -> None:
     bridge, engine = _bridge()
-    engine.on_load(load)
+    engine.on_load(Load(0.5, 0.5))
     has_come = bridge.expect()
     assert not await _has_room(bridge)
     has_come()

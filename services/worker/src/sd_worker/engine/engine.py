@@ -107,7 +107,11 @@ class Engine:
     @property
     def load(self) -> Load:
         """How much there is to do."""
-        waiting = sum(self._rooms.share_of(w.room) for w in self._waiting.values() if w.room is not None)
+        # Of those whose model is not resident, what they take up is not known yet: as much as the last one.
+        waiting = sum(
+            self._rooms.last_share if task.room is None else self._rooms.share_of(task.room)
+            for task in self._waiting.values()
+        )
         return Load(self._rooms.load + waiting, self._rooms.last_share, self._models.waits_for_room)
 
     def stop(self) -> None:
@@ -201,7 +205,7 @@ class Engine:
         except Exception:  # the pass itself fails then, too
             num_rows = call.num_rows
         if call.stage == "denoise" and sample.waiting.room is not None:
-            self._rooms.set_cap(sample.waiting.room, num_rows)
+            self._rooms.set_cap(sample.waiting.room, num_rows / call.num_rows)
         parked = self._groups.take(num_rows)
         results = run_tolerantly([call for _, call in parked], self._row_caps)
         for (sample, _), result in zip(parked, results, strict=True):

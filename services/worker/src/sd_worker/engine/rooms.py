@@ -26,7 +26,7 @@ class Rooms:
 
     def __init__(self) -> None:
         self._rows: Counter[Hashable] = Counter()
-        self._caps: dict[Hashable, int] = {}
+        self._caps: dict[Hashable, float] = {}
         self.last_share = 1.0
 
     @property
@@ -57,7 +57,7 @@ class Rooms:
         if not self._rows[room.place]:
             del self._rows[room.place]
 
-    def set_cap(self, room: Room, num_rows: int) -> None:
-        """A pass of its place takes so many rows."""
-        self._caps[room.place] = num_rows
+    def set_cap(self, room: Room, num_samples: float) -> None:
+        """A pass of its place takes so many samples like that of `room`."""
+        self._caps[room.place] = num_samples * room.num_rows
         self.last_share = self.share_of(room)
