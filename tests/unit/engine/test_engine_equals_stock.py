@@ -13,7 +13,7 @@ from PIL import Image
 from unit.engine.recorder import EngineUnderTest, img2img, initial_image, inpaint, mask, picture, txt2img
 
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, SchedulerName, Txt2ImgParameters
-from sd_worker.engine.tasks import EngineTask
+from sd_worker.engine.tasks import EngineTask, Failed
 
 #: Untyped, and mypy does not see through its lazy imports.
 diffusers = import_module("diffusers")
@@ -47,17 +47,29 @@ SDXL = {
     "img2img": diffusers.StableDiffusionXLImg2ImgPipeline,
     "inpaint": diffusers.StableDiffusionXLInpaintPipeline,
 }
+SD3 = {
+    "txt2img": diffusers.StableDiffusion3Pipeline,
+    "img2img": diffusers.StableDiffusion3Img2ImgPipeline,
+    "inpaint": diffusers.StableDiffusion3InpaintPipeline,
+}
+FLUX = {
+    "txt2img": diffusers.FluxPipeline,
+    "img2img": diffusers.FluxImg2ImgPipeline,
+    "inpaint": diffusers.FluxInpaintPipeline,
+}
+FAMILIES = {"sd1": SD, "sd1-inpainting": SD, "owner/sd2": SD, "sdxl": SDXL, "sd3": SD3, "flux": FLUX}
 KINDS = {"txt2img": txt2img, "img2img": img2img, "inpaint": inpaint}
 
 
 def stock_picture(directory: Path, task: EngineTask) -> Image.Image:
     """The picture that diffusers' documentation tells how to make."""
     parameters = task.parameters
-    family = SDXL if (directory / "text_encoder_2").is_dir() else SD
+    family = FAMILIES.get(parameters.model, SD)
     pipe = family[parameters.params_type].from_pretrained(directory, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
-    scheduler_class, options = STOCK_SCHEDULERS[parameters.scheduler]
-    pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **options)
+    if "transformer" not in pipe.components:  # those of flow matching keep their own
+        scheduler_class, options = STOCK_SCHEDULERS[parameters.scheduler]
+        pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **options)
     arguments: dict[str, object] = {
         "prompt": parameters.prompt,
         "negative_prompt": parameters.negative_prompt,
@@ -70,6 +82,9 @@ def stock_picture(directory: Path, task: EngineTask) -> Image.Image:
             arguments |= {"width": parameters.width, "height": parameters.height}
         case Img2ImgParameters():
             arguments |= {"image": task.initial_image, "strength": parameters.strength}
+            if family in (SD3, FLUX):
+                # Else they scale it to the size that they were trained at.
+                arguments |= {"width": 64, "height": 64}
         case InpaintParameters():
             arguments |= {"image": task.initial_image, "mask_image": task.mask, "width": 64, "height": 64}
     image = pipe(**arguments).images[0]
@@ -89,9 +104,11 @@ def test_txt2img_with_each_scheduler(engine: EngineUnderTest, model_dir: Path, s
     assert_equals_stock(engine, model_dir, txt2img(scheduler=scheduler, steps=5, negative_prompt="green"))
 
 
-@pytest.mark.parametrize("scheduler", SOME_SCHEDULERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("kind", ["img2img", "inpaint"])
-def test_the_other_kinds(engine: EngineUnderTest, model_dir: Path, kind: str, scheduler: str) -> None:
+def test_the_other_kinds_with_each_scheduler(
+    engine: EngineUnderTest, model_dir: Path, kind: str, scheduler: str
+) -> None:
     assert_equals_stock(engine, model_dir, KINDS[kind](scheduler=scheduler, steps=4))
 
 
@@ -103,6 +120,28 @@ def test_the_other_families(
     engine: EngineUnderTest, model_dir: Path, kind: str, model: str, scheduler: SchedulerName
 ) -> None:
     assert_equals_stock(engine, model_dir, KINDS[kind](model=model, scheduler=scheduler))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", ["sd3", "flux"])
+def test_families_of_transformers_and_flow_matching(
+    engine: EngineUnderTest, model_dir: Path, model: str, kind: str, guidance: float
+) -> None:
+    task = KINDS[kind](model=model, scheduler="euler", guidance=guidance, negative_prompt="green")
+    assert_equals_stock(engine, model_dir, task)
+
+
+@pytest.mark.parametrize("model", ["sd3", "flux"])
+def test_sides_that_make_no_whole_patches_are_refused_or_cut_down(engine: EngineUnderTest, model: str) -> None:
+    outcome = engine.run(txt2img(model=model, scheduler="euler", width=72))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "invalid_input"
+    assert "width and height must be multiples of 16" in outcome.reason
+    for kind in (img2img, inpaint):
+        finished = engine.finish(kind(model=model, scheduler="euler", image=initial_image(77, 95)))
+        assert picture(finished).size == (64, 80)
 
 
 @pytest.mark.parametrize("scheduler", SOME_SCHEDULERS)

@@ -5,6 +5,7 @@ diffusers' functions are untyped; here each gets the type that the engine relies
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +32,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from sd_common.parameters import TaskKind
+from sd_common.parameters import SIDE_MULTIPLE_PX, TaskKind
 
 Config = Mapping[str, object]
 
@@ -161,6 +162,19 @@ def is_plain_vae(vae: object) -> bool:
     """Whether it is the VAE of the Stable Diffusion families and Flux, which draws nothing when it decodes, and decodes
     each row for itself."""
     return type(vae) is AutoencoderKL
+
+
+def takes_argument(pipeline: Pipeline, name: str) -> bool:
+    """Whether the call of this pipeline's class has an argument called `name`."""
+    return name in inspect.signature(type(pipeline).__call__).parameters
+
+
+def side_multiple_px(pipeline: Pipeline) -> int:
+    """What the sides of its pictures must be multiples of: of what one latent stands for, and of the patches of 2 × 2
+    latents that transformers take."""
+    scale = getattr(pipeline, "vae_scale_factor", None)
+    num_latents = 1 if pipeline.components.get("transformer") is None else 2
+    return max(SIDE_MULTIPLE_PX, num_latents * scale if isinstance(scale, int) else 0)
 
 
 def trained_size_px(pipeline: Pipeline) -> tuple[int, int] | None:
