@@ -142,13 +142,14 @@ def save_flux(directory: Path) -> Path:
 
 
 def save_sd1_controlnet(directory: Path) -> Path:
-    """Stable Diffusion 1.x with a ControlNet, which does not begin at zero as one that is to be trained."""
+    """Stable Diffusion 1.x with a ControlNet, whose outputs are not zero as those of one that is to be trained."""
     unet = _unet(in_channels=4)
     controlnet = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
     torch.manual_seed(_SEED)
-    for parameter in controlnet.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter)
+    for name, parameter in controlnet.named_parameters():
+        if name.startswith("controlnet_") and name.endswith("weight"):
+            torch.nn.init.kaiming_normal_(parameter)
+            parameter.data *= 1.6  # so that the picture does not fade on its way through eight layers
     tokenizer = _tokenizer()
     diffusers.StableDiffusionControlNetPipeline(
         vae=_vae(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from unit.engine.recorder import EngineUnderTest, picture, txt2img
 
@@ -47,7 +49,7 @@ def test_tensors_without_rows_are_told_from_those_with_rows() -> None:
 
 
 def test_a_wide_and_a_high_picture_of_flux_in_flight_together_are_as_alone(engine: EngineUnderTest) -> None:
-    own: dict[str, object] = {"model": "flux", "scheduler": "euler"}
+    own: dict[str, Any] = {"model": "flux", "scheduler": "euler"}
     wide, high = txt2img("wide", **own, width=128, height=64), txt2img("high", **own, width=64, height=128)
     alone = {task.task_id: picture(engine.finish(task)).tobytes() for task in (wide, high)}
 

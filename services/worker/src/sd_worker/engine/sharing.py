@@ -56,7 +56,9 @@ def sharing_of(pipeline: Pipeline) -> Sharing:
     if any(hasattr(module, "_hf_hook") for module in modules):
         return Sharing(shares_denoising=False, shares_decoding=False)
     vae = pipeline.components.get("vae")
-    upcasts = component_config(pipeline, "vae").get("force_upcast") and getattr(vae, "dtype", None) == torch.float16
+    # Stable Diffusion 1.x and 2.x have the option in their VAEs, too, and pay no heed to it.
+    may_upcast = hasattr(pipeline, "upcast_vae") and getattr(vae, "dtype", None) == torch.float16
+    upcasts = may_upcast and component_config(pipeline, "vae").get("force_upcast")
     # Of other VAEs it is not known whether a picture is decoded as if alone.
     return Sharing(shares_denoising=True, shares_decoding=is_plain_vae(vae) and not upcasts)
 
