@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from unit.engine.company import Alone, variety
-from unit.engine.recorder import CPU, KINDS, TickedEngine, txt2img
+from unit.engine.recorder import CPU, KINDS, TickedEngine, img2img, txt2img
 
 from sd_worker.engine.devices import Device
 from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
@@ -153,6 +154,32 @@ def test_sdxl_in_float16_decodes_in_float32_and_goes_on_in_float16(model_dir: Pa
 
     differences = Alone(engine).differences(tasks, outcomes)
     assert max(int(values.max()) for values in differences.values()) <= 4
+    engine.stop()
+
+
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+@pytest.mark.parametrize("network", ["encoder", "decoder"])
+def test_sdxl_that_runs_out_of_memory_in_its_cast_vae_leaves_it_as_it_was(model_dir: Path, network: str) -> None:
+    loader = ModelSource(model_dir, dtype=torch.float16)
+    engine = TickedEngine(loader, "sdxl", device=Device(CPU.torch_device, torch.float16))
+    model = engine.models.get("sdxl")
+    assert model is not None
+    module = getattr(model.pipeline.components["vae"], network)
+    own: dict[str, Any] = {"model": "sdxl", "scheduler": "euler"}
+    tasks = [txt2img("first", steps=8, **own), *(img2img(str(number), seed=number, **own) for number in range(2))]
+    alone = Alone(engine)
+    for task in tasks:
+        alone.pixels(task)
+
+    def run_out(module: torch.nn.Module, arguments: object) -> None:
+        hook.remove()
+        raise torch.OutOfMemoryError("out of memory")
+
+    hook = module.register_forward_pre_hook(run_out)
+    outcomes = engine.run(tasks, per_join=3)
+
+    assert engine.models.get("sdxl") is model
+    assert max(int(values.max()) for values in alone.differences(tasks, outcomes).values()) <= 4
     engine.stop()
 
 

@@ -68,7 +68,11 @@ def generate(
         on_pass(PassEnd(index + 1, running.num_timesteps, tensors.get("latents")))
         return tensors
 
-    output = pipeline(**call_arguments(task, pipeline), callback_on_step_end=on_step_end)
+    try:
+        output = pipeline(**call_arguments(task, pipeline), callback_on_step_end=on_step_end)
+    except BaseException:
+        model.restore()
+        raise
     return GeneratedPicture(output.images[0], nsfw_content_detected(output))
 
 
