@@ -157,11 +157,15 @@ class GatedLoader:
         self._loader = loader
         self.entered = threading.Event()
         self.gate = threading.Event()
+        self.left = threading.Event()
 
     def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
-        return self._loader.load(name, on_progress)
+        try:
+            return self._loader.load(name, on_progress)
+        finally:
+            self.left.set()
 
     def known(self) -> Sequence[KnownModel]:
         return self._loader.known()
