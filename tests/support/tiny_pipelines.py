@@ -27,6 +27,13 @@ _TEXT_DIM = 32
 _NUM_HEADS = 4
 _CHECKER_SIDE_PX = 32
 _NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+_VAE_OF_FLOW_MATCHING: dict[str, Any] = {
+    "latent_channels": 16,
+    "scaling_factor": 1.5305,
+    "shift_factor": 0.0609,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
 
 
 def save_sd1(directory: Path, *, safety_checker: SafetyVerdict | None = None) -> Path:
@@ -77,6 +84,87 @@ def save_sdxl(directory: Path) -> Path:
     return directory
 
 
+def save_sd3(directory: Path) -> Path:
+    """Stable Diffusion 3: a transformer over 16 channels, flow matching; prompts of two CLIPs and T5."""
+    torch.manual_seed(_SEED)
+    tokenizer = _tokenizer()
+    tokenizer_3 = _t5_tokenizer()
+    diffusers.StableDiffusion3Pipeline(
+        vae=_vae(**_VAE_OF_FLOW_MATCHING),
+        text_encoder=transformers.CLIPTextModelWithProjection(_text_config(tokenizer)),
+        text_encoder_2=transformers.CLIPTextModelWithProjection(_text_config(tokenizer)),
+        text_encoder_3=_t5(tokenizer_3, 2 * _TEXT_DIM),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        tokenizer_3=tokenizer_3,
+        transformer=diffusers.SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=16,
+            out_channels=16,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            caption_projection_dim=2 * 16,
+            joint_attention_dim=2 * _TEXT_DIM,
+            pooled_projection_dim=2 * _TEXT_DIM,
+            pos_embed_max_size=16,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+    ).save_pretrained(directory)
+    return directory
+
+
+def save_flux(directory: Path) -> Path:
+    """Flux: a transformer over patches of 2 × 2, flow matching; guidance is an input, of CLIP and T5."""
+    torch.manual_seed(_SEED)
+    tokenizer = _tokenizer()
+    tokenizer_2 = _t5_tokenizer()
+    diffusers.FluxPipeline(
+        vae=_vae(**_VAE_OF_FLOW_MATCHING),
+        text_encoder=transformers.CLIPTextModel(_text_config(tokenizer)),
+        text_encoder_2=_t5(tokenizer_2, _TEXT_DIM),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        transformer=diffusers.FluxTransformer2DModel(
+            in_channels=4 * 16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=_TEXT_DIM,
+            pooled_projection_dim=_TEXT_DIM,
+            guidance_embeds=True,
+            axes_dims_rope=(4, 6, 6),
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+    ).save_pretrained(directory)
+    return directory
+
+
+def save_sd1_controlnet(directory: Path) -> Path:
+    """Stable Diffusion 1.x with a ControlNet, whose outputs are not zero as those of one that is to be trained."""
+    unet = _unet(in_channels=4)
+    controlnet = diffusers.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16, 16))
+    torch.manual_seed(_SEED)
+    for name, parameter in controlnet.named_parameters():
+        if name.startswith("controlnet_") and name.endswith("weight"):
+            torch.nn.init.kaiming_normal_(parameter)
+            parameter.data *= 1.6  # so that the picture does not fade on its way through eight layers
+    tokenizer = _tokenizer()
+    diffusers.StableDiffusionControlNetPipeline(
+        vae=_vae(),
+        text_encoder=transformers.CLIPTextModel(_text_config(tokenizer)),
+        tokenizer=tokenizer,
+        unet=unet,
+        controlnet=controlnet,
+        scheduler=_pndm(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(directory)
+    return directory
+
+
 def _save_sd(
     directory: Path,
     pipeline_class: Any,
@@ -118,16 +206,17 @@ def _unet(*, in_channels: int, cross_attention_dim: int = _TEXT_DIM, **options: 
     )
 
 
-def _vae() -> Any:
+def _vae(*, latent_channels: int = 4, **options: object) -> Any:
     torch.manual_seed(_SEED)
     return diffusers.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 8, 16, 16),
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=latent_channels,
         norm_num_groups=8,
         sample_size=64,
+        **options,
     )
 
 
@@ -188,6 +277,20 @@ def _tokenizer() -> Any:
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+
+
+def _t5(tokenizer: Any, dim: int) -> Any:
+    torch.manual_seed(_SEED)
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer), d_model=dim, d_kv=8, d_ff=dim, num_layers=1, num_heads=_NUM_HEADS
+    )
+    return transformers.T5EncoderModel(config)
+
+
+def _t5_tokenizer() -> Any:
+    """A unigram tokenizer that knows `_WORDS`, and spells everything else."""
+    pieces = ["<pad>", "</s>", "<unk>", *(f"▁{word}" for word in _WORDS), "▁", *string.ascii_lowercase]
+    return transformers.T5TokenizerFast(vocab=[(piece, -float(index)) for index, piece in enumerate(pieces)])
 
 
 def _merged(spelling: list[str], first: str, second: str) -> list[str]:

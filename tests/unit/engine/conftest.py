@@ -31,6 +31,9 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_pipelines.save_sd1_inpainting(root / "sd1-inpainting")
     tiny_pipelines.save_sd2(root / "owner" / "sd2")
     tiny_pipelines.save_sdxl(root / "sdxl")
+    tiny_pipelines.save_sd3(root / "sd3")
+    tiny_pipelines.save_flux(root / "flux")
+    tiny_pipelines.save_sd1_controlnet(root / "controlnet")
     shutil.copytree(REPOSITORY / "models" / "shapes", root / "shapes")
     return root
 

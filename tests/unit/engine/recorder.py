@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,11 @@ from PIL import Image
 
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_worker.engine.devices import Device
+from sd_worker.engine.engine import Engine
 from sd_worker.engine.engine_thread import EngineThread
 from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
 from sd_worker.engine.models import Models
+from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import EngineTask, Finished, KnownModel, LoadProgress, Outcome, Progress, ignore_progress
 
 CPU = Device(torch.device("cpu"), torch.float32)
@@ -84,6 +86,70 @@ def load_now(models: Models, name: str) -> LoadedModel:
     return model
 
 
+class TickedEngine:
+    """An engine without a thread of its own: it ticks when a test says so. `names` are resident from the start."""
+
+    def __init__(
+        self,
+        loader: ModelLoader,
+        *names: str,
+        device: Device = CPU,
+        budget_bytes: int | None = None,
+        row_caps: RowCaps | None = None,
+    ) -> None:
+        self.recorder = Recorder()
+        self.models = Models(loader, device, budget_bytes)
+        for name in names:
+            load_now(self.models, name)
+        self.row_caps = row_caps or RowCaps(device, fixed=MAX_ROWS)
+        self.outcomes: dict[str, Outcome] = {}
+        self._changed = threading.Event()
+        self.engine = Engine(
+            self.models,
+            self.row_caps,
+            on_progress=self.recorder.on_progress,
+            on_change=self._changed.set,
+            on_preview=self.recorder.on_preview,
+        )
+
+    def tick(self) -> None:
+        """Once there is something to do."""
+        assert self.engine.has_work or self._changed.wait(TIMEOUT_S)
+        self._changed.clear()
+        for outcome in self.engine.tick():
+            assert outcome.task_id not in self.outcomes
+            self.outcomes[outcome.task_id] = outcome
+
+    def run(
+        self, tasks: Sequence[EngineTask], *, per_join: int = 2, cancel_at: Mapping[str, int] | None = None
+    ) -> dict[str, Outcome]:
+        """The outcomes of `tasks`, of which `per_join` join at every third tick. Those in `cancel_at` are cancelled
+        after that step."""
+        self.outcomes = {}
+        cancel_at = cancel_at or {}
+        num_joined = num_ticks = 0
+        while len(self.outcomes) < len(tasks):
+            if num_ticks % 3 == 0:
+                for task in tasks[num_joined : num_joined + per_join]:
+                    self.engine.submit(task)
+                num_joined = min(len(tasks), num_joined + per_join)
+            if num_joined == len(tasks) or self.engine.has_work:
+                self.tick()
+            num_ticks += 1
+            for task_id, step in cancel_at.items():
+                if task_id not in self.outcomes and step in self.recorder.steps_of(task_id):
+                    self.engine.cancel(task_id)
+        return self.outcomes
+
+    def finish(self, task: EngineTask) -> Finished:
+        outcome = self.run([task])[task.task_id]
+        assert isinstance(outcome, Finished), outcome
+        return outcome
+
+    def stop(self) -> None:
+        self.engine.stop()
+
+
 class GatedLoader:
     """Loads for real, once a test lets it."""
 
@@ -91,11 +157,15 @@ class GatedLoader:
         self._loader = loader
         self.entered = threading.Event()
         self.gate = threading.Event()
+        self.left = threading.Event()
 
     def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
-        return self._loader.load(name, on_progress)
+        try:
+            return self._loader.load(name, on_progress)
+        finally:
+            self.left.set()
 
     def known(self) -> Sequence[KnownModel]:
         return self._loader.known()
@@ -147,6 +217,10 @@ def inpaint(task_id: str = "t", *, seed: int = 1, image: Image.Image | None = No
     defaults = {"prompt": PROMPT, "model": "sd1", "steps": 3, "initial_image": "blob", "mask": "blob"}
     checked = InpaintParameters.model_validate({**defaults, **parameters})
     return EngineTask(task_id, checked, seed, image or initial_image(), mask())
+
+
+#: What makes a task of each kind.
+KINDS: Mapping[str, Callable[..., EngineTask]] = {"txt2img": txt2img, "img2img": img2img, "inpaint": inpaint}
 
 
 def picture(finished: Finished) -> Image.Image:

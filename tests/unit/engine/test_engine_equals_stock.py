@@ -2,79 +2,19 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from unit.engine.recorder import EngineUnderTest, img2img, initial_image, inpaint, mask, picture, txt2img
+from unit.engine.recorder import KINDS, EngineUnderTest, img2img, initial_image, inpaint, mask, picture, txt2img
+from unit.engine.stock import SCHEDULERS, stock_picture
 
-from sd_common.parameters import Img2ImgParameters, InpaintParameters, SchedulerName, Txt2ImgParameters
-from sd_worker.engine.tasks import EngineTask
+from sd_common.parameters import SchedulerName
+from sd_worker.engine.tasks import EngineTask, Failed
 
-#: Untyped, and mypy does not see through its lazy imports.
-diffusers = import_module("diffusers")
-
-#: What a user of diffusers would write for each name: `pipe.scheduler = Class.from_config(pipe.scheduler.config, …)`.
-STOCK_SCHEDULERS: dict[SchedulerName, tuple[Any, dict[str, object]]] = {
-    "plms": (diffusers.PNDMScheduler, {}),
-    "ddim": (diffusers.DDIMScheduler, {}),
-    "k-lms": (diffusers.LMSDiscreteScheduler, {}),
-    "euler": (diffusers.EulerDiscreteScheduler, {}),
-    "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}),
-    "heun": (diffusers.HeunDiscreteScheduler, {}),
-    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
-    "dpmpp_2m_karras": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
-    "dpmpp_sde": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
-    "unipc": (diffusers.UniPCMultistepScheduler, {}),
-    "deis": (diffusers.DEISMultistepScheduler, {}),
-    "lcm": (diffusers.LCMScheduler, {}),
-    "ddpm": (diffusers.DDPMScheduler, {}),
-}
-SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
 #: One that duplicates a step, one with noise of its own, one of second order, one of continuous timesteps.
 SOME_SCHEDULERS = ["plms", "ddim", "k-lms", "euler_a", "heun", "dpmpp_2m"]
-SD = {
-    "txt2img": diffusers.StableDiffusionPipeline,
-    "img2img": diffusers.StableDiffusionImg2ImgPipeline,
-    "inpaint": diffusers.StableDiffusionInpaintPipeline,
-}
-SDXL = {
-    "txt2img": diffusers.StableDiffusionXLPipeline,
-    "img2img": diffusers.StableDiffusionXLImg2ImgPipeline,
-    "inpaint": diffusers.StableDiffusionXLInpaintPipeline,
-}
-KINDS = {"txt2img": txt2img, "img2img": img2img, "inpaint": inpaint}
-
-
-def stock_picture(directory: Path, task: EngineTask) -> Image.Image:
-    """The picture that diffusers' documentation tells how to make."""
-    parameters = task.parameters
-    family = SDXL if (directory / "text_encoder_2").is_dir() else SD
-    pipe = family[parameters.params_type].from_pretrained(directory, dtype=torch.float32, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    scheduler_class, options = STOCK_SCHEDULERS[parameters.scheduler]
-    pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **options)
-    arguments: dict[str, object] = {
-        "prompt": parameters.prompt,
-        "negative_prompt": parameters.negative_prompt,
-        "num_inference_steps": parameters.steps,
-        "guidance_scale": parameters.guidance,
-        "generator": torch.Generator().manual_seed(task.seed),
-    }
-    match parameters:
-        case Txt2ImgParameters():
-            arguments |= {"width": parameters.width, "height": parameters.height}
-        case Img2ImgParameters():
-            arguments |= {"image": task.initial_image, "strength": parameters.strength}
-        case InpaintParameters():
-            arguments |= {"image": task.initial_image, "mask_image": task.mask, "width": 64, "height": 64}
-    image = pipe(**arguments).images[0]
-    assert isinstance(image, Image.Image)
-    return image
 
 
 def assert_equals_stock(engine: EngineUnderTest, model_dir: Path, task: EngineTask) -> None:
@@ -89,9 +29,11 @@ def test_txt2img_with_each_scheduler(engine: EngineUnderTest, model_dir: Path, s
     assert_equals_stock(engine, model_dir, txt2img(scheduler=scheduler, steps=5, negative_prompt="green"))
 
 
-@pytest.mark.parametrize("scheduler", SOME_SCHEDULERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("kind", ["img2img", "inpaint"])
-def test_the_other_kinds(engine: EngineUnderTest, model_dir: Path, kind: str, scheduler: str) -> None:
+def test_the_other_kinds_with_each_scheduler(
+    engine: EngineUnderTest, model_dir: Path, kind: str, scheduler: str
+) -> None:
     assert_equals_stock(engine, model_dir, KINDS[kind](scheduler=scheduler, steps=4))
 
 
@@ -103,6 +45,28 @@ def test_the_other_families(
     engine: EngineUnderTest, model_dir: Path, kind: str, model: str, scheduler: SchedulerName
 ) -> None:
     assert_equals_stock(engine, model_dir, KINDS[kind](model=model, scheduler=scheduler))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("model", ["sd3", "flux"])
+def test_families_of_transformers_and_flow_matching(
+    engine: EngineUnderTest, model_dir: Path, model: str, kind: str, guidance: float
+) -> None:
+    task = KINDS[kind](model=model, scheduler="euler", guidance=guidance, negative_prompt="green")
+    assert_equals_stock(engine, model_dir, task)
+
+
+@pytest.mark.parametrize("model", ["sd3", "flux"])
+def test_sides_that_make_no_whole_patches_are_refused_or_cut_down(engine: EngineUnderTest, model: str) -> None:
+    outcome = engine.run(txt2img(model=model, scheduler="euler", width=72))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "invalid_input"
+    assert "width and height must be multiples of 16" in outcome.reason
+    for kind in (img2img, inpaint):
+        finished = engine.finish(kind(model=model, scheduler="euler", image=initial_image(77, 95)))
+        assert picture(finished).size == (64, 80)
 
 
 @pytest.mark.parametrize("scheduler", SOME_SCHEDULERS)

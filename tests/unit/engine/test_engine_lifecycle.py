@@ -105,6 +105,7 @@ def test_cancelling_during_the_load_takes_effect_at_once(create_engine: CreateEn
 
     assert engine.recorder.next_outcome() == Cancelled("t")
     loader.gate.set()
+    assert loader.left.wait(TIMEOUT_S)  # transformers cannot load for two threads at once: the next test has its own
     # The load was not in vain.
     engine.finish(txt2img("next"))
     assert engine.recorder.steps_of("t") == []
@@ -285,6 +286,7 @@ def test_stop_does_not_wait_for_a_load(create_engine: CreateEngine, source: Mode
 
     assert engine.recorder.next_outcome() == Cancelled("t")
     loader.gate.set()
+    assert loader.left.wait(TIMEOUT_S)  # transformers cannot load for two threads at once: the next test has its own
 
 
 def test_stop_before_start_cancels_what_was_submitted(source: ModelSource) -> None:

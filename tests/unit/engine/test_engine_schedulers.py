@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from unit.engine.recorder import EngineUnderTest, img2img, inpaint, txt2img
@@ -50,6 +50,20 @@ def test_plms_needs_no_runge_kutta_steps_whatever_the_model_says() -> None:
     own = diffusers.PNDMScheduler(skip_prk_steps=False)
 
     assert create_scheduler("plms", own, steps=4).config["skip_prk_steps"] is True
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 20])
+def test_the_coefficients_of_lms_are_those_of_diffusers_also_when_looked_up(steps: int) -> None:
+    stock = diffusers.LMSDiscreteScheduler.from_config(PNDM.config)
+    stock.set_timesteps(steps)
+    for _ in range(2):
+        remembering: Any = create_scheduler("k-lms", PNDM, steps=steps)
+        remembering.set_timesteps(steps)
+        for t in range(steps):
+            for order in range(1, min(t + 1, 4) + 1):
+                for current_order in range(order):
+                    looked_up = remembering.get_lms_coefficient(order, t, current_order)
+                    assert looked_up == stock.get_lms_coefficient(order, t, current_order)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)

@@ -5,9 +5,10 @@ A batch is a view of the moment: it lives for one forward pass, the samples go o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -15,7 +16,7 @@ import torch
 #: Stages of a picture, and of its timings.
 Stage: TypeAlias = Literal["denoise", "decode"]
 
-#: Position ids of transformers, without a dimension for rows: they follow from the other arguments' shapes.
+#: Position ids of transformers, without a dimension for rows: one for all that share a pass.
 _WITHOUT_ROWS = frozenset({"img_ids", "txt_ids"})
 
 
@@ -41,10 +42,20 @@ class NetworkCall:
                 return value.shape[0]
         raise TypeError("a network was called without a tensor")
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether every tensor has the rows, or one for all. Some transformers take a list of pictures instead."""
+        keywords = (value for name, value in self.keywords.items() if name not in _WITHOUT_ROWS)
+        tensors = (*_tensors_of(self.arguments), *_tensors_of(keywords))
+        return all(tensor.ndim == 0 or tensor.shape[0] in (1, self.num_rows) for tensor in tensors)
+
     @cached_property
     def shape(self) -> Hashable:
         """What two calls of a network must have in common to fit into one pass, and to cost the same per row."""
-        keywords = tuple((name, _shape_of(self.keywords[name])) for name in sorted(self.keywords))
+        keywords = tuple(
+            (name, _content_of(value) if name in _WITHOUT_ROWS else _shape_of(value))
+            for name, value in sorted(self.keywords.items())
+        )
         return (self.stage, tuple(map(_shape_of, self.arguments)), keywords)
 
     @cached_property
@@ -80,6 +91,26 @@ def run_together(calls: Sequence[NetworkCall], num_rows: int | None = None) -> l
         for name, value in first.keywords.items()
     }
     return _split(first.run_with(arguments, keywords), rows, num_padding)
+
+
+def _tensors_of(values: Iterable[object]) -> Iterator[torch.Tensor]:
+    for value in values:
+        match value:
+            case torch.Tensor():
+                yield value
+            case Mapping():
+                yield from _tensors_of(value.values())
+            case list() | tuple():
+                yield from _tensors_of(value)
+
+
+@lru_cache(maxsize=64)  # by identity, as tensors are hashed: a sample shows the same one at each of its steps
+def _content_of(value: object) -> Hashable:
+    """Of equal length are the positions in a wide picture and in a high one."""
+    if not isinstance(value, torch.Tensor):
+        return _shape_of(value)
+    content = value.to("cpu", torch.float32).numpy().tobytes()
+    return (value.shape, value.dtype, hashlib.blake2b(content).digest())
 
 
 def _shape_of(value: object) -> Hashable:

@@ -5,8 +5,11 @@ diffusers' functions are untyped; here each gets the type that the engine relies
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Protocol, cast
 
 import diffusers
@@ -17,6 +20,7 @@ from diffusers import (
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
     DiffusionPipeline,
+    LMSDiscreteScheduler,
 )
 from diffusers.pipelines.auto_pipeline import (
     AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
@@ -28,7 +32,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from sd_common.parameters import TaskKind
+from sd_common.parameters import SIDE_MULTIPLE_PX, TaskKind
 
 Config = Mapping[str, object]
 
@@ -128,6 +132,27 @@ def scheduler_from_config(class_name: str, config: Config, options: Config) -> S
     return from_config(dict(config), **options)
 
 
+def remember_lms_coefficients(scheduler: Scheduler) -> None:
+    """Let an LMS scheduler look its coefficients up: it integrates up to four a step, which takes 3 to 4 ms."""
+    lms = cast(_LMS, scheduler)
+    lms.get_lms_coefficient = lambda order, t, current_order: _lms_coefficient(
+        order, current_order, tuple(lms.sigmas[t + 1 - order : t + 2].tolist())
+    )
+
+
+class _LMS(Protocol):
+    sigmas: torch.Tensor
+    get_lms_coefficient: Callable[[int, int, int], float]
+
+
+@lru_cache(maxsize=4096)
+def _lms_coefficient(order: int, current_order: int, sigmas: tuple[float, ...]) -> float:
+    """Of the step between the last two of `sigmas`, and the `order` before its end: it depends on nothing else."""
+    integrate: Callable[..., float] = LMSDiscreteScheduler.get_lms_coefficient
+    only_sigmas = SimpleNamespace(sigmas=torch.tensor(sigmas, dtype=torch.float32))
+    return integrate(only_sigmas, order, order - 1, current_order)
+
+
 def component_config(pipeline: Pipeline, component: str) -> Config:
     """The configuration of a component, empty where the pipeline has no such component."""
     return cast(Config, getattr(pipeline.components.get(component), "config", {}))
@@ -137,6 +162,19 @@ def is_plain_vae(vae: object) -> bool:
     """Whether it is the VAE of the Stable Diffusion families and Flux, which draws nothing when it decodes, and decodes
     each row for itself."""
     return type(vae) is AutoencoderKL
+
+
+def takes_argument(pipeline: Pipeline, name: str) -> bool:
+    """Whether the call of this pipeline's class has an argument called `name`."""
+    return name in inspect.signature(type(pipeline).__call__).parameters
+
+
+def side_multiple_px(pipeline: Pipeline) -> int:
+    """What the sides of its pictures must be multiples of: of what one latent stands for, and of the patches of 2 × 2
+    latents that transformers take."""
+    scale = getattr(pipeline, "vae_scale_factor", None)
+    num_latents = 1 if pipeline.components.get("transformer") is None else 2
+    return max(SIDE_MULTIPLE_PX, num_latents * scale if isinstance(scale, int) else 0)
 
 
 def trained_size_px(pipeline: Pipeline) -> tuple[int, int] | None:

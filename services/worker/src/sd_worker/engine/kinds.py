@@ -22,11 +22,15 @@ def network_input(config_of: Callable[[str], Config]) -> NetworkInput:
     """`config_of` gives a component's configuration, empty where there is no such component."""
     in_channels = config_of("unet").get("in_channels")
     latent_channels = config_of("vae").get("latent_channels")
-    if in_channels is None or in_channels == latent_channels:
+    with_mask = 2 * latent_channels + 1 if isinstance(latent_channels, int) else None
+    if in_channels is None:
+        # Transformers take latents in patches, of as many channels as they like: each family has a class of its own for
+        # what is not latents, but for Stable Diffusion 3's inpainting.
+        has_mask = with_mask is not None and config_of("transformer").get("in_channels") == with_mask
+        return NetworkInput.LATENTS_AND_MASK if has_mask else NetworkInput.LATENTS
+    if in_channels == latent_channels:
         return NetworkInput.LATENTS
-    if isinstance(latent_channels, int) and in_channels == 2 * latent_channels + 1:
-        return NetworkInput.LATENTS_AND_MASK
-    return NetworkInput.SOMETHING_ELSE
+    return NetworkInput.LATENTS_AND_MASK if in_channels == with_mask else NetworkInput.SOMETHING_ELSE
 
 
 def kinds_of_model(class_name: str, config_of: Callable[[str], Config]) -> tuple[TaskKind, ...]:

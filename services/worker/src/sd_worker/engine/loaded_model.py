@@ -25,9 +25,17 @@ class LoadedModel:
     default_parameters: DefaultParameters
     prompts: PromptCache = field(default_factory=PromptCache)
     sharing: Sharing = field(init=False)
+    _vae_dtype: torch.dtype | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.sharing = sharing_of(self.pipeline)
+        self._vae_dtype = getattr(self.pipeline.components.get("vae"), "dtype", None)
+
+    def restore(self) -> None:
+        """Undo what a pipeline that has raised may have left half done: some cast their VAE to float32 and back."""
+        vae = self.pipeline.components.get("vae")
+        if isinstance(vae, torch.nn.Module) and self.config_of("vae").get("force_upcast"):
+            vae.to(self._vae_dtype)
 
     @property
     def num_bytes(self) -> int:

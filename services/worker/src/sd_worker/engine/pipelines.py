@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from sd_common.parameters import MIN_SIDE_PX, SIDE_MULTIPLE_PX, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
-from sd_worker.engine.diffusers_api import Pipeline, nsfw_content_detected, view_pipeline
+from sd_common.parameters import MIN_SIDE_PX, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_worker.engine.diffusers_api import (
+    Pipeline,
+    nsfw_content_detected,
+    side_multiple_px,
+    takes_argument,
+    view_pipeline,
+)
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.kinds import NetworkInput, network_input
 from sd_worker.engine.loaded_model import LoadedModel
@@ -62,7 +68,11 @@ def generate(
         on_pass(PassEnd(index + 1, running.num_timesteps, tensors.get("latents")))
         return tensors
 
-    output = pipeline(**call_arguments(task), callback_on_step_end=on_step_end)
+    try:
+        output = pipeline(**call_arguments(task, pipeline), callback_on_step_end=on_step_end)
+    except BaseException:
+        model.restore()
+        raise
     return GeneratedPicture(output.images[0], nsfw_content_detected(output))
 
 
@@ -81,35 +91,47 @@ def create_task_pipeline(model: LoadedModel, parameters: AnyParameters) -> Pipel
         raise InvalidInput(f"Model '{model.name}' cannot do {parameters.params_type}: choose another model") from error
 
 
-def call_arguments(task: EngineTask) -> dict[str, object]:
-    """What the pipeline is called with. Raises `InvalidInput` for an initial image that is too small."""
+def call_arguments(task: EngineTask, pipeline: Pipeline) -> dict[str, object]:
+    """What `pipeline` is called with. Raises `InvalidInput` for a size that it cannot make."""
     parameters = task.parameters
-    common: dict[str, object] = {
+    arguments = {
         "prompt": parameters.prompt,
         "negative_prompt": parameters.negative_prompt,
         "num_inference_steps": parameters.steps,
         "guidance_scale": parameters.guidance,
         # On the CPU whatever the device: a seed gives the same noise everywhere.
         "generator": torch.Generator("cpu").manual_seed(task.seed),
+        **_pictures(task, side_multiple_px(pipeline)),
     }
+    # Not every family takes a negative prompt, nor the size of an image that it is given; some would make another size.
+    return {name: value for name, value in arguments.items() if takes_argument(pipeline, name)}
+
+
+def _pictures(task: EngineTask, multiple_px: int) -> dict[str, object]:
+    parameters = task.parameters
     if isinstance(parameters, Txt2ImgParameters):
-        return {**common, "width": parameters.width, "height": parameters.height}
+        if parameters.width % multiple_px or parameters.height % multiple_px:
+            raise InvalidInput(
+                f"Model '{parameters.model}' makes no {parameters.width}×{parameters.height} pictures: "
+                f"width and height must be multiples of {multiple_px}"
+            )
+        return {"width": parameters.width, "height": parameters.height}
     if task.initial_image is None:  # EngineTask does not let it come to this
         raise InvalidInput("There is no initial image")
     image = task.initial_image.convert("RGB")
-    # The pipelines cut img2img's sides down themselves; inpainting would scale to 512 by 512.
-    width, height = (side - side % SIDE_MULTIPLE_PX for side in image.size)
+    # Pipelines that are not told the size cut the sides down in the same way; others would scale to one of their own.
+    width, height = (side - side % multiple_px for side in image.size)
     if min(width, height) < MIN_SIDE_PX:
         raise InvalidInput(
             f"The initial image is {image.width}×{image.height}; its sides must be at least {MIN_SIDE_PX} pixels"
         )
+    pictures: dict[str, object] = {"image": image, "width": width, "height": height}
     if isinstance(parameters, Img2ImgParameters):
-        return {**common, "image": image, "strength": parameters.strength}
-    mask = None if task.mask is None else task.mask.convert("L")
-    inpaint = {**common, "image": image, "mask_image": mask, "width": width, "height": height}
+        return {**pictures, "strength": parameters.strength}
+    pictures["mask_image"] = None if task.mask is None else task.mask.convert("L")
     # The API has no strength here: each pipeline's own default counts, 1 for Stable Diffusion, 0.9999 for SDXL, which
     # so keeps a trace of the image in the noise. That leaves SDXL no step of one.
-    return {**inpaint, "strength": 1.0} if parameters.steps == 1 else inpaint
+    return {**pictures, "strength": 1.0} if parameters.steps == 1 else pictures
 
 
 def _check_network_input(model: LoadedModel, parameters: AnyParameters) -> None:

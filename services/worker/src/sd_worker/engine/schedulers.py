@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sd_common.parameters import SchedulerName
-from sd_worker.engine.diffusers_api import Config, Scheduler, scheduler_from_config
+from sd_worker.engine.diffusers_api import Config, Scheduler, remember_lms_coefficients, scheduler_from_config
 from sd_worker.engine.errors import InvalidInput
 
 _PLAIN_SIGMAS: Config = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
@@ -83,6 +83,8 @@ def create_scheduler(name: SchedulerName, own: Scheduler, *, steps: int) -> Sche
     scheduler = scheduler_from_config(recipe.class_name, own.config, {**_FOR_LATENTS, **recipe.options})
     if name == "lcm":
         _check_lcm_steps(scheduler, steps)
+    if name == "k-lms":
+        remember_lms_coefficients(scheduler)
     return scheduler
 
 

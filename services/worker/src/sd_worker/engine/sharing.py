@@ -8,9 +8,10 @@ A pipeline object belongs to one task (`pipelines`); here some of its parts are 
 - its safety check by one that runs in a helper thread.
 
 **The rule of what runs alone**, which stands here and nowhere else: a network shares its passes unless somebody may
-change it while others wait for it. Hooks of accelerate (offloading) move weights in and out around each call: such a
-pipeline shares nothing. Pipelines of a VAE with `force_upcast` in float16 (SDXL) cast it to float32 and back around the
-decoding: that VAE decodes for one sample at a time, in one go, while the UNet is shared all the same.
+change it while others wait for it, or a call has tensors without rows. Hooks of accelerate (offloading) move weights in
+and out around each call: such a pipeline shares nothing. Pipelines of a VAE with `force_upcast` in float16 (SDXL) cast
+it to float32 and back around the decoding: that VAE decodes for one sample at a time, in one go, while the UNet is
+shared all the same.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def sharing_of(pipeline: Pipeline) -> Sharing:
     if any(hasattr(module, "_hf_hook") for module in modules):
         return Sharing(shares_denoising=False, shares_decoding=False)
     vae = pipeline.components.get("vae")
-    upcasts = component_config(pipeline, "vae").get("force_upcast") and getattr(vae, "dtype", None) == torch.float16
+    # Stable Diffusion 1.x and 2.x have the option in their VAEs, too, and pay no heed to it.
+    may_upcast = hasattr(pipeline, "upcast_vae") and getattr(vae, "dtype", None) == torch.float16
+    upcasts = may_upcast and component_config(pipeline, "vae").get("force_upcast")
     # Of other VAEs it is not known whether a picture is decoded as if alone.
     return Sharing(shares_denoising=True, shares_decoding=is_plain_vae(vae) and not upcasts)
 
@@ -98,6 +101,8 @@ class _Proxy:
 class _SharedNetwork(_Proxy):
     def __call__(self, *arguments: object, **keywords: object) -> object:
         call = replace(self._call, arguments=arguments, keywords=keywords)
+        if not call.has_rows:
+            call = replace(call, owner=call, num_fixed_rows=None)
         # An output object cannot be split; diffusers' own pipelines ask for tuples.
         return call.run() if keywords.get("return_dict", True) else park(call)
 

@@ -1,0 +1,194 @@
+"""What samples share, what runs alone, and what a pass that fails does to them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from unit.engine.company import Alone, variety
+from unit.engine.recorder import CPU, KINDS, TickedEngine, img2img, txt2img
+
+from sd_worker.engine.devices import Device
+from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
+from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.sharing import Sharing, sharing_of
+from sd_worker.engine.tasks import Cancelled, Finished, ignore_progress
+
+#: Untyped.
+hooks = import_module("accelerate.hooks")
+
+
+@pytest.fixture
+def company(source: ModelSource) -> Iterator[TickedEngine]:
+    """An engine that knows already how many rows a pass takes: until it does, it begins with one sample."""
+    engine = TickedEngine(source, "sd1")
+    engine.finish(txt2img(steps=1))
+    yield engine
+    engine.stop()
+
+
+@contextmanager
+def rows_of_passes(model: LoadedModel | None, most_rows: int | None = None) -> Iterator[list[int]]:
+    """The rows of each forward pass of the UNet from now on. One of more than `most_rows` runs out of memory."""
+    assert model is not None
+    unet = model.pipeline.components["unet"]
+    assert isinstance(unet, torch.nn.Module)
+    rows: list[int] = []
+
+    def look(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        rows.append(len(arguments[0]))
+        if most_rows is not None and rows[-1] > most_rows:
+            raise torch.OutOfMemoryError("out of memory")
+
+    hook = unet.register_forward_pre_hook(look)
+    yield rows
+    hook.remove()
+
+
+def test_tasks_of_the_same_steps_share_every_pass(company: TickedEngine) -> None:
+    tasks = [txt2img(str(number), seed=number, steps=5, scheduler="ddim") for number in range(4)]
+
+    with rows_of_passes(company.models.get("sd1")) as rows:
+        company.run(tasks, per_join=4)
+
+    assert rows == [8] * 5
+
+
+@pytest.mark.parametrize(("guidance", "num_rows"), [(1.0, 1), (7.5, 2)])
+def test_guidance_takes_a_second_row(company: TickedEngine, guidance: float, num_rows: int) -> None:
+    with rows_of_passes(company.models.get("sd1")) as rows:
+        company.finish(txt2img(steps=3, scheduler="ddim", guidance=guidance))
+
+    assert rows == [num_rows] * 3
+
+
+def test_tasks_with_and_without_guidance_of_other_steps_and_kinds_share_passes(company: TickedEngine) -> None:
+    tasks = [
+        KINDS[kind](f"{kind} {guidance}", steps=steps, scheduler="ddim", guidance=guidance)
+        for kind, steps in [("txt2img", 4), ("inpaint", 6)]
+        for guidance in (1.0, 3.0)
+    ]
+
+    with rows_of_passes(company.models.get("sd1")) as rows:
+        company.run(tasks, per_join=4)
+
+    assert rows == [6] * 4 + [3] * 2
+
+
+def test_a_cancelled_sample_leaves_at_once_and_its_tensors_are_freed(company: TickedEngine) -> None:
+    for task_id in ("cancelled", "other"):
+        company.engine.submit(txt2img(task_id, steps=50))
+    while not {"cancelled", "other"} <= {task_id for task_id, _ in company.recorder.previews}:
+        company.tick()
+    latents = {task_id: weakref.ref(latents) for task_id, latents in company.recorder.previews}
+    company.recorder.previews.clear()
+
+    company.engine.cancel("cancelled")
+    with rows_of_passes(company.models.get("sd1")) as rows:
+        company.tick()
+
+    gc.collect()
+    assert company.outcomes["cancelled"] == Cancelled("cancelled")
+    assert rows == [2]
+    assert latents["cancelled"]() is None
+    company.engine.cancel_all()
+    company.tick()
+
+
+class Hooked:
+    """Loads models with a hook of accelerate on their UNet, as offloading has it."""
+
+    def __init__(self, loader: ModelLoader) -> None:
+        self._loader = loader
+        self.known = loader.known
+
+    def load(self, name: str, on_progress: object = ignore_progress) -> LoadedModel:
+        model = self._loader.load(name)
+        unet = model.pipeline.components["unet"]
+        assert isinstance(unet, torch.nn.Module)
+        hooks.add_hook_to_module(unet, hooks.ModelHook())
+        return LoadedModel(name, model.pipeline, model.default_parameters)
+
+
+def test_a_model_with_hooks_of_accelerate_runs_alone_and_gives_the_same_pictures(
+    source: ModelSource, company: TickedEngine
+) -> None:
+    hooked = TickedEngine(Hooked(source), "sd1")
+    hooked.finish(txt2img(steps=1))
+    tasks = [txt2img(str(number), seed=number, steps=3 + number, scheduler="ddim") for number in range(3)]
+
+    with rows_of_passes(hooked.models.get("sd1")) as rows:
+        outcomes = hooked.run(tasks, per_join=3)
+
+    assert set(rows) == {2}
+    (known,) = [model for model in hooked.models.known() if model.is_resident]
+    assert known.runs_alone
+    Alone(company).assert_within(0, tasks, outcomes)
+    hooked.stop()
+
+
+def test_a_vae_that_its_pipeline_casts_back_and_forth_decodes_for_one_sample_at_a_time(model_dir: Path) -> None:
+    def sharing(name: str, dtype: torch.dtype) -> Sharing:
+        return sharing_of(ModelSource(model_dir, dtype=dtype).load(name).pipeline)
+
+    assert sharing("sdxl", torch.float16) == Sharing(shares_denoising=True, shares_decoding=False)
+    assert sharing("sdxl", torch.bfloat16) == Sharing(shares_denoising=True, shares_decoding=True)
+    # Their VAEs have the option, too, and their pipelines do not heed it.
+    assert sharing("sd1", torch.float16) == Sharing(shares_denoising=True, shares_decoding=True)
+
+
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+def test_sdxl_in_float16_decodes_in_float32_and_goes_on_in_float16(model_dir: Path) -> None:
+    loader = ModelSource(model_dir, dtype=torch.float16)
+    engine = TickedEngine(loader, "sdxl", device=Device(CPU.torch_device, torch.float16))
+    tasks = variety("sdxl", ["euler", "ddim"])
+
+    outcomes = dict(engine.run(tasks))
+
+    differences = Alone(engine).differences(tasks, outcomes)
+    assert max(int(values.max()) for values in differences.values()) <= 4
+    engine.stop()
+
+
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+@pytest.mark.parametrize("network", ["encoder", "decoder"])
+def test_sdxl_that_runs_out_of_memory_in_its_cast_vae_leaves_it_as_it_was(model_dir: Path, network: str) -> None:
+    loader = ModelSource(model_dir, dtype=torch.float16)
+    engine = TickedEngine(loader, "sdxl", device=Device(CPU.torch_device, torch.float16))
+    model = engine.models.get("sdxl")
+    assert model is not None
+    module = getattr(model.pipeline.components["vae"], network)
+    own: dict[str, Any] = {"model": "sdxl", "scheduler": "euler"}
+    tasks = [txt2img("first", steps=8, **own), *(img2img(str(number), seed=number, **own) for number in range(2))]
+    alone = Alone(engine)
+    for task in tasks:
+        alone.pixels(task)
+
+    def run_out(module: torch.nn.Module, arguments: object) -> None:
+        hook.remove()
+        raise torch.OutOfMemoryError("out of memory")
+
+    hook = module.register_forward_pre_hook(run_out)
+    outcomes = engine.run(tasks, per_join=3)
+
+    assert engine.models.get("sdxl") is model
+    assert max(int(values.max()) for values in alone.differences(tasks, outcomes).values()) <= 4
+    engine.stop()
+
+
+def test_a_pass_that_runs_out_of_memory_is_made_smaller_and_nobody_fails(company: TickedEngine) -> None:
+    tasks = [txt2img(str(number), seed=number, steps=4, scheduler="ddim") for number in range(4)]
+
+    with rows_of_passes(company.models.get("sd1"), most_rows=4) as rows:
+        outcomes = dict(company.run(tasks, per_join=4))
+
+    assert all(isinstance(outcome, Finished) for outcome in outcomes.values())
+    assert rows == [8] + [4] * 8
+    Alone(company).assert_within(1, tasks, outcomes)
