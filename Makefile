@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test fidelity check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -27,6 +27,9 @@ run: setup ## Run everything on this machine and print a link that makes a pictu
 
 test: setup ## Run all tests (PYTEST_ARGS are handed to pytest)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fidelity: setup ## Compare the pictures of every family, scheduler and kind with diffusers' own; minutes
+	$(BIN)/python -m pytest tests/unit/engine -m fidelity $(PYTEST_ARGS)
 
 check: setup ## Lint, types, import rules, drift of generated files
 	$(BIN)/ruff check .
