@@ -26,7 +26,7 @@ class Effort:
 
     vae_crop_steps: int
     vae_whole_steps: int
-    diffusion_steps: tuple[int, int]
+    diffusion_steps: tuple[int, int, int, int]
     diffusion_pictures: int
     checker_steps: int
     checker_pictures: int
@@ -36,7 +36,7 @@ class Effort:
 FULL = Effort(
     vae_crop_steps=12_000,
     vae_whole_steps=2_500,
-    diffusion_steps=(6_000, 1_000),
+    diffusion_steps=(5_055, 4_118, 2_500, 1_400),
     diffusion_pictures=20_000,
     checker_steps=2_000,
     checker_pictures=5_000,
@@ -45,7 +45,7 @@ FULL = Effort(
 SMOKE = Effort(
     vae_crop_steps=4,
     vae_whole_steps=2,
-    diffusion_steps=(2, 2),
+    diffusion_steps=(2, 2, 2, 2),
     diffusion_pictures=64,
     checker_steps=3,
     checker_pictures=32,

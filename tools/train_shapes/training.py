@@ -28,6 +28,8 @@ class Plan:
     seed: int
     num_steps: int
     learning_rate: float
+    #: Steps in which the learning rate would come to its end; None: `num_steps`.
+    cosine_steps: int | None = None
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 1e-3
     warmup_steps: int = 100
@@ -86,7 +88,7 @@ class Training:
 
     def _learning_rate(self, step: int) -> float:
         warmup = min(1.0, (step + 1) / self._plan.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * step / self._plan.num_steps))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / (self._plan.cosine_steps or self._plan.num_steps)))
         return self._plan.learning_rate * warmup * (0.98 * cosine + 0.02)
 
     def _save(self) -> None:

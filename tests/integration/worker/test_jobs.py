@@ -162,6 +162,21 @@ async def test_a_worker_whose_task_was_started_by_another_meanwhile_changes_noth
     assert [depth.num_jobs for depth in await tasks.queue.depths()] == [1]  # left to the other worker
 
 
+async def test_a_job_that_is_delivered_again_to_the_worker_that_runs_it_changes_nothing(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    """As when its worker could not tell NATS for long that it is in progress."""
+    await start_worker(max_rows=8)
+    job = await tasks.publish("twice", steps=200)
+    await tasks.wait_for("twice", "started")
+    # Without a message id, so that the stream takes it as a job of its own.
+    await nats_client.jetstream().publish(subjects.jobs_of("tiny"), job.model_dump_json().encode())
+    await tasks.publish("other", steps=2)
+    await tasks.wait_for("other", "finished")
+    await tasks.wait_for("twice", "finished")
+    assert _types(await tasks.events("twice")) == ["pending", "started", "finished"]
+
+
 async def test_a_job_is_taken_only_when_the_engine_can_soon_begin_it(
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:

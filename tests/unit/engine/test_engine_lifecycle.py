@@ -20,7 +20,7 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
+from sd_worker.engine.errors import DeviceUnavailable, EngineStopped, TaskAlreadySubmitted
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.models import Models
 from sd_worker.engine.row_caps import RowCaps
@@ -324,3 +324,90 @@ def test_tasks_submitted_and_cancelled_from_many_threads_get_one_outcome_each(en
     assert sorted(outcome.task_id for outcome in outcomes) == sorted(task_ids)
     assert all(isinstance(outcome, Finished | Cancelled) for outcome in outcomes)
     assert engine.recorder.outcomes.empty()
+
+
+def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: CreateEngine) -> None:
+    """Memory runs out in company, whoever came after it."""
+    engine = create_engine()
+    engine.finish(txt2img("warm"))
+    model = engine.models.get("sd1")
+    assert model is not None
+    vae = model.pipeline.components["vae"]
+    assert isinstance(vae, torch.nn.Module)
+    begun: set[str] = set()
+
+    def run_out_in_company(*_: object) -> None:
+        if len(begun) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    vae.get_submodule("encoder").register_forward_pre_hook(run_out_in_company)
+    del model, vae
+
+    def note(progress: Progress) -> None:
+        if progress.step == 0 and progress.task_id not in begun:
+            begun.add(progress.task_id)
+            if progress.task_id == "long":
+                engine.engine.submit(img2img("unlucky"))
+                engine.engine.submit(txt2img("later", steps=3))
+
+    engine.recorder.at_progress = note
+    outcomes = []
+    engine.engine.submit(txt2img("long", steps=20))
+    for _ in range(3):
+        outcome = engine.recorder.next_outcome()
+        begun.discard(outcome.task_id)
+        outcomes.append(outcome)
+
+    assert all(isinstance(outcome, Finished) for outcome in outcomes), outcomes
+
+
+def test_a_device_that_has_failed_hands_all_tasks_back_and_takes_no_more(
+    create_engine: CreateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine()
+    engine.finish(txt2img("warm"))
+    model = engine.models.get("sd1")
+    assert model is not None
+    unet = model.pipeline.components["unet"]
+    assert isinstance(unet, torch.nn.Module)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def fail_too(device: object) -> None:
+        raise DeviceUnavailable("Device 'cuda' has failed: restart the worker")
+
+    unet.register_forward_pre_hook(fail)
+    monkeypatch.setattr("sd_worker.engine.models.check_device", fail_too)
+    engine.engine.submit(txt2img("a"))
+    engine.engine.submit(txt2img("b", model="sdxl"))
+
+    assert {engine.recorder.next_outcome(), engine.recorder.next_outcome()} == {Cancelled("a"), Cancelled("b")}
+    with pytest.raises(EngineStopped):
+        engine.engine.submit(txt2img("c"))
+    assert engine.engine.has_failed()
+
+
+def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_more(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    engine = create_engine(budget_bytes=1)
+    waits = threading.Event()
+
+    def submit_and_cancel(progress: Progress) -> None:
+        if progress.task_id == "running" and progress.step == 1:
+            engine.engine.submit(txt2img("unwanted", model="owner/sd2"))
+        if progress.task_id == "running" and engine.models.waits_for_room and not waits.is_set():
+            waits.set()
+            engine.engine.cancel("unwanted")
+            engine.engine.submit(txt2img("next", steps=2))
+
+    engine.recorder.at_progress = submit_and_cancel
+    engine.engine.submit(txt2img("running", steps=400))
+
+    assert engine.recorder.next_outcome() == Cancelled("unwanted")
+    next_outcome = engine.recorder.next_outcome()
+    assert isinstance(next_outcome, Finished)
+    assert next_outcome.task_id == "next"  # beside the one that runs
+    assert isinstance(engine.recorder.next_outcome(), Finished)
+    assert engine.engine.resident_models() == ("sd1",)

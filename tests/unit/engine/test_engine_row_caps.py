@@ -73,12 +73,13 @@ def test_a_pass_that_was_slow_once_is_timed_again(clock: Clock) -> None:
     assert RowCaps(CPU).of(call_of(Network(clock, pass_s))) == 32
 
 
-def test_each_shape_is_measured_once(clock: Clock) -> None:
+def test_each_size_is_measured_once(clock: Clock) -> None:
     network = Network(clock, lambda rows: 0.001 * rows)
     caps = RowCaps(CPU)
     caps.of(call_of(network))
     measured = len(network.rows)
     caps.of(call_of(network, num_rows=1))
+    caps.of(call_of(network, side=9))  # about as large
     assert len(network.rows) == measured
     caps.of(call_of(network, side=16))
     assert len(network.rows) > measured

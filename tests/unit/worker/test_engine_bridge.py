@@ -33,6 +33,9 @@ class ToldEngine:
     def stop(self, timeout_s: float) -> bool:
         return True
 
+    def has_failed(self) -> bool:
+        return False
+
     def resident_models(self) -> Sequence[str]:
         return ()
 

@@ -39,6 +39,7 @@ class WorkerApp:
         self._nats_settings = nats_settings
         self._minio_settings = minio_settings
         self._client: NatsClient | None = None
+        self._engine: EngineBridge | None = None
         self._consumer: JobConsumer | None = None
         self._stack = AsyncExitStack()
 
@@ -52,7 +53,7 @@ class WorkerApp:
                 )
                 stack.push_async_callback(health.stop)
                 health.start()
-            engine = EngineBridge(await asyncio.to_thread(create_engine, settings))
+            engine = self._engine = EngineBridge(await asyncio.to_thread(create_engine, settings))
             self._client = await connect(self._nats_settings, "worker")
             stack.push_async_callback(self._client.shut)
             blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
@@ -95,5 +96,9 @@ class WorkerApp:
         is_connected = self._client is not None and self._client.is_connected
         return {
             "nats": None if is_connected else "not connected",
+            "engine": "it has failed: restart the worker" if self._has_failed() else None,
             "jobs": self._consumer.missing() if self._consumer is not None else "the worker is starting",
         }
+
+    def _has_failed(self) -> bool:
+        return self._engine is not None and self._engine.has_failed()

@@ -21,6 +21,7 @@ class EngineLike(Protocol):
     def submit(self, task: EngineTask) -> None: ...
     def cancel(self, task_id: str) -> None: ...
     def stop(self, timeout_s: float) -> bool: ...
+    def has_failed(self) -> bool: ...
     def resident_models(self) -> Sequence[str]: ...
     def known_models(self) -> Sequence[KnownModel]: ...
 
@@ -73,16 +74,20 @@ class EngineBridge:
 
     async def run(self, task: EngineTask, on_progress: Callable[[Progress], None]) -> Outcome:
         """Run `task` to its outcome. `on_progress` is called on the event loop."""
+        self._engine.submit(task)  # refused while a task of its id runs; what it tells comes in later turns of the loop
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._outcomes[task.task_id] = future
         self._listeners[task.task_id] = on_progress
         try:
-            self._engine.submit(task)
             # Until the engine itself says so.
             self._load = replace(self._load, passes=self._load.passes + self._load.passes_per_task)
             return await future
         finally:
             del self._outcomes[task.task_id], self._listeners[task.task_id]
+
+    def has_failed(self) -> bool:
+        """Whether the engine can do nothing any more."""
+        return self._engine.has_failed()
 
     def cancel(self, task_id: str) -> None:
         """The task's outcome will be `Cancelled`, unless it has one already."""

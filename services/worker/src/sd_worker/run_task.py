@@ -18,7 +18,7 @@ from sd_common.messages import now
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
-from sd_worker.errors import HandedBack, InputRejected
+from sd_worker.errors import HandedBack, InputRejected, TaskLost
 from sd_worker.input_pictures import InputPictures
 from sd_worker.publish_events import Attempt, EventPublisher
 from sd_worker.settings import WorkerSettings
@@ -64,6 +64,7 @@ class TaskHandler:
         self._input_pictures = input_pictures
         self._blobs = blobs
         self._base_url = settings.base_url
+        self._running: set[str] = set()
         self._imposed: dict[str, bool] = {}
         if settings.safety_filter == "required":
             self._imposed["safety_filter"] = True
@@ -79,6 +80,16 @@ class TaskHandler:
             reason = f"The job's subject is not that of its model, '{job.parameters.model}'"
             await self._events.refuse(job.ref, job_sequence, "invalid_input", reason)
             return
+        if job.task_id in self._running:
+            # Delivered again to this very worker, which did not tell in time that the job is in progress.
+            raise TaskLost(job.task_id)
+        self._running.add(job.task_id)
+        try:
+            await self._run(job, job_sequence, has_come)
+        finally:
+            self._running.discard(job.task_id)
+
+    async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> None:
         with self._cancellations.watched(job.ref) as cancellation:
             attempt = await self._events.start(job.ref, job_sequence)
             try:

@@ -6,6 +6,7 @@ A batch is a view of the moment: it lives for one forward pass, the samples go o
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -51,12 +52,19 @@ class NetworkCall:
 
     @cached_property
     def shape(self) -> Hashable:
-        """What two calls of a network must have in common to fit into one pass, and to cost the same per row."""
+        """What two calls of a network must have in common to fit into one pass."""
         keywords = tuple(
             (name, _content_of(value) if name in _WITHOUT_ROWS else _shape_of(value))
             for name, value in sorted(self.keywords.items())
         )
         return (self.stage, tuple(map(_shape_of, self.arguments)), keywords)
+
+    @property
+    def cost_class(self) -> Hashable:
+        """Calls of a network whose rows cost about the same: of latents within some 20 % of the same size."""
+        tensors = (value for value in (*self.arguments, *self.keywords.values()) if isinstance(value, torch.Tensor))
+        per_row = next(tensor.numel() // tensor.shape[0] for tensor in tensors if tensor.ndim > 0)
+        return (self.stage, round(2 * math.log2(per_row)))
 
     @cached_property
     def group(self) -> Hashable:

@@ -58,6 +58,14 @@ def free_unused_memory(device: Device) -> None:
         torch.mps.empty_cache()
 
 
+def check_device(device: Device) -> None:
+    """Raises `DeviceUnavailable` where `device` computes nothing any more: after some errors CUDA fails for good."""
+    try:
+        torch.ones(1, device=device.torch_device).sum().item()
+    except Exception as error:
+        raise DeviceUnavailable(f"Device '{device.torch_device}' has failed: restart the worker") from error
+
+
 def synchronize(device: Device) -> None:
     """Wait until `device` has done what it was given: only then does the clock tell how long it took."""
     if device.torch_device.type == "cuda":

@@ -6,6 +6,7 @@ diffusers' functions are untyped; here each gets the type that the engine relies
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -95,20 +96,25 @@ def silence_libraries() -> None:
     set_verbosity_error()
 
 
+#: transformers and diffusers change torch's default dtype and its modules while they load, for the whole process.
+_LOADING = threading.Lock()
+
+
 def load_pipeline(directory: Path, *, dtype: torch.dtype, variant: str | None) -> Pipeline:
     """The pipeline in a directory, on the CPU, from the `variant` of its weights where a part has it.
 
     Asks the hub for nothing, loads no pickle, and runs no code that comes with the model. Raises of many kinds;
     `model_errors.explain` knows them.
     """
-    return _from_pretrained(
-        str(directory),
-        dtype=dtype,
-        variant=variant,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    with _LOADING:
+        return _from_pretrained(
+            str(directory),
+            dtype=dtype,
+            variant=variant,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
 
 
 def view_pipeline(pipeline: Pipeline, kind: TaskKind, scheduler: Scheduler, *, with_safety_checker: bool) -> Pipeline:

@@ -88,7 +88,7 @@ class Engine:
     def tick(self) -> list[Outcome]:
         """Start what there is room for, make one forward pass, go on with its samples. Returns what has ended.
 
-        Raises nothing: an error ends the tasks that it belongs to.
+        An error ends the tasks that it belongs to. Raises `DeviceUnavailable` where the device itself has failed.
         """
         with torch.inference_mode():  # it is set for a thread, so for all its greenlets
             self._take_what_threads_did()
@@ -138,12 +138,17 @@ class Engine:
                 for waiting in [w for w in self._waiting.values() if w.task.parameters.model == name]:
                     del self._waiting[waiting.task.task_id]
                     self._outcomes.append(failure_of(waiting.task, error))
+        if self._models.waits_for_room and not self._is_awaited(self._models.loading):
+            self._models.abandon_load()
         if self._models.loading is None:
             resident = self._models.resident()
             missing = (w for w in self._waiting.values() if w.task.parameters.model not in resident)
             if (first := next(missing, None)) is not None:
                 self._models.load(first.task.parameters.model, self._on_change)
         self._tell_of_the_load()
+
+    def _is_awaited(self, model: str | None) -> bool:
+        return any(waiting.task.parameters.model == model for waiting in self._waiting.values())
 
     def _tell_of_the_load(self) -> None:
         progress = self._models.load_progress
@@ -165,7 +170,7 @@ class Engine:
         if self._models.waits_for_room:
             return  # samples that run end first, or those that come later would keep the room taken for ever
         for waiting in list(self._waiting.values()):
-            if self._rooms.is_full or (waiting.is_retry and self._samples):
+            if self._rooms.is_full or (self._samples and (waiting.is_retry or self._is_retrying)):
                 return
             model = self._models.get(waiting.task.parameters.model)
             if model is None:
@@ -178,8 +183,10 @@ class Engine:
                 continue
             if has_room:
                 self._start(waiting, model)
-                if waiting.is_retry:
-                    return
+
+    @property
+    def _is_retrying(self) -> bool:
+        return any(sample.waiting.is_retry for sample in self._samples.values())
 
     def _start(self, waiting: Waiting, model: LoadedModel) -> None:
         task_id = waiting.task.task_id
@@ -222,7 +229,7 @@ class Engine:
                 self._end(sample)
 
     def _end(self, sample: Sample) -> None:
-        task, model, error = sample.task, sample.model, sample.rendezvous.error
+        task, model, error = sample.task, sample.take_model(), sample.rendezvous.error
         del self._samples[task.task_id]
         self._models.unpin(model.name)
         self._rooms.leave(sample.waiting.fill_in(model))
@@ -232,12 +239,9 @@ class Engine:
         elif error is None or isinstance(error, TaskCancelled):
             self._outcomes.append(Cancelled(task.task_id))
         else:
-            self._fail(sample, failure_of(task, error))
+            self._fail(sample.waiting, model.name, failure_of(task, error))
 
-    def _fail(self, sample: Sample, failure: Failed) -> None:
-        # The error's traceback holds on to what it could not finish.
-        sample.rendezvous.error = None
-        model, waiting = sample.model.name, sample.waiting
+    def _fail(self, waiting: Waiting, model: str, failure: Failed) -> None:
         if failure.code == "out_of_memory" and not waiting.is_retry:
             has_freed_some = self._models.drop_unused(but=model) > 0
             if has_freed_some or self._samples:
@@ -247,6 +251,7 @@ class Engine:
                 self._waiting.move_to_end(failure.task_id, last=False)
                 return
         if failure.code == "internal":
+            self._models.check_device()
             # It may have left shared modules half changed. Those that run on the model go on with it.
             self._models.drop(model)
         self._outcomes.append(failure)

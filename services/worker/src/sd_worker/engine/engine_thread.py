@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ParamSpec
 
 import torch
 
@@ -15,11 +16,11 @@ from sd_worker.engine.engine import Engine
 from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
 from sd_worker.engine.models import Models
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import EngineTask, KnownModel, Load, Outcome, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, Outcome, Progress
 
 _log = logging.getLogger(__name__)
 
-Told = TypeVar("Told")
+Told = ParamSpec("Told")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class EngineThread:
             row_caps,
             on_progress=_tolerant(listeners.on_progress),
             on_change=self._wake,
-            on_preview=listeners.on_preview,
+            on_preview=None if listeners.on_preview is None else _tolerant(listeners.on_preview),
         )
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._load = Load()
@@ -59,6 +60,7 @@ class EngineThread:
         self._task_ids: set[str] = set()
         self._has_news = False
         self._is_stopping = False
+        self._has_failed = False
 
     def start(self) -> None:
         """Start the thread. Tasks submitted before wait until then."""
@@ -92,6 +94,10 @@ class EngineThread:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def has_failed(self) -> bool:
+        """Whether it can do nothing any more: the process must be started anew."""
+        return self._has_failed
+
     def resident_models(self) -> tuple[str, ...]:
         """Names of the models in memory, the most recently used last."""
         return self._models.resident()
@@ -118,12 +124,26 @@ class EngineThread:
                 if self._has_ended():
                     break
                 orders, self._orders, self._has_news = self._orders, [], False
-            for order in orders:
-                order()
-            for outcome in self._engine.tick():
-                self._tell(outcome)
+            try:
+                for order in orders:
+                    order()
+                for outcome in self._engine.tick():
+                    self._tell(outcome)
+            except Exception:
+                # The device has failed, or this code. Other workers may have the tasks.
+                _log.exception("the engine has failed")
+                self._give_up()
+                break
             self._tell_load(even_if_unchanged=bool(orders))
         self._engine.stop()
+
+    def _give_up(self) -> None:
+        with self._changed:
+            self._is_stopping = self._has_failed = True
+            task_ids = tuple(self._task_ids)
+        for task_id in task_ids:
+            self._tell(Cancelled(task_id))
+        _tolerant(self._listeners.on_load)(Load(passes=math.inf))
 
     def _has_ended(self) -> bool:
         return self._is_stopping and not self._task_ids
@@ -141,13 +161,13 @@ class EngineThread:
             _tolerant(self._listeners.on_load)(load)
 
 
-def _tolerant(listener: Callable[[Told], None]) -> Callable[[Told], None]:
+def _tolerant(listener: Callable[Told, None]) -> Callable[Told, None]:
     """`listener`, whose errors are logged: the thread must outlive them."""
 
-    def tell(told: Told) -> None:
+    def tell(*told: Told.args, **_: Told.kwargs) -> None:
         try:
-            listener(told)
+            listener(*told, **_)
         except Exception:
-            _log.exception("a listener raised", extra={"told": type(told).__name__})
+            _log.exception("a listener raised", extra={"told": type(told[0]).__name__})
 
     return tell

@@ -9,7 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sd_worker.engine.devices import Device, default_budget_bytes, free_unused_memory, is_out_of_memory
+from sd_worker.engine.devices import (
+    Device,
+    check_device,
+    default_budget_bytes,
+    free_unused_memory,
+    is_out_of_memory,
+)
+from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
 from sd_worker.engine.tasks import KnownModel, LoadProgress
 
@@ -24,6 +31,8 @@ class _Load:
     #: Once it has been read.
     model: LoadedModel | None = None
     progress: LoadProgress | None = None
+    #: Memory ran out beside others.
+    is_to_be_alone: bool = False
 
 
 class Models:
@@ -49,6 +58,7 @@ class Models:
         self._num_bytes: dict[str, int] = {}
         self._num_samples: Counter[str] = Counter()
         self._resident: tuple[KnownModel, ...] = ()
+        self._is_stopped = False
 
     @property
     def loading(self) -> str | None:
@@ -91,9 +101,18 @@ class Models:
                 return self._has_come(load, load.model)
             load.model, load.step = load.step.result(), None
         model = load.model
-        if model is not None and self._make_room(model.num_bytes):
+        if model is not None and self._make_room(model.num_bytes, is_to_be_alone=load.is_to_be_alone):
             load.step = self._in_thread(lambda: _moved(model, self._device))
         return None
+
+    def abandon_load(self) -> None:
+        """Give up the load that waits for room: nobody wants the model any more."""
+        self._load = None
+        self._free()
+
+    def check_device(self) -> None:
+        """Raises `DeviceUnavailable` where the device does not do the simplest thing any more, as after CUDA errors."""
+        check_device(self._device)
 
     def pin(self, name: str) -> None:
         """A sample runs on the model, which is resident."""
@@ -133,11 +152,14 @@ class Models:
         return *resident, *(model for model in self._loader.known() if model.name not in names)
 
     def stop(self) -> None:
-        """Load nothing more. A load that is under way cannot be interrupted."""
+        """Load nothing more. A download that is under way ends at its next progress."""
+        self._is_stopped = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, load: _Load) -> LoadedModel:
         def on_progress(progress: LoadProgress) -> None:
+            if self._is_stopped:
+                raise EngineStopped("the download is given up")
             load.progress = progress
             self._on_change()
 
@@ -156,14 +178,20 @@ class Models:
         return load.name, None
 
     def _failed(self, load: _Load, error: BaseException) -> tuple[str, BaseException | None] | None:
-        if is_out_of_memory(error) and self.drop_unused():
-            load.model, load.step = None, self._in_thread(lambda: self._read(load))
+        if is_out_of_memory(error) and not load.is_to_be_alone and self._models:
+            load.is_to_be_alone = True
+            load.model, load.step = None, None
+            self.drop_unused()
+            load.step = self._in_thread(lambda: self._read(load))
             return None
         self._load = None
         self._free()
         return load.name, error
 
-    def _make_room(self, num_bytes: int) -> bool:
+    def _make_room(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
+        if is_to_be_alone:
+            self.drop_unused()
+            return not self._models
         while self._models and sum(self._num_bytes.values()) + num_bytes > self._budget_bytes:
             unused = next((name for name in self._models if not self._num_samples[name]), None)
             if unused is None:

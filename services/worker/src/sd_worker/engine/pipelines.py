@@ -20,7 +20,7 @@ from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.kinds import NetworkInput, network_input
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.schedulers import create_scheduler
-from sd_worker.engine.sharing import share
+from sd_worker.engine.sharing import share, unshare
 from sd_worker.engine.tasks import AnyParameters, EngineTask
 
 
@@ -73,6 +73,8 @@ def generate(
     except BaseException:
         model.restore()
         raise
+    finally:
+        unshare(pipeline)
     return GeneratedPicture(output.images[0], nsfw_content_detected(output))
 
 

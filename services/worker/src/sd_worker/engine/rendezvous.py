@@ -27,6 +27,7 @@ leaves: an error is raised in it at the very place where it is parked.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -71,13 +72,16 @@ class Rendezvous(Generic[Ended]):
 
     def throw(self, error: BaseException) -> None:
         """Raise `error` where it is parked."""
-        self._switch(lambda: self._greenlet.throw(error))
+        self._switch(lambda: self._greenlet.throw(type(error), error, error.__traceback__))
 
     def _switch(self, switch: Callable[[], object]) -> None:
         try:
             value = switch()
         except BaseException as error:  # the engine's thread outlives every sample
             self.parked, self.error = None, error
+            # The traceback's frames hold the sample's tensors, and this one the error: nobody is to wait for the
+            # garbage collector to find that circle.
+            traceback.clear_frames(error.__traceback__)
             return
         if self._greenlet.dead:
             self.parked, self.ended = None, value  # type: ignore[assignment]  # what the function returns

@@ -28,8 +28,9 @@ _LONGEST_PASS_S = 1.5
 
 
 class RowCaps:
-    """The cap of each shape of call of each network, measured once. `fixed`: this for all, and nothing is measured.
+    """The cap of each network for pictures of about the same size, measured once.
 
+    `fixed`: this for all, and nothing is measured.
     `in_buckets`: passes are padded to a power of two, since a compiled network is compiled for each number of rows.
     """
 
@@ -47,9 +48,9 @@ class RowCaps:
         if call.owner is not None:
             return call.num_rows
         caps = self._caps.setdefault(call.network, {})
-        if call.shape not in caps:
-            caps[call.shape] = self._measured(call) if self._fixed is None else self._fixed
-        return caps[call.shape]
+        if call.cost_class not in caps:
+            caps[call.cost_class] = self._measured(call) if self._fixed is None else self._fixed
+        return caps[call.cost_class]
 
     def padded(self, calls: Sequence[NetworkCall]) -> int | None:
         """The rows that a pass of these calls is padded to; None: as many as they have."""
@@ -59,7 +60,9 @@ class RowCaps:
 
     def lower(self, call: NetworkCall, num_rows: int) -> None:
         """Memory ran out with more than `num_rows`."""
-        self._caps.setdefault(call.network, {})[call.shape] = num_rows
+        if call.num_fixed_rows is not None:
+            return
+        self._caps.setdefault(call.network, {})[call.cost_class] = num_rows
         _log.warning("row cap lowered: out of memory", extra={"stage": call.stage, "num_rows": num_rows})
 
     def _measured(self, call: NetworkCall) -> int:

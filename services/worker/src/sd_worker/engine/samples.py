@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sd_common.parameters import Txt2ImgParameters
+from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
 from sd_worker.engine.batches import NetworkCall, Stage
 from sd_worker.engine.default_parameters import fill_in
 from sd_worker.engine.loaded_model import LoadedModel
@@ -49,6 +49,7 @@ def room_of(task: EngineTask, model: LoadedModel) -> Room:
         size = (parameters.width, parameters.height)
     else:
         size = (0, 0) if task.initial_image is None else task.initial_image.size
+        size = (size[0] - size[0] % SIDE_MULTIPLE_PX, size[1] - size[1] % SIDE_MULTIPLE_PX)  # as pipelines cut it
     return Room((model.name, *size, parameters.deterministic), 2 if parameters.guidance > 1 else 1)
 
 
@@ -63,7 +64,7 @@ class Sample:
         """Of a task that is filled in. `num_fixed_rows`: of the passes of a deterministic one."""
         self.waiting = waiting
         self.task = waiting.task
-        self.model = model
+        self._model: LoadedModel | None = model
         self.steps = planned_steps(self.task.parameters)
         self.is_cancelled = False
         self._num_fixed_rows = num_fixed_rows if self.task.parameters.deterministic else None
@@ -111,8 +112,15 @@ class Sample:
             self._reached.setdefault(call.stage, time.perf_counter())
         return call
 
+    def take_model(self) -> LoadedModel:
+        """The model, which an ended sample must not keep in memory while its picture is encoded."""
+        assert self._model is not None
+        model, self._model = self._model, None
+        return model
+
     def _generate(self) -> GeneratedPicture:
-        return generate(self.model, self.task, self._at_pass, self._num_fixed_rows)
+        assert self._model is not None
+        return generate(self._model, self.task, self._at_pass, self._num_fixed_rows)
 
     def _at_pass(self, end: PassEnd) -> None:
         # A scheduler may make more passes than the steps that were asked for.

@@ -83,6 +83,13 @@ def share(
         own["run_safety_checker"] = lambda *arguments: park(ThreadCall(check, arguments))
 
 
+def unshare(pipeline: Pipeline) -> None:
+    """Undo `share` when the pipeline has run: what refers back to it makes a circle, which only the garbage collector
+    would find."""
+    for name in ("encode_prompt", "run_safety_checker"):
+        vars(pipeline).pop(name, None)
+
+
 class _Proxy:
     """Passes for a network, but for what a subclass overrides."""
 
