@@ -24,14 +24,14 @@ async def test_the_printed_link_gives_a_picture_of_what_its_prompt_says(stack: E
     assert answer.headers["Content-Type"].startswith("application/json")
     used = answer.json["parameters_used"]
     assert used["prompt"] == "a big red star on a white background"
-    defaults = {"width": 128, "height": 128, "steps": 20, "scheduler": "ddim", "guidance": 5.0}
+    defaults = {"width": 192, "height": 192, "steps": 20, "scheduler": "ddim", "guidance": 5.0}
     assert used.items() >= {"model": "shapes", **defaults}.items()
     assert isinstance(used["seed"], int)
     picture = await client.picture(answer.json["blob_url"])
     assert picture.format == "PNG"
-    assert picture.size == (128, 128)
-    assert _is_near(_at(picture, 64, 64), _RED)
-    corners = [_at(picture, x, y) for x in (4, 123) for y in (4, 123)]
+    assert picture.size == (192, 192)
+    assert _is_near(_at(picture, 96, 96), _RED)
+    corners = [_at(picture, x, y) for x in (4, 187) for y in (4, 187)]
     assert Counter(_is_near(corner, _WHITE) for corner in corners)[True] == 4, corners
 
 

@@ -22,8 +22,8 @@ async def test_the_models_at_hand_are_told_with_the_default_one(client: Client) 
     models = {model["name"]: model for model in told["models"]}
     assert models.keys() >= {"shapes", "tiny", "tiny-flagging", "tiny-inpainting", "tiny-sd2", "tiny-sdxl"}
     assert models["shapes"]["default_parameters"] == {
-        "width": 128,
-        "height": 128,
+        "width": 192,
+        "height": 192,
         "steps": 20,
         "guidance": 5.0,
         "scheduler": "ddim",

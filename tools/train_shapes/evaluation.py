@@ -36,7 +36,7 @@ class Setting:
 
     scheduler: SchedulerName
     guidance: float
-    side: int = 128
+    side: int
     steps: int = NUM_STEPS
 
 
@@ -137,14 +137,14 @@ def drawn(scenes: Sequence[Scene], side: int) -> list[Drawing]:
 def settings_of(model: Path) -> list[Setting]:
     """What is measured: the model's own defaults, the API's, larger pictures, and the other schedulers."""
     own = json.loads((model / "default_parameters.json").read_text())
-    scheduler, guidance = own["scheduler"], own["guidance"]
+    scheduler, guidance, side = own["scheduler"], own["guidance"], own["width"]
     settings = [
-        Setting(scheduler, guidance),
-        Setting("plms", 7.5),
-        Setting(scheduler, guidance, 192),
-        Setting(scheduler, guidance, 256),
-        *(Setting(other, guidance) for other in get_args(SchedulerName)),
-        *(Setting(scheduler, other) for other in (1.0, 3.0, 5.0, 10.0)),
+        Setting(scheduler, guidance, side),
+        Setting("plms", 7.5, side),
+        *(Setting(scheduler, guidance, other) for other in (128, 192, 256)),
+        Setting("plms", 7.5, 128),
+        *(Setting(other, guidance, side) for other in get_args(SchedulerName)),
+        *(Setting(scheduler, other, side) for other in (1.0, 3.0, 5.0, 10.0)),
     ]
     return list(dict.fromkeys(settings))
 

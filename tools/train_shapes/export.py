@@ -14,7 +14,7 @@ from train_shapes.diffusion import NOISE_SCHEDULE
 from train_shapes.safety_checker import create_feature_extractor
 
 #: What tasks get that do not say; the service reads it from the model's directory.
-DEFAULT_PARAMETERS = {"width": 128, "height": 128, "steps": 20, "scheduler": "ddim", "guidance": 5.0}
+DEFAULT_PARAMETERS = {"width": 192, "height": 192, "steps": 20, "scheduler": "ddim", "guidance": 5.0}
 
 
 def export(work_dir: Path, model: Path) -> None:

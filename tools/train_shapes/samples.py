@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sd_common.parameters import SchedulerName
 from train_shapes.evaluation import Setting, asked_scenes, load, pictures_of, settings_of
 
-SIDE = 128
+SIDE = 192
 GAP = 8
 LINE_HEIGHT = 13
 LABEL_LINES = 3

@@ -45,8 +45,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def call_of(network: torch.nn.Module, num_rows: int = 2, side: int = 8, **fields: int) -> NetworkCall:
-    return NetworkCall("denoise", network, (torch.zeros(num_rows, 4, side, side),), {}, **fields)
+def call_of(network: torch.nn.Module, num_rows: int = 2, width: int = 8, **fields: int) -> NetworkCall:
+    return NetworkCall("denoise", network, (torch.zeros(num_rows, 4, 8, width),), {}, **fields)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_each_size_is_measured_once(clock: Clock) -> None:
     caps.of(call_of(network))
     measured = len(network.rows)
     caps.of(call_of(network, num_rows=1))
-    caps.of(call_of(network, side=9))  # about as large
+    caps.of(call_of(network, width=9))  # about as large
     assert len(network.rows) == measured
-    caps.of(call_of(network, side=16))
+    caps.of(call_of(network, width=16))
     assert len(network.rows) > measured
 
 
