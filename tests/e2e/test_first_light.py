@@ -47,7 +47,7 @@ async def test_a_browser_gets_a_page_with_the_picture_and_the_parameters_used(
     assert "<th>seed</th><td>7</td>" in page
     source = re.search(r'<img src="(/blob/[^"]+)"', page)
     assert source is not None
-    assert (await client.picture(source[1])).size == (128, 128)
+    assert (await client.picture(source[1])).size == (192, 192)
     assert stack.link.rpartition("token=")[2] not in page
 
 

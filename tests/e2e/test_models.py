@@ -52,7 +52,7 @@ async def test_a_model_that_was_used_is_told_to_be_in_memory(session: Client) ->
 async def test_a_size_that_is_not_given_is_the_models_own(session: Client) -> None:
     answer = await session.get("/txt2img", params={"prompt": "a red circle", "model": "shapes"})
     assert answer.status == 200, answer.body
-    assert (await session.picture(answer.json["blob_url"])).size == (128, 128)
+    assert (await session.picture(answer.json["blob_url"])).size == (192, 192)
 
 
 def _is_resident(name: str, told: Json) -> bool:

@@ -166,7 +166,7 @@ async def test_img2img_keeps_the_picture_at_low_strength_and_changes_it_at_high_
         for strength in (0.15, 1.0)
     ]
     assert read(kept).agrees(STAR)
-    assert mean_difference(kept, initial) < 8
+    assert mean_difference(kept, initial) < 10
     assert read(changed).agrees(HEART)
 
 

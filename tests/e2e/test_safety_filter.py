@@ -31,7 +31,7 @@ def _is_black(picture: Image.Image) -> bool:
 async def _shape(client: Client, prompt: str, **parameters: Any) -> tuple[Json, Image.Image]:
     """The result of a task on the bundled model, and its picture."""
     async with client.events() as events:
-        task_id = await client.submit(prompt=prompt, model="shapes", seed=1, **parameters)
+        task_id = await client.submit(prompt=prompt, model="shapes", seed=2, **parameters)
         last = (await events.of_task(task_id))[-1]
     assert last["event_type"] == "finished", last
     return last["result"], await client.picture(last["result"]["blob_url"])

@@ -60,6 +60,7 @@ async def test_models_are_told_with_how_many_workers_have_them(
         "default_parameters": {"width": 128, "height": None, "steps": 4, "guidance": None, "scheduler": None},
         "num_workers": 2,
         "num_workers_resident": 1,
+        "runs_alone": False,
     }
     assert (models["owner/sd2"]["num_workers"], models["owner/sd2"]["num_workers_resident"]) == (1, 0)
 

@@ -78,7 +78,8 @@ class Engine:
             sample.is_cancelled = True
             if isinstance(sample.rendezvous.parked, NetworkCall):  # else it is in a helper thread
                 self._groups.discard(sample)
-                self._follow(sample, sample.throw(TaskCancelled(task_id)))
+                with torch.inference_mode():  # as in `tick`: pipelines restore the mode that they were begun in
+                    self._follow(sample, sample.throw(TaskCancelled(task_id)))
 
     def cancel_all(self) -> None:
         """Cancel every task."""
