@@ -64,10 +64,9 @@ class Engine:
         #: Something has ended since waiting tasks were looked at.
         self._may_start = False
 
-    def submit(self, task: EngineTask, *, submitted_at: float | None = None) -> None:
+    def submit(self, task: EngineTask) -> None:
         """Take a task. Every task gets exactly one outcome from `tick`."""
-        now = time.perf_counter()
-        self._waiting[task.task_id] = Waiting(task, now if submitted_at is None else submitted_at)
+        self._waiting[task.task_id] = Waiting(task)
         self._may_start = True
 
     def cancel(self, task_id: str) -> None:
@@ -248,6 +247,7 @@ class Engine:
             if has_freed_some or self._samples:
                 # It may yet fit alone.
                 waiting.is_retry = True
+                waiting.load_requested_at = None
                 self._waiting[failure.task_id] = waiting
                 self._waiting.move_to_end(failure.task_id, last=False)
                 return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ParamSpec
@@ -68,14 +67,13 @@ class EngineThread:
 
     def submit(self, task: EngineTask) -> None:
         """Take a task. Raises `EngineStopped`, or `TaskAlreadySubmitted` while a task of its id has no outcome."""
-        submitted_at = time.perf_counter()
         with self._changed:
             if self._is_stopping:
                 raise EngineStopped("The engine takes no more tasks")
             if task.task_id in self._task_ids:
                 raise TaskAlreadySubmitted(task.task_id)
             self._task_ids.add(task.task_id)
-            self._order(lambda: self._engine.submit(task, submitted_at=submitted_at))
+            self._order(lambda: self._engine.submit(task))
 
     def cancel(self, task_id: str) -> None:
         """End a task as `Cancelled`, at the next tick. An unknown id is let pass, and so is a task whose picture is

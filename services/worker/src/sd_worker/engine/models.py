@@ -180,7 +180,7 @@ class Models:
     def _failed(self, load: _Load, error: BaseException) -> tuple[str, BaseException | None] | None:
         if is_out_of_memory(error) and not load.is_to_be_alone and self._models:
             load.is_to_be_alone = True
-            load.model, load.step = None, None
+            load.model = None
             self.drop_unused()
             load.step = self._in_thread(lambda: self._read(load))
             return None

@@ -23,7 +23,6 @@ class Waiting:
     """A task that has not begun."""
 
     task: EngineTask
-    submitted_at: float
     #: When its model began to be loaded; None: it was resident.
     load_requested_at: float | None = None
     told_load: LoadProgress | None = None
@@ -98,7 +97,6 @@ class Sample:
         requested_at = self.waiting.load_requested_at
         loading_s = 0.0 if requested_at is None else self._started_at - requested_at
         return Timings(
-            waiting_s=max(0.0, self._started_at - self.waiting.submitted_at - loading_s),
             loading_s=loading_s,
             encoding_s=denoising_at - self._started_at,
             denoising_s=decoding_at - denoising_at,

@@ -71,11 +71,10 @@ def ignore_progress(progress: LoadProgress) -> None:
 class Timings:
     """Where a finished task's time in the engine went, in seconds.
 
-    `waiting_s` for room among others, `loading_s` for its model (0 where that was resident), `encoding_s` for the
+    `loading_s` for its model (0 where that was resident), `encoding_s` for the
     prompt and the pictures it starts from, `denoising_s` and `decoding_s` together with others, `png_s` for the PNG.
     """
 
-    waiting_s: float
     loading_s: float
     encoding_s: float
     denoising_s: float
