@@ -126,7 +126,7 @@ class GatewayApp:
             input_pictures=input_pictures,
             submitter=Submitter(queue, task_log, input_pictures, settings),
             aborter=Aborter(client, queue, task_log),
-            websockets=Websockets(client, feed, settings),
+            websockets=Websockets(client, feed, task_log, settings),
             readiness=self._readiness,
         )
 
