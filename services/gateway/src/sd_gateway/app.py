@@ -31,6 +31,7 @@ from sd_gateway.parts import PARTS, Parts
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
+from sd_gateway.task_pages import TaskPages
 from sd_gateway.websocket import Websockets
 
 log = structlog.get_logger(__name__)
@@ -121,6 +122,7 @@ class GatewayApp:
             authenticator=Authenticator(auth),
             blobs=blobs,
             task_log=task_log,
+            task_pages=TaskPages(task_log),
             feed=feed,
             served_models=ServedModels(client),
             input_pictures=input_pictures,

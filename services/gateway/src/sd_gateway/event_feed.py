@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import TypeVar
 
-import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
@@ -114,8 +113,11 @@ class EventFeed:
             self._may_be_behind.clear()
             try:
                 is_level = await self._catch_up()
-            except (Unavailable, nats.errors.Error) as error:
+            except Unavailable as error:
                 log.warning("feed_catch_up_failed", error=str(error))
+                is_level = False
+            except Exception:
+                log.exception("feed_catch_up_failed")
                 is_level = False
             if is_level:
                 pause_s = _FIRST_PAUSE_S
