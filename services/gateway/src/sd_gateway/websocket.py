@@ -156,7 +156,7 @@ class Websockets:
         session = subjects.events_of_session(identity.user, identity.session)
         while True:
             outbox.begin_anew()
-            recent = self._feed.recent(identity.user, identity.session, sent)
+            recent = self._feed.recent.of_session(identity.user, identity.session, sent)
             async for event in self._task_log.replay(session, sent + 1):
                 await self._send(client, event.shown())
                 sent = event.sequence
