@@ -194,7 +194,7 @@ class Engine:
         sample = Sample(waiting, model, NUM_FIXED_ROWS, self._at_step)
         self._samples[task_id] = sample
         self._models.pin(model.name)
-        self._rooms.enter(waiting.fill_in(model))
+        self._rooms.enter(sample, waiting.fill_in(model))
         self._on_progress(sample.progress())
         self._follow(sample, sample.resume())
 
@@ -222,18 +222,24 @@ class Engine:
         """Put a sample where it waits next, or end it."""
         match call:
             case NetworkCall():
+                if call.stage == "decode":
+                    # The next one begins now: were it to wait for the pixels, the passes meanwhile would be half empty.
+                    self._leave_room(sample)
                 self._groups.add(sample, call)
             case ThreadCall():
                 self._finishing.run(sample, call)
             case _:
                 self._end(sample)
 
+    def _leave_room(self, sample: Sample) -> None:
+        self._rooms.leave(sample)
+        self._may_start = True
+
     def _end(self, sample: Sample) -> None:
         task, model, error = sample.task, sample.take_model(), sample.rendezvous.error
         del self._samples[task.task_id]
         self._models.unpin(model.name)
-        self._rooms.leave(sample.waiting.fill_in(model))
-        self._may_start = True
+        self._leave_room(sample)
         if sample.rendezvous.ended is not None:
             self._finishing.finish(sample, sample.rendezvous.ended)
         elif error is None or isinstance(error, TaskCancelled):
