@@ -52,6 +52,7 @@ bench: setup ## Measure latency, submission rate, start-up and idle workers, and
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/worker.py
 	$(BIN)/python benchmarks/waiting.py
+	$(BIN)/python benchmarks/model_loads.py
 	$(BIN)/python benchmarks/backlog.py
 
 train-shapes: setup ## Train the bundled model, from where a stopped run left off
