@@ -1,4 +1,4 @@
-"""How often two workers load models: 300 tasks of three models, interleaved, where each worker has memory for one model.
+"""How often two workers load models: 300 tasks of three models, interleaved; each worker has memory for one of them.
 
 Against first come first served, of which the loads are counted: two workers that take the tasks in their order.
 """
