@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
+from pydantic import ValidationError
 
 from sd_common import subjects
 from sd_common.backlog import Backlog, ModelBacklog
+from sd_common.batched_gets import read_stream
 from sd_common.errors import QueueFull
-from sd_common.jobs import Job
+from sd_common.jobs import Job, JobHead
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
 from sd_common.streams import JOBS, jobs_consumer
@@ -70,6 +73,15 @@ class JobQueue:
         except APIError as error:
             if error.err_code not in _MESSAGE_GONE:
                 raise
+
+    async def heads(self) -> AsyncIterator[JobHead]:
+        """Whose the tasks of all jobs are, queued and running, in the order of the queue. Raises `Unavailable`."""
+        async for message in read_stream(self._client, JOBS, ">", 0):
+            try:
+                head = JobHead.model_validate_json(message.data)
+            except ValidationError:
+                continue  # not a job: the worker that takes it tells
+            yield head
 
     async def depths(self) -> list[QueueDepth]:
         """How many jobs each model key has, in one request."""

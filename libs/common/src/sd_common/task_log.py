@@ -7,18 +7,14 @@ exactly one terminal event, whoever races.
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from functools import partial
 
-import nats.errors
-from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
-from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
+from sd_common.batched_gets import read_stream
+from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import (
     AbortedEvent,
     FinishedEvent,
@@ -38,10 +34,6 @@ StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 #: Expected sequence of a task that has no event yet.
 NO_EVENT = 0
 _WRONG_LAST_SEQUENCE = 10071
-_REPLAY_BATCH = 500
-#: Left alone, the server sends up to its `max_pending` at once, and then may end the connection as too slow.
-_REPLAY_BATCH_BYTES = 4 * 1024 * 1024
-_DIRECT_GET = f"$JS.API.DIRECT.GET.{EVENTS}"
 
 
 @dataclass(frozen=True)
@@ -107,13 +99,9 @@ class TaskLog:
 
     async def replay(self, subject_filter: str, since: int) -> AsyncIterator[LoggedEvent]:
         """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one."""
-        while True:
-            batch, num_left = await retried_while_away(partial(self._get_batch, subject_filter, since))
-            for event in batch:
-                yield event
-            if not batch or num_left == 0:
-                return
-            since = batch[-1].sequence + 1
+        async for message in read_stream(self._client, EVENTS, subject_filter, since):
+            _, ref = subjects.parse_task_subject(message.subject)
+            yield LoggedEvent(ref, message.sequence, message.data)
 
     async def _last_of(self, subject: str) -> LoggedEvent | None:
         try:
@@ -122,42 +110,3 @@ class TaskLog:
             return None
         _, ref = subjects.parse_task_subject(str(message.subject))
         return LoggedEvent(ref, int(message.seq or 0), message.data or b"")
-
-    async def _get_batch(self, subject_filter: str, since: int) -> tuple[list[LoggedEvent], int]:
-        """One batched direct get (ADR-31): many messages, then a status that ends them and tells how many are left.
-
-        A batch may end early, by its bytes.
-        """
-        request = {
-            "batch": _REPLAY_BATCH,
-            "max_bytes": _REPLAY_BATCH_BYTES,
-            "seq": max(since, 1),
-            "next_by_subj": subject_filter,
-        }
-        replies: asyncio.Queue[Msg] = asyncio.Queue()
-        inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox, cb=replies.put)
-        try:
-            await self._client.publish(_DIRECT_GET, json.dumps(request).encode(), reply=inbox)
-            batch: list[LoggedEvent] = []
-            while True:
-                try:
-                    async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                        reply = await replies.get()
-                except TimeoutError as error:
-                    raise nats.errors.TimeoutError from error
-                headers = reply.headers or {}
-                match headers.get("Status"):
-                    case None:
-                        _, ref = subjects.parse_task_subject(headers["Nats-Subject"])
-                        batch.append(LoggedEvent(ref, int(headers["Nats-Sequence"]), reply.data))
-                    case "204":
-                        return batch, int(headers["Nats-Num-Pending"])
-                    case "404":
-                        return batch, 0
-                    case "503":
-                        raise nats.errors.NoRespondersError
-                    case status:
-                        raise Unavailable(f"The task log ({status} {headers.get('Description', '')})")
-        finally:
-            await subscription.unsubscribe()

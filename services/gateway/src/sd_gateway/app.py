@@ -31,6 +31,7 @@ from sd_gateway.parts import PARTS, Parts
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
+from sd_gateway.unfinished_tasks import UnfinishedTasks
 from sd_gateway.websocket import Websockets
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ class GatewayApp:
             blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
             self._parts = self._wire(self._client, blobs)
             stack.callback(self._parts.feed.stop)
+            stack.callback(self._parts.unfinished_tasks.stop)
             self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
             stack.callback(self._starting.cancel)
             runner = GatewayRunner(
@@ -115,6 +117,7 @@ class GatewayApp:
         auth = AuthClient(client)
         feed = EventFeed(client, task_log)
         input_pictures = InputPictures(blobs, settings.base_url, settings)
+        unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
         return Parts(
             settings=settings,
             auth=auth,
@@ -124,7 +127,8 @@ class GatewayApp:
             feed=feed,
             served_models=ServedModels(client),
             input_pictures=input_pictures,
-            submitter=Submitter(queue, task_log, input_pictures, settings),
+            submitter=Submitter(queue, task_log, input_pictures, unfinished_tasks, settings),
+            unfinished_tasks=unfinished_tasks,
             aborter=Aborter(client, queue, task_log),
             websockets=Websockets(client, feed, settings),
             readiness=self._readiness,
@@ -132,7 +136,13 @@ class GatewayApp:
 
     async def _start_parts(self) -> None:
         parts = self._parts
-        for start in (self._client.open, parts.feed.start, parts.served_models.start, parts.authenticator.fetch_keys):
+        for start in (
+            self._client.open,
+            parts.feed.start,
+            parts.served_models.start,
+            parts.authenticator.fetch_keys,
+            parts.unfinished_tasks.start,
+        ):
             while True:
                 try:
                     await start()

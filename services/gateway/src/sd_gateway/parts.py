@@ -17,6 +17,7 @@ from sd_gateway.input_pictures import InputPictures
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
+from sd_gateway.unfinished_tasks import UnfinishedTasks
 from sd_gateway.websocket import Websockets
 
 
@@ -32,6 +33,7 @@ class Parts:
     feed: EventFeed
     served_models: ServedModels
     input_pictures: InputPictures
+    unfinished_tasks: UnfinishedTasks
     submitter: Submitter
     aborter: Aborter
     websockets: Websockets
