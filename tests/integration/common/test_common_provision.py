@@ -21,6 +21,7 @@ from sd_common.settings import MinioSettings, NatsSettings, StreamSettings
 from support.servers import S3Server
 
 _NS = 10**9
+_NAMES = ("JOBS", "EVENTS", "KV_users", "KV_idempotency_keys")
 _STREAMS = StreamSettings(_env_file=None, nats_replicas=1, events_max_age_s=86_400, jobs_max_per_model=10_000)
 
 
@@ -73,6 +74,13 @@ async def test_users_are_kept_without_history(nats_client: NatsClient, provision
     assert _chosen(await _config_of(nats_client, "KV_users"), expected) == expected
 
 
+async def test_idempotency_keys_are_kept_for_as_long_as_events(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    expected = {"max_msgs_per_subject": 1, "storage": "file", "allow_direct": True, "max_age": 24 * 3600 * _NS}
+    assert _chosen(await _config_of(nats_client, "KV_idempotency_keys"), expected) == expected
+
+
 async def test_the_consumer_of_a_model_is_as_the_contract_says(
     nats_client: NatsClient, provisioned: NatsSettings
 ) -> None:
@@ -94,12 +102,12 @@ async def test_the_consumer_of_a_model_is_as_the_contract_says(
 
 
 async def test_provisioning_again_changes_nothing(nats_client: NatsClient, provisioned: NatsSettings) -> None:
-    before = [await _config_of(nats_client, stream) for stream in ("JOBS", "EVENTS", "KV_users")]
+    before = [await _config_of(nats_client, stream) for stream in _NAMES]
     await JobQueue(nats_client).publish(new_job())
     users = await nats_client.jetstream().key_value("users")
     await users.put("alice", b"hash")
     await asyncio.gather(*(provision_streams(nats_client.jetstream(), _STREAMS) for _ in range(5)))
-    assert [await _config_of(nats_client, stream) for stream in ("JOBS", "EVENTS", "KV_users")] == before
+    assert [await _config_of(nats_client, stream) for stream in _NAMES] == before
     assert (await nats_client.jetstream().stream_info("JOBS")).state.messages == 1
     assert (await users.get("alice")).value == b"hash"
 
@@ -109,14 +117,16 @@ async def test_several_that_provision_an_empty_server_at_once_agree(
 ) -> None:
     await asyncio.gather(*(provision_streams(nats_client.jetstream(), _STREAMS) for _ in range(5)))
     streams = {info.config.name for info in await nats_client.jetstream().streams_info()}
-    assert streams == {"JOBS", "EVENTS", "KV_users"}
+    assert streams == set(_NAMES)
 
 
 async def test_a_changed_setting_is_applied_and_jobs_stay(nats_client: NatsClient, provisioned: NatsSettings) -> None:
     await JobQueue(nats_client).publish(new_job())
-    changed = _STREAMS.model_copy(update={"events_max_age_s": 600, "jobs_max_per_model": 5})
-    await provision_streams(nats_client.jetstream(), changed)
-    assert (await _config_of(nats_client, "EVENTS"))["max_age"] == 600 * _NS
+    for max_age_s in (60, 600):
+        changed = _STREAMS.model_copy(update={"events_max_age_s": max_age_s, "jobs_max_per_model": 5})
+        await provision_streams(nats_client.jetstream(), changed)
+        assert (await _config_of(nats_client, "EVENTS"))["max_age"] == max_age_s * _NS
+        assert (await _config_of(nats_client, "KV_idempotency_keys"))["max_age"] == max_age_s * _NS
     assert (await _config_of(nats_client, "JOBS"))["max_msgs_per_subject"] == 5
     assert (await nats_client.jetstream().stream_info("JOBS")).state.messages == 1
 

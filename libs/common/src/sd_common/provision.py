@@ -9,14 +9,20 @@ import asyncio
 
 import structlog
 from nats.js import JetStreamContext
-from nats.js.api import StreamConfig
+from nats.js.api import KeyValueConfig, StreamConfig
 from nats.js.errors import BucketNotFoundError, NotFoundError
 
 from sd_common.blob_store import BlobStore
 from sd_common.logs import configure_logs
 from sd_common.nats_client import connect
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, StreamSettings, load_settings
-from sd_common.streams import USERS_BUCKET, events_stream, jobs_stream, users_bucket
+from sd_common.streams import (
+    DUPLICATE_WINDOW_S,
+    events_stream,
+    idempotency_keys_bucket,
+    jobs_stream,
+    users_bucket,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +31,8 @@ async def provision_streams(js: JetStreamContext, settings: StreamSettings) -> N
     """Create what is missing and update what differs."""
     for stream in (jobs_stream(settings), events_stream(settings)):
         await _create_or_update(js, stream)
-    try:
-        await js.key_value(USERS_BUCKET)
-    except BucketNotFoundError:
-        await js.create_key_value(users_bucket(settings))
+    for bucket in (users_bucket(settings), idempotency_keys_bucket(settings)):
+        await _create_or_update_bucket(js, bucket)
 
 
 async def _create_or_update(js: JetStreamContext, stream: StreamConfig) -> None:
@@ -38,6 +42,18 @@ async def _create_or_update(js: JetStreamContext, stream: StreamConfig) -> None:
         await js.add_stream(stream)
     else:
         await js.update_stream(stream)
+
+
+async def _create_or_update_bucket(js: JetStreamContext, bucket: KeyValueConfig) -> None:
+    try:
+        status = await (await js.key_value(bucket.bucket)).status()
+    except BucketNotFoundError:
+        await js.create_key_value(bucket)
+    else:
+        stream = status.stream_info.config
+        # No message id is remembered for longer than its message: the server refuses that.
+        window_s = min(bucket.ttl or DUPLICATE_WINDOW_S, DUPLICATE_WINDOW_S)
+        await js.update_stream(stream, max_age=bucket.ttl, duplicate_window=window_s, num_replicas=bucket.replicas)
 
 
 async def provision(

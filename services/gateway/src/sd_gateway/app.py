@@ -26,6 +26,8 @@ from sd_gateway.http.operations import add_operations
 from sd_gateway.http.routes import OPERATIONS
 from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
 from sd_gateway.http.service import add_documents
+from sd_gateway.idempotency_keys import IdempotencyKeys
+from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
 from sd_gateway.served_models import ServedModels
@@ -118,6 +120,7 @@ class GatewayApp:
         feed = EventFeed(client, task_log)
         input_pictures = InputPictures(blobs, settings.base_url, settings)
         unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
+        submitter = Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
         return Parts(
             settings=settings,
             auth=auth,
@@ -127,7 +130,8 @@ class GatewayApp:
             feed=feed,
             served_models=ServedModels(client),
             input_pictures=input_pictures,
-            submitter=Submitter(queue, task_log, input_pictures, unfinished_tasks, settings),
+            submitter=submitter,
+            idempotent_submitter=IdempotentSubmitter(IdempotencyKeys(client), task_log, submitter),
             unfinished_tasks=unfinished_tasks,
             aborter=Aborter(client, queue, task_log),
             websockets=Websockets(client, feed, settings),

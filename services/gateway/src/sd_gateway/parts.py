@@ -13,6 +13,7 @@ from sd_gateway.abort import Aborter
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
@@ -35,6 +36,7 @@ class Parts:
     input_pictures: InputPictures
     unfinished_tasks: UnfinishedTasks
     submitter: Submitter
+    idempotent_submitter: IdempotentSubmitter
     aborter: Aborter
     websockets: Websockets
     readiness: Callable[[], Awaitable[dict[str, str | None]]]

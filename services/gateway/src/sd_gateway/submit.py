@@ -26,10 +26,15 @@ Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
 
 
 def new_task(identity: Identity) -> TaskRef:
-    """Name a task that is to be submitted. The lines that this request logs from now on tell it."""
-    task_id = str(uuid.uuid4())
-    structlog.contextvars.bind_contextvars(task_id=task_id)
-    return TaskRef(identity.user, identity.session, task_id)
+    """Name a task that is to be submitted."""
+    ref = TaskRef(identity.user, identity.session, str(uuid.uuid4()))
+    bind_task(ref)
+    return ref
+
+
+def bind_task(ref: TaskRef) -> None:
+    """Have the lines that this request logs from now on tell the task."""
+    structlog.contextvars.bind_contextvars(task_id=ref.task_id)
 
 
 class Submitter:

@@ -38,6 +38,7 @@ class Operation:
     description: str = ""
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     query: TypeAdapter[Any] | None = None
+    headers: Mapping[str, TypeAdapter[Any]] = field(default_factory=dict)
     body: TypeAdapter[Any] | None = None
     body_kind: BodyKind = "application/json"
     #: The replaced API takes passwords in the query.
