@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sd_common import batched_gets, job_queue, task_log
+from sd_common import job_queue, task_log
 
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request whose answer a killed server took with it is tried again after 0.5 s, instead of 5 s."""
-    for module in (batched_gets, job_queue, task_log):
+    for module in (job_queue, task_log):
         monkeypatch.setattr(module, "REQUEST_TIMEOUT_S", 0.5)

@@ -7,13 +7,15 @@ exactly one terminal event, whoever races.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
-from sd_common.batched_gets import read_stream
+from sd_common.direct_get import get_batch
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import (
     AbortedEvent,
@@ -34,6 +36,7 @@ StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 #: Expected sequence of a task that has no event yet.
 NO_EVENT = 0
 _WRONG_LAST_SEQUENCE = 10071
+_REPLAY_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class LoggedEvent:
     def event(self) -> StoredEventModel:
         """The parsed event; raises pydantic's ValidationError for one of a later version."""
         return stored_event_adapter.validate_json(self.data)
+
+    @property
+    def event_type(self) -> str:
+        """Its type alone, also of an event of a later version."""
+        return str(json.loads(self.data)["event_type"])
 
     def shown(self) -> bytes:
         """What clients see: the stored bytes with the `sequence` spliced in."""
@@ -92,16 +100,46 @@ class TaskLog:
         """The last event of a user's task, whichever session it belongs to."""
         return await self._last_of(subjects.events_of_task(user, task_id))
 
+    async def last_of_tasks(self, refs: Iterable[TaskRef]) -> dict[TaskRef, LoggedEvent]:
+        """The last event of each task that has any, of 1,024 tasks at most."""
+        found: dict[TaskRef, LoggedEvent] = {}
+        missing = {ref.events for ref in refs}
+        while missing:
+            events, num_left = await self._get({"multi_last": sorted(missing)})
+            found.update((event.ref, event) for event in events)
+            missing -= {event.ref.events for event in events}
+            if not events or num_left == 0:
+                break
+        return found
+
     async def last_sequence(self) -> int:
         """The highest sequence of the stream."""
-        info = await retried_while_away(lambda: self._js.stream_info(EVENTS))
-        return info.state.last_seq
+        return (await self.stored_sequences())[1]
 
-    async def replay(self, subject_filter: str, since: int) -> AsyncIterator[LoggedEvent]:
-        """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one."""
-        async for message in read_stream(self._client, EVENTS, subject_filter, since):
-            _, ref = subjects.parse_task_subject(message.subject)
-            yield LoggedEvent(ref, message.sequence, message.data)
+    async def stored_sequences(self) -> tuple[int, int]:
+        """The sequences of the oldest and of the newest event; the first is one more than the last where none is
+        left. The stream's leader tells: replicas may be behind."""
+        state = (await retried_while_away(lambda: self._js.stream_info(EVENTS))).state
+        return state.first_seq, state.last_seq
+
+    async def num_events(self, subject_filter: str, since: int) -> int:
+        """How many events whose subject matches have a sequence of at least `since`."""
+        events, num_left = await self._get({"batch": 1, "seq": max(since, 1), "next_by_subj": subject_filter})
+        return len(events) + num_left
+
+    async def replay(self, subject_filter: str, since: int, batch: int = _REPLAY_BATCH) -> AsyncIterator[LoggedEvent]:
+        """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one.
+
+        They are read `batch` at a time.
+        """
+        while True:
+            request = {"batch": batch, "seq": max(since, 1), "next_by_subj": subject_filter}
+            events, num_left = await self._get(request)
+            for event in events:
+                yield event
+            if not events or num_left == 0:
+                return
+            since = events[-1].sequence + 1
 
     async def _last_of(self, subject: str) -> LoggedEvent | None:
         try:
@@ -110,3 +148,13 @@ class TaskLog:
             return None
         _, ref = subjects.parse_task_subject(str(message.subject))
         return LoggedEvent(ref, int(message.seq or 0), message.data or b"")
+
+    async def _get(self, request: dict[str, Any]) -> tuple[list[LoggedEvent], int]:
+        """The events that a batched direct get answers, and how many it left."""
+        batch = await retried_while_away(lambda: get_batch(self._client, EVENTS, request, REQUEST_TIMEOUT_S))
+        events: list[LoggedEvent] = []
+        for message in batch.messages:
+            headers = message.headers or {}
+            _, ref = subjects.parse_task_subject(headers["Nats-Subject"])
+            events.append(LoggedEvent(ref, int(headers["Nats-Sequence"]), message.data))
+        return events, batch.num_left
