@@ -24,10 +24,27 @@ log = structlog.get_logger(__name__)
 #: Transfers at once; the connection pool has as many places, so that none is opened and thrown away.
 _MAX_TRANSFERS = 16
 _CONNECT_TIMEOUT_S = 2.0
-_READ_TIMEOUT_S = 20.0
 _PART = "The picture store"
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """For how long a server that takes connections but does not answer is waited for."""
+
+    #: Seconds without a byte, after which a transfer has failed.
+    read_timeout_s: float
+    #: How often one that has failed so is tried again.
+    num_retries: int
+    #: Seconds within which a call ends, whatever it waits for: a place among the transfers too. None: no limit.
+    call_timeout_s: float | None
+
+
+#: For work that is under way, and would have to be done again.
+LONG_PATIENCE = Patience(read_timeout_s=20.0, num_retries=2, call_timeout_s=None)
+#: For a client that waits, and can try again itself.
+SHORT_PATIENCE = Patience(read_timeout_s=3.0, num_retries=0, call_timeout_s=10.0)
 
 
 @dataclass(frozen=True)
@@ -47,14 +64,19 @@ def new_blob_id() -> str:
 class BlobStore:
     """Blobs by id. Every call raises `Unavailable` where the S3 server does not answer."""
 
-    def __init__(self, settings: MinioSettings) -> None:
+    def __init__(self, settings: MinioSettings, patience: Patience = LONG_PATIENCE) -> None:
         self._bucket = settings.minio_bucket
+        self._call_timeout_s = patience.call_timeout_s
         self._pool = urllib3.PoolManager(
             maxsize=_MAX_TRANSFERS,
-            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
+            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=patience.read_timeout_s),
             # A server that has just started answers with an error status until it finds its volumes.
             retries=urllib3.Retry(
-                total=5, connect=2, read=2, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)
+                total=5,
+                connect=2,
+                read=patience.num_retries,
+                backoff_factor=0.1,
+                status_forcelist=(500, 502, 503, 504),
             ),
         )
         self._client = Minio(
@@ -133,7 +155,8 @@ class BlobStore:
 
     async def _run(self, call: Callable[[], T], blob_id: str = "") -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            async with asyncio.timeout(self._call_timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except S3Error as error:
             if error.code in ("NoSuchKey", "NoSuchObject"):
                 raise BlobNotFound(blob_id) from error

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import structlog
 from aiohttp import web
 
-from sd_common.blob_store import BlobStore
+from sd_common.blob_store import SHORT_PATIENCE, BlobStore
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
@@ -66,7 +66,7 @@ class GatewayApp:
         async with AsyncExitStack() as stack:
             self._client = NatsClient(self._nats_settings, "gateway")
             stack.push_async_callback(self._client.shut)
-            blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
+            blobs = await stack.enter_async_context(BlobStore(self._minio_settings, SHORT_PATIENCE))
             self._parts = self._wire(self._client, blobs)
             stack.callback(self._parts.feed.stop)
             stack.callback(self._parts.unfinished_tasks.stop)
@@ -123,6 +123,7 @@ class GatewayApp:
         submitter = Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
         return Parts(
             settings=settings,
+            nats=client,
             auth=auth,
             authenticator=Authenticator(auth),
             blobs=blobs,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from sd_common.blob_store import BlobStore
+from sd_common.nats_client import NatsClient
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
 from sd_gateway.auth_client import AuthClient
@@ -27,6 +28,7 @@ class Parts:
     """The gateway's parts, wired in `app.py`."""
 
     settings: GatewaySettings
+    nats: NatsClient
     auth: AuthClient
     authenticator: Authenticator
     blobs: BlobStore
