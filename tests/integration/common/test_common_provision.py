@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from integration.common.makers import KEY, new_bucket_name, new_job
+from minio import Minio
 
 from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision, provision_streams
-from sd_common.settings import MinioSettings, NatsSettings, StreamSettings
+from sd_common.settings import MinioSettings, NatsSettings, RetentionSettings, StreamSettings
 from support.servers import S3Server
 
 _NS = 10**9
@@ -136,7 +137,7 @@ async def test_everything_is_provisioned_for_the_services(
 ) -> None:
     minio_settings = s3_server.minio_settings(new_bucket_name())
     for _ in range(2):
-        await provision(nats_settings, _STREAMS, minio_settings)
+        await provision(nats_settings, _STREAMS, minio_settings, RetentionSettings(_env_file=None))
     await JobQueue(nats_client).publish(new_job())
     async with BlobStore(minio_settings) as blobs:
         await blobs.check_available()
@@ -154,6 +155,7 @@ def environment(nats_settings: NatsSettings, s3_server: S3Server, tmp_path: Path
         "MINIO_SECRET_KEY": minio.minio_secret_key.get_secret_value(),
         "MINIO_BUCKET": minio.minio_bucket,
         "EVENTS_MAX_AGE_S": "120",
+        "PICTURES_MAX_AGE_DAYS": "3",
     }
 
 
@@ -167,6 +169,19 @@ async def test_the_command_provisions(environment: dict[str, str], nats_client: 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stderr.splitlines()[-1])["event"] == "provisioned"
     assert (await _config_of(nats_client, "EVENTS"))["max_age"] == 120 * _NS
+    assert _expiry_of(environment) == {"pictures-max-age": 3}
+
+
+def _expiry_of(environment: dict[str, str]) -> dict[str | None, int | None]:
+    """The days of each rule of the bucket's lifecycle."""
+    client = Minio(
+        environment["MINIO_ENDPOINT"],
+        access_key=environment["MINIO_ACCESS_KEY"],
+        secret_key=environment["MINIO_SECRET_KEY"],
+        secure=False,
+    )
+    lifecycle = client.get_bucket_lifecycle(environment["MINIO_BUCKET"])
+    return {rule.rule_id: rule.expiration.days for rule in (lifecycle.rules if lifecycle else []) if rule.expiration}
 
 
 async def test_the_command_tells_wrong_settings(environment: dict[str, str], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sd_gateway.idempotent_submit import digest_of
 from support.client import Answered, Client
 
 _TASK = {"params_type": "txt2img", "prompt": "x", "model": "shapes"}
-_PARAMETERS = Txt2ImgParameters(**_TASK)  # type: ignore[arg-type]  # of mixed types
+_PARAMETERS = Txt2ImgParameters(**_TASK)
 _KEY = "2f1c7c1e-7d59-4b0e-9a55-53a2a2f3c6de"
 
 

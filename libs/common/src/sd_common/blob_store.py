@@ -14,7 +14,9 @@ from typing import Self, TypeVar
 import structlog
 import urllib3
 from minio import Minio
+from minio.commonconfig import ENABLED, Filter
 from minio.error import MinioException, S3Error
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
 from sd_common.errors import BlobNotFound, Unavailable
 from sd_common.settings import MinioSettings
@@ -24,6 +26,8 @@ log = structlog.get_logger(__name__)
 #: Transfers at once; the connection pool has as many places, so that none is opened and thrown away.
 _MAX_TRANSFERS = 16
 _CONNECT_TIMEOUT_S = 2.0
+#: The id of the rule of the bucket's lifecycle that is ours.
+_MAX_AGE_RULE = "pictures-max-age"
 _PART = "The picture store"
 
 T = TypeVar("T")
@@ -110,6 +114,23 @@ class BlobStore:
                         raise
 
         await self._run(create)
+
+    async def set_max_age(self, days: int | None) -> None:
+        """Have the server delete blobs that are older, or none. Other rules of the bucket's lifecycle stay."""
+
+        def set_rule() -> None:
+            lifecycle = self._client.get_bucket_lifecycle(self._bucket)
+            before = lifecycle.rules if lifecycle else []
+            rules = [rule for rule in before if rule.rule_id != _MAX_AGE_RULE]
+            if days is not None:
+                every_blob, expiration = Filter(prefix=""), Expiration(days=days)
+                rules.append(Rule(ENABLED, rule_filter=every_blob, rule_id=_MAX_AGE_RULE, expiration=expiration))
+            if rules:
+                self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig(rules))
+            elif before:
+                self._client.delete_bucket_lifecycle(self._bucket)
+
+        await self._run(set_rule)
 
     async def put(self, blob_id: str, data: bytes, content_type: str) -> None:
         """Store `data`, in the place of what was there."""

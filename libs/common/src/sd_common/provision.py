@@ -15,7 +15,14 @@ from nats.js.errors import BucketNotFoundError, NotFoundError
 from sd_common.blob_store import BlobStore
 from sd_common.logs import configure_logs
 from sd_common.nats_client import connect
-from sd_common.settings import LogSettings, MinioSettings, NatsSettings, StreamSettings, load_settings
+from sd_common.settings import (
+    LogSettings,
+    MinioSettings,
+    NatsSettings,
+    RetentionSettings,
+    StreamSettings,
+    load_settings,
+)
 from sd_common.streams import (
     DUPLICATE_WINDOW_S,
     events_stream,
@@ -57,7 +64,10 @@ async def _create_or_update_bucket(js: JetStreamContext, bucket: KeyValueConfig)
 
 
 async def provision(
-    nats_settings: NatsSettings, stream_settings: StreamSettings, minio_settings: MinioSettings
+    nats_settings: NatsSettings,
+    stream_settings: StreamSettings,
+    minio_settings: MinioSettings,
+    retention_settings: RetentionSettings,
 ) -> None:
     """Make NATS and the S3 server ready for the services."""
     client = await connect(nats_settings, "provision")
@@ -67,12 +77,20 @@ async def provision(
         await client.shut()
     async with BlobStore(minio_settings) as blobs:
         await blobs.create_bucket()
+        await blobs.set_max_age(retention_settings.pictures_max_age_days)
     log.info("provisioned")
 
 
 def main() -> None:
     configure_logs(load_settings(LogSettings), "provision")
-    asyncio.run(provision(load_settings(NatsSettings), load_settings(StreamSettings), load_settings(MinioSettings)))
+    asyncio.run(
+        provision(
+            load_settings(NatsSettings),
+            load_settings(StreamSettings),
+            load_settings(MinioSettings),
+            load_settings(RetentionSettings),
+        )
+    )
 
 
 if __name__ == "__main__":
