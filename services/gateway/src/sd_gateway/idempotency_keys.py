@@ -26,6 +26,9 @@ from sd_gateway.errors import IdempotencyKeyReused
 
 log = structlog.get_logger(__name__)
 
+#: Revision of a key that has no record yet.
+_NO_RECORD = 0
+
 T = TypeVar("T")
 
 
@@ -74,11 +77,9 @@ class IdempotencyKeys:
             digest=digest,
         )
         while True:
-            # It is there already; the second error is that of a replica that does not know it yet.
-            with contextlib.suppress(KeyWrongLastSequenceError, KeyNotFoundError):
-                revision = await self._call(lambda bucket: bucket.create(name, _bytes_of(record)))
-                return Claim(name, record, revision, is_new=True)
-            # Somebody changed it meanwhile; or it has aged out.
+            with contextlib.suppress(KeyWrongLastSequenceError):  # it is there already
+                return Claim(name, record, await self._update(name, record, _NO_RECORD), is_new=True)
+            # Somebody changed it meanwhile; or it has aged out, or is not at that replica yet.
             with contextlib.suppress(KeyWrongLastSequenceError, KeyNotFoundError):
                 return await self._claim_existing(name, digest)
 
