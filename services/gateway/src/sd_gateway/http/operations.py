@@ -43,8 +43,7 @@ class Operation:
     headers: Mapping[str, TypeAdapter[Any]] = field(default_factory=dict)
     body: TypeAdapter[Any] | None = None
     body_kind: BodyKind = "application/json"
-    #: Whether it is refused at once while there is no connection to NATS, instead of trying for as long as a submission
-    #: does that was begun before.
+    #: Whether it is refused at once while there is no connection to NATS. What was begun before tries for longer.
     needs_nats: bool = True
     #: The replaced API takes passwords in the query.
     password_in_query: bool = False
