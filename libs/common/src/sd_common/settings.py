@@ -65,6 +65,16 @@ class StreamSettings(Settings):
     )
 
 
+class RetentionSettings(Settings):
+    """How long pictures are kept; only provisioning reads these."""
+
+    pictures_max_age_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Days after which the S3 server deletes a picture, made or uploaded. Default: kept for ever.",
+    )
+
+
 class MinioSettings(Settings):
     """Where pictures are stored: any S3 server."""
 

@@ -19,6 +19,7 @@ from sd_common.settings import StreamSettings
 JOBS = "JOBS"
 EVENTS = "EVENTS"
 USERS_BUCKET = "users"
+IDEMPOTENCY_KEYS_BUCKET = "idempotency_keys"
 
 #: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker.
 ACK_WAIT_S = 30.0
@@ -61,6 +62,18 @@ def users_bucket(settings: StreamSettings) -> KeyValueConfig:
     """Users by name."""
     return KeyValueConfig(
         bucket=USERS_BUCKET, history=1, storage=StorageType.FILE, replicas=settings.nats_replicas, direct=True
+    )
+
+
+def idempotency_keys_bucket(settings: StreamSettings) -> KeyValueConfig:
+    """The task of each `Idempotency-Key`, for as long as its events can be read."""
+    return KeyValueConfig(
+        bucket=IDEMPOTENCY_KEYS_BUCKET,
+        history=1,
+        ttl=settings.events_max_age_s,
+        storage=StorageType.FILE,
+        replicas=settings.nats_replicas,
+        direct=True,
     )
 
 
