@@ -23,7 +23,6 @@ from sd_common.errors import TaskEnded, Unavailable
 from sd_common.jobs import Job, JobHead
 from sd_common.logs import bound_task
 from sd_common.retries import retried_while_away
-from sd_common.streams import ACK_WAIT_S
 from sd_common.tracing import continued_trace
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, TaskLost
@@ -33,7 +32,8 @@ from sd_worker.run_task import TaskHandler
 
 log = structlog.get_logger(__name__)
 
-_IN_PROGRESS_INTERVAL_S = ACK_WAIT_S / 3
+#: How often a job is told to be in progress within its ack_wait: two such messages may get lost.
+_NUM_TOLD_PER_ACK_WAIT = 3
 #: Pause before a job is given out again whose parts did not answer.
 _RETRY_DELAY_S = 5.0
 _PAUSE_S = 1.0
@@ -46,11 +46,19 @@ _MAX_FAILED_DELIVERIES = 10
 class JobConsumer:
     """Runs jobs until it is told to drain."""
 
-    def __init__(self, source: JobSource, engine: EngineBridge, handler: TaskHandler, events: EventPublisher) -> None:
+    def __init__(
+        self,
+        source: JobSource,
+        engine: EngineBridge,
+        handler: TaskHandler,
+        events: EventPublisher,
+        ack_wait_s: float,
+    ) -> None:
         self._source = source
         self._engine = engine
         self._handler = handler
         self._events = events
+        self._in_progress_every_s = ack_wait_s / _NUM_TOLD_PER_ACK_WAIT
         self._taking: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         #: Why no jobs can be taken at the moment.
@@ -115,7 +123,7 @@ class JobConsumer:
                     await self._refuse(message, error)
                     return
                 with bound_task(job.task_id):
-                    async with _kept_in_progress(message):
+                    async with _kept_in_progress(message, self._in_progress_every_s):
                         await self._run(message, job, has_come)
         finally:
             has_come()
@@ -186,12 +194,12 @@ async def _acknowledge(message: Msg) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _kept_in_progress(message: Msg) -> AsyncIterator[None]:
+async def _kept_in_progress(message: Msg, every_s: float) -> AsyncIterator[None]:
     """The server gives the job to nobody else while inside."""
 
     async def keep() -> None:
         while True:
-            await asyncio.sleep(_IN_PROGRESS_INTERVAL_S)
+            await asyncio.sleep(every_s)
             with contextlib.suppress(nats.errors.Error):
                 await message.in_progress()
 
