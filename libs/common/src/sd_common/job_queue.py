@@ -111,8 +111,8 @@ class JobQueue:
         return await self._request(f"STREAM.INFO.{JOBS}", {"subjects_filter": subjects.JOBS})
 
     async def create_consumer(self, model_key: str) -> ConsumerInfo:
-        """Create the model's consumer where there is none (1 ms), and tell where it stands. One that has another ack_wait is
-        changed."""
+        """Create the model's consumer where there is none (1 ms), change one of another ack_wait, and tell where it
+        stands."""
         consumer = jobs_consumer(model_key, self._ack_wait_s)
         return await retried_while_away(lambda: self._js.add_consumer(JOBS, consumer))
 

@@ -20,8 +20,8 @@ JOBS = "JOBS"
 EVENTS = "EVENTS"
 USERS_BUCKET = "users"
 
-#: Unless workers say otherwise: a job that nobody acknowledged, nor marked as in progress, for this many seconds goes to
-#: another worker.
+#: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker, unless the
+#: workers' settings say otherwise.
 DEFAULT_ACK_WAIT_S = 30.0
 #: A retried submission with the same task_id is one job within this many seconds.
 DUPLICATE_WINDOW_S = 120.0

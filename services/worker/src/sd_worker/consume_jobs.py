@@ -58,6 +58,7 @@ class JobConsumer:
         self._engine = engine
         self._handler = handler
         self._events = events
+        self._num_refused = 0
         self._in_progress_every_s = ack_wait_s / _NUM_TOLD_PER_ACK_WAIT
         self._taking: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -68,7 +69,9 @@ class JobConsumer:
         self._taking = asyncio.create_task(self._take_jobs(), name="take-jobs")
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take no more jobs, and wait until those taken have ended. Returns whether they have within `timeout_s`."""
+        """Take no more jobs, hand back those that have not begun, and wait until the others have ended. Returns whether
+        they have within `timeout_s`."""
+        self._handler.drain()
         if self._taking is not None:
             while not self._taking.done():  # nats-py swallows a cancellation here and there
                 self._taking.cancel()
@@ -133,7 +136,8 @@ class JobConsumer:
         reason = "The job cannot be read: " + "; ".join(
             f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors(include_input=False)
         )
-        log.error("not_a_job", subject=message.subject, reason=reason)
+        self._num_refused += 1
+        log.error("not_a_job", subject=message.subject, reason=reason, num_refused=self._num_refused)
         try:
             with contextlib.suppress(ValidationError, TaskEnded):
                 ref = JobHead.model_validate_json(message.data).ref
