@@ -157,6 +157,7 @@ async def test_a_worker_whose_task_was_started_by_another_meanwhile_changes_noth
     zombie = await start_worker("zombie")
     job = await tasks.publish("stolen", steps=60)
     started = await tasks.wait_for("stolen", "started")
+    await tasks.wait_until_begun("stolen")
     other = StartedEvent(task_id="stolen", attempt=2, worker="other")
     sequence = await tasks.log.append(job.ref, other, started.sequence)
     await zombie.stop()  # it finishes what runs
@@ -277,7 +278,7 @@ async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_anothe
 ) -> None:
     worker = await start_worker(max_rows=2)
     await tasks.publish("running", steps=100)
-    await tasks.wait_for("running", "started")
+    await tasks.wait_until_begun("running")
     await tasks.publish("queued")
     await worker.stop()
     assert (await tasks.events("running"))[-1].event.event_type == "finished"
@@ -294,7 +295,7 @@ async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_anothe
 async def test_a_drain_that_takes_too_long_hands_the_running_task_back(start_worker: StartWorker, tasks: Tasks) -> None:
     worker = await start_worker("slow", drain_timeout_s=0.0)
     await tasks.publish("long", steps=400)
-    await tasks.wait_for("long", "started")
+    await tasks.wait_until_begun("long")
     await worker.stop()
     await start_worker("fresh")
     started = [event.event for event in await tasks.events("long") if isinstance(event.event, StartedEvent)]

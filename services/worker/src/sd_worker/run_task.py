@@ -67,7 +67,7 @@ class TaskHandler:
         self._blobs = blobs
         self._base_url = settings.base_url
         self._running: set[str] = set()
-        self._fetching: set[asyncio.Task[list[Image.Image | None]]] = set()
+        self._fetching: set[asyncio.Future[list[Image.Image | None]]] = set()
         self._is_draining = False
         self._imposed: dict[str, bool] = {}
         if settings.safety_filter == "required":
