@@ -47,10 +47,10 @@ class Deployment:
     def start_gateway(self, env: Mapping[str, str] | None = None) -> Service:
         return self._start("gateway", "sd_gateway", {"PORT": "0", **(env or {})})
 
-    def start_worker(self, name: str) -> Service:
+    def start_worker(self, name: str, env: Mapping[str, str] | None = None) -> Service:
         # One picture at a time, so that tests can say which worker has which.
-        env = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2"}
-        return self._start(name, "sd_worker", env)
+        defaults = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2", "JOB_ACK_WAIT_S": "3"}
+        return self._start(name, "sd_worker", {**defaults, **(env or {})})
 
     def gateway_url(self) -> str:
         """Where the gateway listens."""

@@ -102,6 +102,14 @@ async def test_the_consumer_of_a_model_is_as_the_contract_says(
     assert _chosen(answer["config"], expected) == expected
 
 
+async def test_a_consumer_that_has_another_ack_wait_is_changed(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    await JobQueue(nats_client).create_consumer(KEY)
+    consumer = await JobQueue(nats_client, ack_wait_s=5).create_consumer(KEY)
+    assert consumer.config.ack_wait == 5
+
+
 async def test_provisioning_again_changes_nothing(nats_client: NatsClient, provisioned: NatsSettings) -> None:
     before = [await _config_of(nats_client, stream) for stream in _NAMES]
     await JobQueue(nats_client).publish(new_job())

@@ -16,14 +16,14 @@ from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient, connect
 from sd_common.puller import Puller
 from sd_common.settings import NatsSettings
-from sd_common.streams import ACK_WAIT_S, JOBS
+from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS
 from support.servers import NatsServer
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
-#: Seconds in which a job is in hand. Far below ACK_WAIT_S, after which a lost one would come again.
+#: Seconds in which a job is in hand. Far below DEFAULT_ACK_WAIT_S, after which a lost one would come again.
 _SOON_S = 10.0
-assert _SOON_S < ACK_WAIT_S
+assert _SOON_S < DEFAULT_ACK_WAIT_S
 
 OpenPuller = Callable[[], Awaitable[Puller]]
 
@@ -144,7 +144,7 @@ async def test_cancelled_waiting_loses_no_job(puller: Puller, queue: JobQueue) -
             received.append(_task_id(message))
             await message.ack()
 
-    async with asyncio.timeout(ACK_WAIT_S / 2):
+    async with asyncio.timeout(DEFAULT_ACK_WAIT_S / 2):
         await asyncio.gather(publish(), take_all())
     assert sorted(received) == sorted(job.task_id for job in jobs)
     assert num_cancelled > 50, "hardly anything was cancelled"
@@ -200,7 +200,7 @@ async def test_a_job_that_meets_the_close_goes_to_somebody_else(open_puller: Ope
     """100 jobs are published just as the puller that waits for them closes."""
     chance = random.Random(2)
     successor = await open_puller()
-    async with asyncio.timeout(ACK_WAIT_S / 2):
+    async with asyncio.timeout(DEFAULT_ACK_WAIT_S / 2):
         for _ in range(100):
             puller = await open_puller()
             assert await puller.next(0) is None

@@ -21,7 +21,7 @@ from sd_common.errors import QueueFull
 from sd_common.jobs import Job, JobHead
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
-from sd_common.streams import JOBS, jobs_consumer
+from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
 from sd_common.tracing import trace_headers
 
 _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
@@ -42,8 +42,10 @@ class QueueDepth:
 class JobQueue:
     """The jobs of all models."""
 
-    def __init__(self, client: NatsClient) -> None:
+    def __init__(self, client: NatsClient, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> None:
+        """`ack_wait_s`: of the consumers that it creates."""
         self._client = client
+        self._ack_wait_s = ack_wait_s
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
 
     async def publish(self, job: Job) -> int:
@@ -130,8 +132,10 @@ class JobQueue:
         return await self._request(f"STREAM.INFO.{JOBS}", {"subjects_filter": subjects.JOBS})
 
     async def create_consumer(self, model_key: str) -> ConsumerInfo:
-        """Create the model's consumer where there is none (1 ms), and tell where it stands."""
-        return await retried_while_away(lambda: self._js.add_consumer(JOBS, jobs_consumer(model_key)))
+        """Create the model's consumer where there is none (1 ms), change one of another ack_wait, and tell where it
+        stands."""
+        consumer = jobs_consumer(model_key, self._ack_wait_s)
+        return await retried_while_away(lambda: self._js.add_consumer(JOBS, consumer))
 
     async def _request(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         payload = json.dumps(request).encode()

@@ -21,8 +21,9 @@ EVENTS = "EVENTS"
 USERS_BUCKET = "users"
 IDEMPOTENCY_KEYS_BUCKET = "idempotency_keys"
 
-#: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker.
-ACK_WAIT_S = 30.0
+#: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker, unless the
+#: workers' settings say otherwise.
+DEFAULT_ACK_WAIT_S = 30.0
 #: A retried submission with the same task_id is one job within this many seconds.
 DUPLICATE_WINDOW_S = 120.0
 
@@ -77,7 +78,7 @@ def idempotency_keys_bucket(settings: StreamSettings) -> KeyValueConfig:
     )
 
 
-def jobs_consumer(key: str) -> ConsumerConfig:
+def jobs_consumer(key: str, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> ConsumerConfig:
     """The consumer of one model's jobs, shared by all workers. `max_deliver` is unbounded: a worker counts attempts
     itself, since a message past `max_deliver` stays in the stream and counts as backlog."""
     return ConsumerConfig(
@@ -85,7 +86,7 @@ def jobs_consumer(key: str) -> ConsumerConfig:
         durable_name=key,
         filter_subject=subjects.jobs_of_key(key),
         ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=ACK_WAIT_S,
+        ack_wait=ack_wait_s,
         max_deliver=-1,
         max_ack_pending=10_000,
         max_waiting=4096,
