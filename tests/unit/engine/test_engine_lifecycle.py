@@ -454,11 +454,12 @@ def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_
             engine.engine.submit(txt2img("next", steps=2))
 
     engine.recorder.at_progress = submit_and_cancel
-    engine.engine.submit(txt2img("running", steps=400))
+    engine.engine.submit(txt2img("running", steps=500, width=128, height=128))  # longer than a load
 
     assert engine.recorder.next_outcome() == Cancelled("unwanted")
     next_outcome = engine.recorder.next_outcome()
     assert isinstance(next_outcome, Finished)
     assert next_outcome.task_id == "next"  # beside the one that runs
-    assert isinstance(engine.recorder.next_outcome(), Finished)
+    engine.engine.cancel("running")
+    assert engine.recorder.next_outcome() == Cancelled("running")
     assert engine.engine.resident_models() == ("sd1",)
