@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.common.makers import KEY, new_bucket_name, new_job
+from integration.common.makers import KEY, REST, new_bucket_name, new_job
 
 from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
@@ -34,9 +34,9 @@ def _chosen(config: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
     return {name: config.get(name) for name in expected}
 
 
-async def test_jobs_is_a_work_queue_with_a_cap_per_model(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+async def test_jobs_is_a_work_queue_with_a_cap_per_lane(nats_client: NatsClient, provisioned: NatsSettings) -> None:
     expected = {
-        "subjects": ["jobs.*"],
+        "subjects": ["jobs.*", "jobs.*.first", "jobs.*.next"],
         "retention": "workqueue",
         "storage": "file",
         "num_replicas": 1,
@@ -78,7 +78,7 @@ async def test_the_consumer_of_a_model_is_as_the_contract_says(
 ) -> None:
     queue = JobQueue(nats_client)
     for _ in range(2):  # every worker does so
-        await queue.create_consumer(KEY)
+        await queue.create_consumer(REST)
     answer = json.loads((await nats_client.request(f"$JS.API.CONSUMER.INFO.JOBS.{KEY}", b"")).data)
     expected = {
         "name": KEY,

@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from integration.common.makers import KEY, new_job, until
+from integration.common.makers import KEY, REST, new_job, until
 from nats.aio.msg import Msg
 
 from sd_common import puller as puller_module
@@ -31,7 +31,7 @@ OpenPuller = Callable[[], Awaitable[Puller]]
 @pytest.fixture
 async def queue(nats_client: NatsClient, provisioned: NatsSettings) -> JobQueue:
     queue = JobQueue(nats_client)
-    await queue.create_consumer(KEY)
+    await queue.create_consumer(REST)
     return queue
 
 
@@ -352,7 +352,7 @@ async def test_jobs_come_once_a_consumer_that_missed_is_there(
     waiting = asyncio.ensure_future(puller.next(_SOON_S))
     job = new_job()
     await queue.publish(job)
-    await queue.create_consumer(KEY)
+    await queue.create_consumer(REST)
     assert _task_id(await waiting) == job.task_id
     await puller.close()
 

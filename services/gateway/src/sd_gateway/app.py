@@ -124,7 +124,7 @@ class GatewayApp:
             feed=feed,
             served_models=ServedModels(client),
             input_pictures=input_pictures,
-            submitter=Submitter(queue, task_log, input_pictures, settings),
+            submitter=Submitter(queue, task_log, input_pictures, lambda user: 0, settings),
             aborter=Aborter(client, queue, task_log),
             websockets=Websockets(client, feed, settings),
             readiness=self._readiness,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 import structlog
 
@@ -11,6 +12,7 @@ from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
 from sd_common.events import PendingEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
+from sd_common.lanes import lane_of
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
@@ -35,11 +37,17 @@ class Submitter:
     """Submits tasks."""
 
     def __init__(
-        self, queue: JobQueue, task_log: TaskLog, input_pictures: InputPictures, settings: GatewaySettings
+        self,
+        queue: JobQueue,
+        task_log: TaskLog,
+        input_pictures: InputPictures,
+        count_unfinished: Callable[[str], int],
+        settings: GatewaySettings,
     ) -> None:
         self._queue = queue
         self._task_log = task_log
         self._input_pictures = input_pictures
+        self._count_unfinished = count_unfinished
         self._default_model = settings.default_model
         self._safety_filter_required = settings.safety_filter == "required"
 
@@ -61,7 +69,7 @@ class Submitter:
             blob_id=new_blob_id(),
             parameters=await self._input_pictures.stored(parameters),
         )
-        job_sequence = await self._queue.publish(job)
+        job_sequence = await self._queue.publish(job, lane_of(self._count_unfinished(ref.user)))
         try:
             await self._task_log.append(ref, PendingEvent(task_id=ref.task_id, job_sequence=job_sequence), NO_EVENT)
         except (SequenceConflict, TaskEnded):
