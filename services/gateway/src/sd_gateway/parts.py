@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from sd_common.blob_store import BlobStore
+from sd_common.queue_position import QueuePositions
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
 from sd_gateway.auth_client import AuthClient
@@ -33,6 +34,7 @@ class Parts:
     served_models: ServedModels
     input_pictures: InputPictures
     submitter: Submitter
+    queue_positions: QueuePositions
     aborter: Aborter
     websockets: Websockets
     readiness: Callable[[], Awaitable[dict[str, str | None]]]
