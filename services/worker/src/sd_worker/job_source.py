@@ -1,9 +1,8 @@
 """Jobs, one at a time, of whichever model is best taken next, from its lanes in turn.
 
-While there is nothing to do, one pull stays open for the model used last, in the lane of those who wait for nothing
-else, so that its next job arrives at once; jobs of other lanes and models are found in the backlog, which workers tell
-each other a few times a second. While the worker has no room for a task no pull is open, so that jobs wait where any
-worker can have them.
+While there is nothing to do, pulls stay open for all lanes of the model used last, so that a job of it arrives at once;
+jobs of other models are found in the backlog, which workers tell each other a few times a second. While the worker has
+no room for a task no pull is open, so that jobs wait where any worker can have them.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ from nats.aio.msg import Msg
 
 from sd_common.backlog import LaneBacklog
 from sd_common.job_queue import JobQueue
+from sd_common.lanes import LANES
 from sd_common.nats_client import NatsClient
-from sd_common.puller import Puller
+from sd_common.puller import Puller, next_of
 from sd_common.streams import JOBS, jobs_consumer_name
-from sd_common.subjects import ModelLane
+from sd_common.subjects import ModelLane, parse_jobs_subject
 from sd_worker.admission import Candidate, admission_order
 from sd_worker.backlog_watch import BacklogWatch
 from sd_worker.held_models import HeldModelsWatch
@@ -56,6 +56,7 @@ class JobSource:
         self._held = HeldModelsWatch(client, worker, resident_models)
         self._turns = LaneTurns()
         self._pullers: dict[ModelLane, Puller] = {}
+        self._heard = asyncio.Event()
         self._with_consumer: set[ModelLane] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._tried_at: dict[str, float] = {}
@@ -76,7 +77,7 @@ class JobSource:
         """Stop. A job that arrives meanwhile goes back to the queue."""
         await self._held.stop()
         await self._backlog.stop()
-        self._close_all_but(None)
+        self._close_all()
         if self._closing:
             await asyncio.wait(self._closing)
 
@@ -118,6 +119,7 @@ class JobSource:
     async def _take_from(self, key: str, backlog: Sequence[LaneBacklog]) -> Msg | None:
         self._tried_at[key] = asyncio.get_running_loop().time()
         num_waiting = {lane.model_lane: lane.num_waiting for lane in backlog if lane.model_key == key}
+        self._with_consumer.update(num_waiting)  # the worker that told of their jobs has created them
         for lane in self._turns.order(key):
             # A worker that takes many a second must not wait for the next backlog to hear of somebody's first task. So
             # where jobs wait, every lane is tried in its turn, which costs 0.3 ms.
@@ -130,19 +132,19 @@ class JobSource:
         return None
 
     async def _wait(self, timeout_s: float, *, for_news: bool = False) -> Msg | None:
-        """A job of the idle lane, should one come within `timeout_s`, or before there is news of the backlog."""
-        lane = self._idle_lane()
-        if lane is None:
+        """A job of the model used last, should one come within `timeout_s`, or before there is news of the backlog."""
+        key = self._idle_key()
+        if key is None:
             await self._sleep(timeout_s, for_news)
             return None
-        puller = await self._puller(lane)
+        pullers = await asyncio.gather(*(self._puller(ModelLane(key, lane)) for lane in LANES))
         self._waits_for_news = for_news
         try:
-            job = await puller.next(timeout_s)
+            job = await next_of(pullers, timeout_s)
         finally:
             self._waits_for_news = False
         if job is not None:
-            self._note_taken(lane, job)
+            self._note_taken(parse_jobs_subject(job.subject), job)
         return job
 
     async def _sleep(self, timeout_s: float, for_news: bool) -> None:
@@ -153,18 +155,20 @@ class JobSource:
                 await self._news.wait()
         self._waits_for_news = False
 
-    def _idle_lane(self) -> ModelLane | None:
-        """The lane that a pull is kept open for: the first one of the model used last, while that is held."""
+    def _idle_key(self) -> str | None:
+        """The model that pulls are kept open for: the one used last, while it is held."""
         held = self._held.memory().held
         if self._last_key not in held:
-            self._close_all_but(None)
+            self._close_all()
             self._last_key = held[-1] if held else None
-        return None if self._last_key is None else ModelLane(self._last_key, "first")
+        return self._last_key
 
     def _note_taken(self, lane: ModelLane, job: Msg) -> None:
-        # The pull that is open for another lane would bring a second job. Nothing is awaited here: a cancellation
-        # would lose the job.
-        self._close_all_but(lane)
+        # Pulls that are open for other lanes would bring a second job. Nothing is awaited here: a cancellation would
+        # lose the job. Closing costs 1 ms, so the model's lanes that were only tried stay for the next try.
+        for other, puller in list(self._pullers.items()):
+            if other != lane and (other.model_key != lane.model_key or puller.may_bring_a_job):
+                self._close(other)
         self._last_key = lane.model_key
         self._turns.took(lane)
         self._held.took(lane.model_key, job)
@@ -173,8 +177,8 @@ class JobSource:
     def _on_news(self) -> None:
         if self._waits_for_news:
             self._news.set()
-            if (lane := self._idle_lane()) in self._pullers:
-                self._pullers[lane].interrupt()
+            for puller in self._pullers.values():
+                puller.interrupt()
 
     async def _puller(self, lane: ModelLane) -> Puller:
         if lane in self._pullers and self._pullers[lane].was_refused:  # its consumer may have been deleted
@@ -184,13 +188,13 @@ class JobSource:
             await self._queue.create_consumer(lane)
             self._with_consumer.add(lane)
         if lane not in self._pullers:
-            puller = Puller(self._client, JOBS, jobs_consumer_name(lane))
+            puller = Puller(self._client, JOBS, jobs_consumer_name(lane), self._heard)
             await puller.start()
             self._pullers[lane] = puller
         return self._pullers[lane]
 
-    def _close_all_but(self, kept: ModelLane | None) -> None:
-        for lane in [lane for lane in self._pullers if lane != kept]:
+    def _close_all(self) -> None:
+        for lane in list(self._pullers):
             self._close(lane)
 
     def _close(self, lane: ModelLane) -> None:
