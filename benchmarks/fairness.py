@@ -26,10 +26,11 @@ from sd_common.blob_store import new_blob_id
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.lanes import Lane, lane_of
+from sd_common.logs import configure_logs
 from sd_common.nats_client import NatsClient, connect
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.provision import provision
-from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.settings import LogSettings, NatsSettings, StreamSettings
 from sd_embedded.nats_server import NatsServer
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--flood", type=int, default=500)
     parser.add_argument("--heavy", type=int, default=200, help="tasks of the first of two heavy users; the other: half")
     arguments = parser.parse_args()
+    configure_logs(LogSettings(_env_file=None, log_level="ERROR"), "benchmark")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         nats, s3 = NatsServer(Path(directory)), S3Server(Path(directory), "benchmark", "benchmark-secret")
         nats.start()
