@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.common.makers import KEY, new_bucket_name, new_job
+from integration.common.makers import KEY, REST, new_bucket_name, new_job
 from minio import Minio
 
 from sd_common.blob_store import BlobStore
@@ -36,9 +36,9 @@ def _chosen(config: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
     return {name: config.get(name) for name in expected}
 
 
-async def test_jobs_is_a_work_queue_with_a_cap_per_model(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+async def test_jobs_is_a_work_queue_with_a_cap_per_lane(nats_client: NatsClient, provisioned: NatsSettings) -> None:
     expected = {
-        "subjects": ["jobs.*"],
+        "subjects": ["jobs.*", "jobs.*.first", "jobs.*.next"],
         "retention": "workqueue",
         "storage": "file",
         "num_replicas": 1,
@@ -87,7 +87,7 @@ async def test_the_consumer_of_a_model_is_as_the_contract_says(
 ) -> None:
     queue = JobQueue(nats_client)
     for _ in range(2):  # every worker does so
-        await queue.create_consumer(KEY)
+        await queue.create_consumer(REST)
     answer = json.loads((await nats_client.request(f"$JS.API.CONSUMER.INFO.JOBS.{KEY}", b"")).data)
     expected = {
         "name": KEY,
@@ -105,8 +105,8 @@ async def test_the_consumer_of_a_model_is_as_the_contract_says(
 async def test_a_consumer_that_has_another_ack_wait_is_changed(
     nats_client: NatsClient, provisioned: NatsSettings
 ) -> None:
-    await JobQueue(nats_client).create_consumer(KEY)
-    consumer = await JobQueue(nats_client, ack_wait_s=5).create_consumer(KEY)
+    await JobQueue(nats_client).create_consumer(REST)
+    consumer = await JobQueue(nats_client, ack_wait_s=5).create_consumer(REST)
     assert consumer.config.ack_wait == 5
 
 

@@ -21,6 +21,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
+from sd_common.subjects import ModelLane
 from sd_common.task_log import NO_EVENT, LoggedEvent
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
@@ -320,7 +321,7 @@ async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
             await worker.stop()
         if not await tasks.events(f"away-{number}"):
             puller = Puller(nats_client, JOBS, model_key("other"))
-            await tasks.queue.create_consumer(model_key("other"))
+            await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
             await puller.start()
             job = await puller.next(5)  # far below ack_wait
             assert job is not None, number
@@ -335,7 +336,7 @@ async def test_a_job_that_was_handed_back_does_not_starve_behind_the_backlog_of_
 ) -> None:
     await tasks.publish("handed-back", model="other")
     puller = Puller(nats_client, JOBS, model_key("other"))
-    await tasks.queue.create_consumer(model_key("other"))
+    await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
     await puller.start()
     job = await puller.next(PATIENCE_S)
     assert job is not None

@@ -61,7 +61,9 @@ class StreamSettings(Settings):
         default=86_400, ge=60, description="Seconds for which the events of a task can be read."
     )
     jobs_max_per_model: int = Field(
-        default=10_000, ge=1, description="Jobs a model's queue holds; a submission beyond them is refused with 429."
+        default=10_000,
+        ge=1,
+        description="Jobs that each lane of a model's queue holds; a submission beyond them is refused with 429.",
     )
 
 

@@ -15,6 +15,7 @@ from nats.js.api import (
 
 from sd_common import subjects
 from sd_common.settings import StreamSettings
+from sd_common.subjects import ModelLane
 
 JOBS = "JOBS"
 EVENTS = "EVENTS"
@@ -32,7 +33,7 @@ def jobs_stream(settings: StreamSettings) -> StreamConfig:
     """Work to do. A job stays until it is acknowledged."""
     return StreamConfig(
         name=JOBS,
-        subjects=[subjects.JOBS],
+        subjects=list(subjects.JOBS),
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
         num_replicas=settings.nats_replicas,
@@ -78,13 +79,18 @@ def idempotency_keys_bucket(settings: StreamSettings) -> KeyValueConfig:
     )
 
 
-def jobs_consumer(key: str, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> ConsumerConfig:
-    """The consumer of one model's jobs, shared by all workers. `max_deliver` is unbounded: a worker counts attempts
-    itself, since a message past `max_deliver` stays in the stream and counts as backlog."""
+def jobs_consumer_name(lane: ModelLane) -> str:
+    """A model key ends in hex digits: none is the name of another model's lane."""
+    return lane.model_key if lane.lane == "rest" else f"{lane.model_key}-{lane.lane}"
+
+
+def jobs_consumer(lane: ModelLane, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> ConsumerConfig:
+    """The consumer of one lane of a model's jobs, shared by all workers. `max_deliver` is unbounded: a worker counts
+    attempts itself, since a message past `max_deliver` stays in the stream and counts as backlog."""
     return ConsumerConfig(
-        name=key,
-        durable_name=key,
-        filter_subject=subjects.jobs_of_key(key),
+        name=jobs_consumer_name(lane),
+        durable_name=jobs_consumer_name(lane),
+        filter_subject=lane.jobs,
         ack_policy=AckPolicy.EXPLICIT,
         ack_wait=ack_wait_s,
         max_deliver=-1,

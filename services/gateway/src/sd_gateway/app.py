@@ -13,6 +13,7 @@ from sd_common.blob_store import SHORT_PATIENCE, BlobStore
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
+from sd_common.queue_position import QueuePositions
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
@@ -134,6 +135,7 @@ class GatewayApp:
             submitter=submitter,
             idempotent_submitter=IdempotentSubmitter(IdempotencyKeys(client), task_log, submitter),
             unfinished_tasks=unfinished_tasks,
+            queue_positions=QueuePositions(client),
             aborter=Aborter(client, queue, task_log),
             websockets=Websockets(client, feed, settings),
             readiness=self._readiness,

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from sd_common.blob_store import BlobStore
 from sd_common.nats_client import NatsClient
+from sd_common.queue_position import QueuePositions
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
 from sd_gateway.auth_client import AuthClient
@@ -39,6 +40,7 @@ class Parts:
     unfinished_tasks: UnfinishedTasks
     submitter: Submitter
     idempotent_submitter: IdempotentSubmitter
+    queue_positions: QueuePositions
     aborter: Aborter
     websockets: Websockets
     readiness: Callable[[], Awaitable[dict[str, str | None]]]

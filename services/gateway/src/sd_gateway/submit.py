@@ -11,6 +11,7 @@ from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
 from sd_common.events import PendingEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
+from sd_common.lanes import lane_of
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
@@ -79,7 +80,7 @@ class Submitter:
 
     async def _queue_job(self, job: Job) -> None:
         ref = job.ref
-        job_sequence = await self._queue.publish(job)
+        job_sequence = await self._queue.publish(job, lane_of(self._unfinished_tasks.count(ref.user) - 1))
         try:
             await self._task_log.append(ref, PendingEvent(task_id=ref.task_id, job_sequence=job_sequence), NO_EVENT)
         except (SequenceConflict, TaskEnded):

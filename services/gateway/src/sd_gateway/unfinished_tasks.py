@@ -59,7 +59,9 @@ class UnfinishedTasks:
 
     def count(self, user: str) -> int:
         """How many tasks of the user are queued or running, as far as this gateway knows."""
-        return len(self._tasks.get(user, set()) | self._submitting.get(user, set()))
+        return len(self._tasks.get(user, ())) + sum(
+            task_id not in self._tasks.get(user, ()) for task_id in self._submitting.get(user, ())
+        )
 
     @contextlib.contextmanager
     def admitted(self, ref: TaskRef) -> Iterator[None]:
@@ -67,8 +69,8 @@ class UnfinishedTasks:
 
         Raises `TooManyUnfinishedTasks` at the user's limit. A task that counts already is admitted again.
         """
-        unfinished = self._tasks.get(ref.user, set()) | self._submitting.get(ref.user, set())
-        if 0 < self._max_per_user <= len(unfinished) and ref.task_id not in unfinished:
+        counts_already = any(ref.task_id in tasks.get(ref.user, ()) for tasks in (self._tasks, self._submitting))
+        if 0 < self._max_per_user <= self.count(ref.user) and not counts_already:
             raise TooManyUnfinishedTasks(self._max_per_user)
         self._submitting[ref.user].add(ref.task_id)
         try:

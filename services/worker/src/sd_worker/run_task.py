@@ -17,6 +17,7 @@ from sd_common.errors import Unavailable
 from sd_common.events import CANCELLED_BY_USER, TaskResult, TaskTimings
 from sd_common.jobs import Job
 from sd_common.messages import now
+from sd_common.model_names import model_key
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
@@ -80,7 +81,7 @@ class TaskHandler:
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
-        if subject != subjects.jobs_of(job.parameters.model):
+        if subjects.parse_jobs_subject(subject).model_key != model_key(job.parameters.model):
             reason = f"The job's subject is not that of its model, '{job.parameters.model}'"
             await self._events.refuse(job.ref, job_sequence, "invalid_input", reason)
             return

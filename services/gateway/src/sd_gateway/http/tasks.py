@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from sd_common.errors import SubjectError
-from sd_common.events import StoredEvent
+from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
 from sd_common.parameters import TaskParameters
 from sd_common.task_log import LoggedEvent
 from sd_gateway.errors import TaskNotFound
@@ -21,6 +22,22 @@ from sd_gateway.submit import Parameters, new_task
 
 #: Of an `Idempotency-Key`.
 MAX_KEY_CHARS = 255
+
+
+class PendingTask(PendingEvent):
+    """The task is queued."""
+
+    position: int | None = Field(
+        ge=1,
+        description="How many tasks of its model are taken up to it and with it: 1 is next. Users have turns, so that "
+        "tasks that come later may come before it. null where it cannot be told.",
+    )
+
+
+TaskState = Annotated[
+    PendingTask | StartedEvent | FinishedEvent | AbortedEvent,
+    Field(discriminator="event_type"),
+]
 
 
 def infer_params_type(body: Any) -> Any:
@@ -70,7 +87,20 @@ async def create_task(request: web.Request) -> web.Response:
 
 async def get_task(request: web.Request) -> web.Response:
     last = await _last_event(request)
-    return web.Response(body=last.shown(), content_type="application/json", headers={"Cache-Control": "no-store"})
+    body = last.shown()
+    if (job_sequence := _job_sequence(last)) is not None:
+        position = await request.app[PARTS].queue_positions.of(job_sequence)
+        body = b'{"position":%s,%s' % (json.dumps(position).encode(), body[1:])
+    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _job_sequence(last: LoggedEvent) -> int | None:
+    """The job of a pending task."""
+    try:
+        event = last.event
+    except ValidationError:  # of a later version
+        return None
+    return event.job_sequence if isinstance(event, PendingEvent) else None
 
 
 async def delete_task(request: web.Request) -> web.Response:
@@ -114,8 +144,9 @@ OPERATIONS = (
         get_task,
         tag="tasks",
         summary="The last event of a task",
+        description="That of a queued task tells its `position` in the queue too.",
         path_parameters=_TASK_ID,
-        answers={200: Answer("The last event", TypeAdapter(StoredEvent))},
+        answers={200: Answer("The last event", TypeAdapter(TaskState))},
         problems=(404,),
     ),
     Operation(
