@@ -170,10 +170,11 @@ async def test_a_full_queue_leaves_the_key_too(start_gateway: StartGateway, nats
     await provision_streams(nats_client.jetstream(), StreamSettings(_env_file=None, jobs_max_per_model=1))
     _, url = await start_gateway()
     async with Client(url) as client:
-        first = await _submit(client)
+        await _submit(client, "fills another lane")
+        second = await _submit(client)
         assert (await _post(client, "other key")).status == 429
-        assert await _submit(client) == first
-        await client.delete(f"/task/{first}")
+        assert await _submit(client) == second
+        await client.delete(f"/task/{second}")
         await _submit(client, "other key", {**_TASK, "steps": 3})
 
 
