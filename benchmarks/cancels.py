@@ -24,7 +24,8 @@ from support.client import PATIENCE_S, Client
 from support.deployment import Deployment
 
 _TASK = {"prompt": "a big red star on a white background", "model": "shapes", "width": 128, "height": 128}
-_NEVER_ENDS = _TASK | {"steps": 1000, "scheduler": "ddim"}
+#: Longer than a worker takes to start.
+_LONG = _TASK | {"steps": 500, "width": 256, "height": 256, "scheduler": "ddim"}
 _ACK_WAIT_S = 3
 #: Pictures of one pass, with guidance.
 _NUM_IN_A_PASS = 4
@@ -106,10 +107,10 @@ async def of_running(client: Client, deployment: Deployment) -> tuple[float, lis
     worker.wait_for_log("worker_started")
     took_ms = []
     async with client.events("&progress=1") as events:
-        task_id = await client.submit(**_TASK, steps=50)
+        task_id = await client.submit(**_LONG | {"steps": 50})
         finished = await events.until(task_id, "finished")
         for _ in range(20):
-            task_id = await client.submit(**_NEVER_ENDS)
+            task_id = await client.submit(**_LONG)
             while (await events.until(task_id, "progress"))["step"] < 2:
                 pass
             cancelled_at = time.time()
@@ -123,7 +124,7 @@ async def of_running(client: Client, deployment: Deployment) -> tuple[float, lis
 def done_at(log: str, task_id: str) -> float:
     """When a worker was done with a task, as its log tells."""
     lines = [json.loads(line) for line in log.splitlines() if task_id in line]
-    return datetime.fromisoformat(next(line for line in lines if line["event"] == "job")["timestamp"]).timestamp()
+    return datetime.fromisoformat(next(line for line in lines if line["event"] == "job")["time"]).timestamp()
 
 
 async def takeover_s(client: Client, deployment: Deployment) -> float:
@@ -132,7 +133,7 @@ async def takeover_s(client: Client, deployment: Deployment) -> float:
     for name in names:
         deployment.start_worker(name, _WORKER).wait_for_log("worker_started")
     async with client.events() as events:
-        task_id = await client.submit(**_NEVER_ENDS)
+        task_id = await client.submit(**_LONG)
         first = await events.until(task_id, "started")
         deployment.services[first["worker"]].process.kill()
         killed_at = time.perf_counter()
@@ -150,7 +151,7 @@ async def handover_s(client: Client, deployment: Deployment) -> float:
     async with client.events() as events:
         task_ids = []
         for _ in range(_NUM_IN_A_PASS + 1):
-            task_ids.append(await client.submit(**_NEVER_ENDS))
+            task_ids.append(await client.submit(**_LONG))
             await events.until(task_ids[-1], "started")
         deployment.start_worker("two", _WORKER).wait_for_log("worker_started")
         deployment.services["one"].process.send(signal.SIGTERM)
