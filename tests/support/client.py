@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 from collections.abc import AsyncIterator
@@ -90,6 +91,14 @@ class Client:
 
     async def delete(self, path: str) -> Answered:
         return await self.request("DELETE", path)
+
+    @property
+    def user_and_session(self) -> tuple[str, str]:
+        """What its token stands for."""
+        assert self.token is not None
+        payload = self.token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        return claims["sub"], claims["sid"]
 
     async def take_public_token(self) -> None:
         answer = await self.post("/token/all")

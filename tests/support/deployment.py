@@ -44,17 +44,17 @@ class Deployment:
         env = {"SECRET_KEY": secrets.token_hex(32), "ENABLE_PUBLIC_ACCESS": "1"}
         return self._start("auth", "sd_auth", env)
 
-    def start_gateway(self, env: Mapping[str, str] | None = None) -> Service:
-        return self._start("gateway", "sd_gateway", {"PORT": "0", **(env or {})})
+    def start_gateway(self, env: Mapping[str, str] | None = None, name: str = "gateway") -> Service:
+        return self._start(name, "sd_gateway", {"PORT": "0", **(env or {})})
 
     def start_worker(self, name: str, env: Mapping[str, str] | None = None) -> Service:
         # One picture at a time, so that tests can say which worker has which.
         defaults = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2", "JOB_ACK_WAIT_S": "3"}
         return self._start(name, "sd_worker", {**defaults, **(env or {})})
 
-    def gateway_url(self) -> str:
+    def gateway_url(self, name: str = "gateway") -> str:
         """Where the gateway listens."""
-        gateway = self.services["gateway"]
+        gateway = self.services[name]
         gateway.wait_for_log("gateway_listening")
         line = next(line for line in gateway.new_log.splitlines() if "gateway_listening" in line)
         return f"http://127.0.0.1:{json.loads(line)['port']}"

@@ -31,6 +31,7 @@ def test_filters_match_the_task(ref: TaskRef) -> None:
     _, user, session, task_id = ref.events.split(".")
     assert subjects.events_of_task(ref.user, ref.task_id).split(".") == ["events", user, "*", task_id]
     assert subjects.events_of_session(ref.user, ref.session).split(".") == ["events", user, session, "*"]
+    assert subjects.events_of_user(ref.user).split(".") == ["events", user, "*", "*"]
     assert subjects.progress_of_session(ref.user, ref.session).split(".") == ["progress", user, session, "*"]
 
 
@@ -57,6 +58,7 @@ def test_a_name_that_is_not_one_token_is_refused_everywhere(name: str) -> None:
         lambda: subjects.events_of_task("user", name),
         lambda: subjects.events_of_session(name, "session"),
         lambda: subjects.events_of_session("user", name),
+        lambda: subjects.events_of_user(name),
         lambda: subjects.progress_of_session(name, "session"),
         lambda: subjects.progress_of_session("user", name),
         lambda: subjects.task_id_of_cancel(f"cancels.{name}"),

@@ -50,6 +50,9 @@ class PendingEvent(BaseEvent):
     event_type: Literal["pending"] = "pending"
     job_sequence: int = Field(ge=1, description="Sequence of the job in JOBS, by which an abort deletes it.")
     num_attempts: int = Field(default=0, ge=0, description="How often its worker was lost before.")
+    handed_back_by: str | None = Field(
+        default=None, description="The worker that had started the task; null where it is queued for the first time."
+    )
 
 
 class TaskTimings(BaseModel):

@@ -106,6 +106,16 @@ class NatsClient(Client):
         flushing.add_done_callback(lambda done: done.cancelled() or done.exception())  # told here where anybody waits
         await asyncio.shield(flushing)
 
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        """As nats-py's, and as that on asyncio's own loop: uvloop refuses to write to a connection that has just gone,
+        before nats-py knows that it has. What is pending stays so, and is sent after the reconnect."""
+        try:
+            return await super()._flush_pending(force_flush)
+        except RuntimeError:
+            flushed = asyncio.get_running_loop().create_future()
+            flushed.set_result(None)
+            return flushed
+
     async def _flush_all(self, timeout_s: int) -> None:
         await self._flush_pending(force_flush=True)
         await super().flush(timeout_s)

@@ -116,6 +116,11 @@ def events_of_session(user: str, session: str) -> str:
     return f"events.{check_token(user)}.{check_token(session)}.*"
 
 
+def events_of_user(user: str) -> str:
+    """Filter for the events of all tasks of one user."""
+    return f"events.{check_token(user)}.*.*"
+
+
 def progress_of_session(user: str, session: str) -> str:
     """Filter for the progress of all tasks of one session."""
     return f"progress.{check_token(user)}.{check_token(session)}.*"

@@ -34,6 +34,7 @@ from sd_gateway.parts import PARTS, Parts
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
+from sd_gateway.task_pages import TaskPages
 from sd_gateway.unfinished_tasks import UnfinishedTasks
 from sd_gateway.websocket import Websockets
 
@@ -129,6 +130,7 @@ class GatewayApp:
             authenticator=Authenticator(auth),
             blobs=blobs,
             task_log=task_log,
+            task_pages=TaskPages(task_log),
             feed=feed,
             served_models=ServedModels(client),
             input_pictures=input_pictures,
@@ -137,7 +139,7 @@ class GatewayApp:
             unfinished_tasks=unfinished_tasks,
             queue_positions=QueuePositions(client),
             aborter=Aborter(client, queue, task_log),
-            websockets=Websockets(client, feed, settings),
+            websockets=Websockets(client, feed, task_log, settings),
             readiness=self._readiness,
         )
 

@@ -2,15 +2,16 @@
 
 One subscription to all of `feed.>` and a dictionary cost half the CPU of a subscription per session. The sequences of
 the stream are contiguous, so a gap, after a reconnect or where this process was too slow, is seen, and filled from the
-log.
+log. A gap at the very end shows itself by no later event: so the end of the stream is looked at every few seconds too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import TypeVar
 
 import structlog
@@ -28,9 +29,13 @@ Listener = Callable[[LoggedEvent], None]
 K = TypeVar("K")
 
 _SEQUENCE_HEADER = "Nats-Sequence"
-#: Pause before the log is read again when it does not show yet what the feed told (a replica that lags).
-_LAG_PAUSE_S = 0.05
-_MAX_LAG_READS = 40
+#: Seconds after which the end of the stream is looked at, should nothing have told of a gap.
+_LOOK_EVERY_S = 5.0
+#: Pauses before the log is read again when it does not show yet what the stream has (a replica that lags), or is away.
+_FIRST_PAUSE_S = 0.05
+_MAX_PAUSE_S = 1.0
+#: Events remembered for those who have read the log up to its end, as a replica that lags shows it.
+_NUM_RECENT = 2000
 
 
 class EventFeed:
@@ -43,22 +48,38 @@ class EventFeed:
         self._of_all: list[Listener] = []
         self._of_session: defaultdict[tuple[str, str], set[Listener]] = defaultdict(set)
         self._of_task: defaultdict[str, set[Listener]] = defaultdict(set)
+        self._recent: deque[LoggedEvent] = deque(maxlen=_NUM_RECENT)
         self._last_sequence = 0
         self._highest_heard = 0
-        self._catching_up: asyncio.Task[None] | None = None
+        self._may_be_behind = asyncio.Event()
+        self._keeping_up: asyncio.Task[None] | None = None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether every event that is stored from now on will be told."""
+        return self._keeping_up is not None
 
     async def start(self) -> None:
         """Note where the stream stands, subscribe, then read what was stored in between: what comes later is not
         missed. May be tried again after `Unavailable`."""
         self._last_sequence = await self._task_log.last_sequence()
-        self._client.on_reconnect(self._on_reconnect)
         await self._client.subscribe(subjects.FEED, cb=self._on_feed)
-        self._start_catching_up()
+        self._client.on_reconnect(self._on_reconnect)
+        self._keeping_up = asyncio.create_task(self._keep_up(), name="feed-keep-up")
 
     def stop(self) -> None:
-        """Give up catching up."""
-        if self._catching_up is not None:
-            self._catching_up.cancel()
+        """Tell no more of what has to be read from the log."""
+        if self._keeping_up is not None:
+            self._keeping_up.cancel()
+
+    async def has_come_to(self, sequence: int) -> bool:
+        """Whether the stream has an event of this sequence, or had. Raises `Unavailable`."""
+        return sequence <= self._last_sequence or sequence <= await self._task_log.last_sequence()
+
+    def recent(self, user: str, session: str, since: int) -> list[LoggedEvent]:
+        """Events of the session with a sequence greater than `since`, of those told in the last moments, in order."""
+        events = takewhile(lambda event: event.sequence > since, reversed(self._recent))
+        return [event for event in events if (event.ref.user, event.ref.session) == (user, session)][::-1]
 
     def on_event(self, listener: Listener) -> None:
         """Call `listener` with every event, for good."""
@@ -84,46 +105,56 @@ class EventFeed:
             log.warning("feed_message_ignored", subject=message.subject)
             return
         self._highest_heard = max(self._highest_heard, sequence)
-        if self._catching_up is not None:
-            return
         if sequence == self._last_sequence + 1:
             self._tell(LoggedEvent(ref, sequence, message.data))
         elif sequence > self._last_sequence:
-            log.info("feed_gap", last_sequence=self._last_sequence, sequence=sequence)
-            self._start_catching_up()
+            self._may_be_behind.set()
 
     async def _on_reconnect(self) -> None:
-        self._start_catching_up()
+        self._may_be_behind.set()
 
-    def _start_catching_up(self) -> None:
-        if self._catching_up is None:
-            self._catching_up = asyncio.create_task(self._catch_up(), name="feed-catch-up")
+    async def _keep_up(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            self._may_be_behind.clear()
+            try:
+                is_level = await self._catch_up()
+            except Unavailable as error:
+                log.warning("feed_catch_up_failed", error=str(error))
+                is_level = False
+            except Exception:
+                log.exception("feed_catch_up_failed")
+                is_level = False
+            if is_level:
+                pause_s = _FIRST_PAUSE_S
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_EVERY_S):
+                        await self._may_be_behind.wait()
+            else:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
-    async def _catch_up(self) -> None:
-        try:
-            for _ in range(_MAX_LAG_READS):
-                stream_last = await self._task_log.last_sequence()
-                if stream_last < self._last_sequence:  # the stream was made anew
-                    self._last_sequence = self._highest_heard = 0
-                async for event in self._replay():
-                    self._tell(event)
-                if self._last_sequence >= self._highest_heard:
-                    return
-                await asyncio.sleep(_LAG_PAUSE_S)
-            log.warning("feed_gap_left", last_sequence=self._last_sequence, sequence=self._highest_heard)
-            self._last_sequence = self._highest_heard
-        except Unavailable:
-            log.warning("feed_catch_up_failed")  # the next event, or the next reconnect, finds the gap again
-        finally:
-            self._catching_up = None
-
-    def _replay(self) -> AsyncIterator[LoggedEvent]:
-        return self._task_log.replay(subjects.EVENTS, self._last_sequence + 1)
+    async def _catch_up(self) -> bool:
+        """Tell what the log has and was not told, and return whether that is all that the stream has."""
+        told = self._last_sequence
+        oldest, newest = await self._task_log.stored_sequences()
+        if newest < told:
+            log.warning("stream_made_anew", last_sequence=told, newest=newest)
+            self._last_sequence = self._highest_heard = 0
+            self._recent.clear()
+        self._last_sequence = max(self._last_sequence, oldest - 1)  # what has aged out is not waited for
+        self._highest_heard = max(self._highest_heard, newest)
+        if self._last_sequence < self._highest_heard:
+            async for event in self._task_log.replay(subjects.EVENTS, self._last_sequence + 1):
+                self._tell(event)
+            log.info("feed_gap_filled", since=told, last_sequence=self._last_sequence, newest=self._highest_heard)
+        return self._last_sequence >= self._highest_heard
 
     def _tell(self, event: LoggedEvent) -> None:
         if event.sequence <= self._last_sequence:
             return
         self._last_sequence = event.sequence
+        self._recent.append(event)
         ref = event.ref
         of_session, of_task = self._of_session.get((ref.user, ref.session), ()), self._of_task.get(ref.task_id, ())
         for listener in (*self._of_all, *of_session, *of_task):

@@ -20,6 +20,7 @@ from sd_gateway.input_pictures import InputPictures
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
+from sd_gateway.task_pages import TaskPages
 from sd_gateway.unfinished_tasks import UnfinishedTasks
 from sd_gateway.websocket import Websockets
 
@@ -34,6 +35,7 @@ class Parts:
     authenticator: Authenticator
     blobs: BlobStore
     task_log: TaskLog
+    task_pages: TaskPages
     feed: EventFeed
     served_models: ServedModels
     input_pictures: InputPictures

@@ -2,6 +2,8 @@
 
 A stalled socket delays nobody: events are put into queues without waiting, and a client whose queue is full, or that
 does not accept an event in time, is closed. Progress is dropped before that; stored events never are.
+
+A client that names the last sequence that it has (`since`) gets what came after it from the log first (ADR 21).
 """
 
 from __future__ import annotations
@@ -10,18 +12,19 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections import deque
 from dataclasses import dataclass
 
 import structlog
-from aiohttp import WSCloseCode, web
+from aiohttp import WSCloseCode, WSMsgType, web
 from nats.aio.msg import Msg
 
 from sd_common import subjects
+from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
-from sd_common.task_log import LoggedEvent
+from sd_common.task_log import LoggedEvent, TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.outbox import Outbox
 from sd_gateway.settings import GatewaySettings
 
 log = structlog.get_logger(__name__)
@@ -32,36 +35,8 @@ _CLOSE_TIMEOUT_S = 2.0
 _LINGER_NOT = struct.pack("ii", 1, 0)
 #: Clients have nothing to say here.
 _MAX_MESSAGE_BYTES = 4096
-
-
-class _Outbox:
-    """What is to be sent to one client."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._messages: deque[str] = deque()
-        self._filled = asyncio.Event()
-        self.is_full = False
-
-    def put(self, message: str) -> None:
-        if len(self._messages) >= self._capacity:
-            self.is_full = True
-        else:
-            self._messages.append(message)
-        self._filled.set()
-
-    def put_if_roomy(self, message: str) -> None:
-        """For what may be dropped: the second half of the queue is kept for the rest."""
-        if len(self._messages) < self._capacity / 2:
-            self.put(message)
-
-    async def get(self) -> str:
-        while not self._messages and not self.is_full:
-            self._filled.clear()
-            await self._filled.wait()
-        if self.is_full:
-            raise asyncio.QueueFull
-        return self._messages.popleft()
+#: What the protocol allows, less the code.
+_MAX_REASON_BYTES = 123
 
 
 @dataclass(eq=False)
@@ -73,12 +48,18 @@ class _Client:
 
     async def close(self, code: WSCloseCode, reason: str) -> None:
         """Say why, and close. A client that does not even read that is cut off."""
-        closing = asyncio.ensure_future(self.socket.close(code=code, message=reason.encode()))
+        closing = asyncio.ensure_future(close_websocket(self.socket, code, reason))
         await asyncio.wait([closing], timeout=_CLOSE_TIMEOUT_S)
         # aiohttp ends with a close that lets the buffer drain, which it never does here.
         if self.transport is not None and (not closing.done() or self.transport.get_write_buffer_size()):
             _reset(self.transport)
         await asyncio.gather(closing, return_exceptions=True)
+
+
+async def close_websocket(socket: web.WebSocketResponse, code: WSCloseCode, reason: str) -> None:
+    """Close with as much of the reason as a close may carry."""
+    cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+    await socket.close(code=code, message=cut.encode())
 
 
 def _reset(transport: asyncio.Transport) -> None:
@@ -93,42 +74,49 @@ def _reset(transport: asyncio.Transport) -> None:
 class Websockets:
     """Serves websocket clients."""
 
-    def __init__(self, client: NatsClient, feed: EventFeed, settings: GatewaySettings) -> None:
+    def __init__(self, client: NatsClient, feed: EventFeed, task_log: TaskLog, settings: GatewaySettings) -> None:
         self._nats = client
         self._feed = feed
+        self._task_log = task_log
         self._settings = settings
         self._clients: set[_Client] = set()
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
         """Complete the handshake."""
         accepted = web.WebSocketResponse(
-            heartbeat=_PING_INTERVAL_S, timeout=_CLOSE_TIMEOUT_S, max_msg_size=_MAX_MESSAGE_BYTES
+            heartbeat=_PING_INTERVAL_S,
+            timeout=_CLOSE_TIMEOUT_S,
+            max_msg_size=_MAX_MESSAGE_BYTES,
+            compress=False,  # events are small, and a compressor takes a quarter of a megabyte a client
         )
         await accepted.prepare(request)
         return accepted
 
     async def serve(
-        self, request: web.Request, accepted: web.WebSocketResponse, identity: Identity, *, progress: bool
+        self,
+        request: web.Request,
+        accepted: web.WebSocketResponse,
+        identity: Identity,
+        *,
+        since: int | None,
+        progress: bool,
     ) -> None:
-        """Send the session's events until the client goes away."""
+        """Send the session's events until the client goes away: those after the sequence `since` first, where given."""
         client = _Client(accepted, request.transport)
-        outbox = _Outbox(self._settings.websocket_queue_events)
-
-        def on_event(event: LoggedEvent) -> None:
-            outbox.put(event.shown().decode())
+        outbox = Outbox(self._settings.websocket_queue_events)
 
         async def on_progress(message: Msg) -> None:
-            outbox.put_if_roomy(message.data.decode())
+            outbox.put_if_roomy(message.data)
 
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(self._feed.session_listener(identity.user, identity.session, on_event))
+            stack.enter_context(self._feed.session_listener(identity.user, identity.session, outbox.put))
             if progress:
                 subject = subjects.progress_of_session(identity.user, identity.session)
                 subscription = await self._nats.subscribe(subject, cb=on_progress)
                 stack.push_async_callback(subscription.unsubscribe)
             self._clients.add(client)
             stack.callback(self._clients.discard, client)
-            sending = asyncio.create_task(self._send_all(client, outbox), name="websocket-send")
+            sending = asyncio.create_task(self._send_all(client, outbox, identity, since), name="websocket-send")
             stack.callback(sending.cancel)
             async for _ in accepted:
                 pass  # reads answer pings and see the close; what clients say is ignored
@@ -137,14 +125,49 @@ class Websockets:
         """Tell every client that this gateway goes away."""
         await asyncio.gather(*(client.close(WSCloseCode.GOING_AWAY, "Gateway is stopping") for client in self._clients))
 
-    async def _send_all(self, client: _Client, outbox: _Outbox) -> None:
+    async def _send_all(self, client: _Client, outbox: Outbox, identity: Identity, since: int | None) -> None:
         try:
+            replayed_to = 0 if since is None else await self._replay(client, outbox, identity, since)
             while True:
                 message = await outbox.get()
-                async with asyncio.timeout(self._settings.websocket_send_timeout_s):
-                    await client.socket.send_str(message)
+                if isinstance(message, LoggedEvent):
+                    if message.sequence <= replayed_to:
+                        continue
+                    replayed_to = 0  # the feed is past it: a lower sequence would be that of a stream made anew
+                    message = message.shown()
+                await self._send(client, message)
         except (asyncio.QueueFull, TimeoutError):
             log.warning("websocket_too_slow")
-            await client.close(WSCloseCode.TRY_AGAIN_LATER, "Too slow: events were waiting")
+            await client.close(WSCloseCode.TRY_AGAIN_LATER, "Too slow: go on with since=<the last sequence received>")
         except ConnectionError:
             pass  # the reading side sees the close
+        except Unavailable as error:
+            await client.close(WSCloseCode.TRY_AGAIN_LATER, str(error))
+        except Exception:
+            log.exception("websocket_failed")
+            await client.close(WSCloseCode.INTERNAL_ERROR, "Go on with since=<the last sequence received>")
+
+    async def _replay(self, client: _Client, outbox: Outbox, identity: Identity, since: int) -> int:
+        """Send what was stored after `since`, and return the sequence up to which the outbox adds nothing to it.
+
+        What is told meanwhile waits in the outbox. Should it not hold all that, it begins anew and the log is read on.
+        """
+        sent = since
+        session = subjects.events_of_session(identity.user, identity.session)
+        while True:
+            outbox.begin_anew()
+            recent = self._feed.recent(identity.user, identity.session, sent)
+            async for event in self._task_log.replay(session, sent + 1):
+                await self._send(client, event.shown())
+                sent = event.sequence
+            for event in recent:  # a replica that lags has not shown these
+                if event.sequence > sent:
+                    await self._send(client, event.shown())
+                    sent = event.sequence
+            if not outbox.is_full:
+                outbox.drop_progress()  # of tasks that may have been told to have ended since
+                return sent
+
+    async def _send(self, client: _Client, message: bytes) -> None:
+        async with asyncio.timeout(self._settings.websocket_send_timeout_s):
+            await client.socket.send_frame(message, WSMsgType.TEXT)

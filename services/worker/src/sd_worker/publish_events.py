@@ -89,8 +89,12 @@ class EventPublisher:
     async def hand_back(self, attempt: Attempt, job_sequence: int) -> None:
         """Append `pending`: the job is about to go back to the queue, and the attempt does not count. Raises
         `TaskEnded`, `TaskLost`."""
-        num_attempts = attempt.number - 1
-        event = PendingEvent(task_id=attempt.ref.task_id, job_sequence=job_sequence, num_attempts=num_attempts)
+        event = PendingEvent(
+            task_id=attempt.ref.task_id,
+            job_sequence=job_sequence,
+            num_attempts=attempt.number - 1,
+            handed_back_by=self._worker,
+        )
         await self._follow(attempt, event)
 
     async def check(self, attempt: Attempt) -> None:

@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from sd_common.errors import Unavailable
 from sd_common.events import ProgressEvent, StoredEvent
-from sd_gateway.errors import InvalidInput, NotAuthenticated
+from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
+from sd_gateway.event_feed import EventFeed
 from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
+from sd_gateway.websocket import close_websocket
 
 
 class EventsQuery(BaseModel):
@@ -20,6 +22,12 @@ class EventsQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    since: int | None = Field(
+        default=None,
+        ge=0,
+        description="The last sequence that the client has: what was stored after it comes first, then what happens. "
+        "0 begins with all that is stored. Without it, only what happens from now on is sent.",
+    )
     progress: bool = Field(default=False, description="Tell the progress of running tasks too (events not stored).")
 
 
@@ -36,13 +44,21 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
         identity = await request.app[PARTS].authenticator.verify(token)
+        await _check_since(request.app[PARTS].feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
-        await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=str(error).encode()[:120])
+        await close_websocket(socket, WSCloseCode.POLICY_VIOLATION, str(error))
     except Unavailable as error:
-        await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=str(error).encode()[:120])
+        await close_websocket(socket, WSCloseCode.TRY_AGAIN_LATER, str(error))
     else:
-        await websockets.serve(request, socket, identity, progress=query.progress)
+        await websockets.serve(request, socket, identity, since=query.since, progress=query.progress)
     return socket
+
+
+async def _check_since(feed: EventFeed, since: int | None) -> None:
+    if not feed.is_started:
+        raise Unavailable("The event feed")
+    if since is not None and not await feed.has_come_to(since):
+        raise InvalidInput([FieldError("since", "No event has this sequence yet. since=0 gives all that is stored")])
 
 
 OPERATIONS = (
@@ -54,7 +70,11 @@ OPERATIONS = (
         needs_nats=False,
         summary="The events of a session, over a websocket",
         description="Each message is one event in JSON: those of all tasks submitted with the same token, as they are "
-        "stored, with their `sequence`. Without a valid token the websocket is closed with code 1008.",
+        "stored, with their `sequence`. A client that was disconnected goes on with `since=<the last sequence that it "
+        "has>`, at this gateway or another: it gets every stored event of the session once and in order, for as long "
+        "as they are stored. Events of the type `progress` have no `sequence`, and may be missed. "
+        "Close codes: 1008 without a valid token or with a wrong query, 1013 when a part is missing or when the client "
+        "is too slow, 1001 when the gateway stops; the reason says what to do.",
         query=events_query,
         answers={
             101: Answer(
