@@ -44,6 +44,10 @@ def pending(ref: TaskRef, job_sequence: int = 1) -> PendingEvent:
     return PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
 
 
+def handed_back(ref: TaskRef, job_sequence: int = 1) -> PendingEvent:
+    return PendingEvent(task_id=ref.task_id, job_sequence=job_sequence, handed_back_by="worker-1")
+
+
 def started(ref: TaskRef, attempt: int = 1, worker: str = "worker-1") -> StartedEvent:
     return StartedEvent(task_id=ref.task_id, attempt=attempt, worker=worker)
 
