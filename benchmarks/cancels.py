@@ -22,6 +22,7 @@ from table import print_table
 from support import servers
 from support.client import PATIENCE_S, Client
 from support.deployment import Deployment
+from support.stack import Service
 
 _TASK = {"prompt": "a big red star on a white background", "model": "shapes", "width": 128, "height": 128}
 #: Longer than a worker takes to start.
@@ -103,8 +104,7 @@ async def of_queued(client: Client, num_queued: int, num_cancels: int) -> list[f
 
 async def of_running(client: Client, deployment: Deployment) -> tuple[float, list[float]]:
     """Milliseconds of a step, and of each cancel until the worker logs that it is done with the task."""
-    worker = deployment.start_worker("one", _WORKER)
-    worker.wait_for_log("worker_started")
+    worker = await started_worker(deployment, "one")
     took_ms = []
     async with client.events("&progress=1") as events:
         task_id = await client.submit(**_LONG | {"steps": 50})
@@ -121,6 +121,13 @@ async def of_running(client: Client, deployment: Deployment) -> tuple[float, lis
     return 1000 * finished["timings"]["denoise_s"] / 50, took_ms
 
 
+async def started_worker(deployment: Deployment, name: str) -> Service:
+    """A worker that takes jobs. Meanwhile the websocket answers pings."""
+    worker = deployment.start_worker(name, _WORKER)
+    await asyncio.to_thread(worker.wait_for_log, "worker_started")
+    return worker
+
+
 def done_at(log: str, task_id: str) -> float:
     """When a worker was done with a task, as its log tells."""
     lines = [json.loads(line) for line in log.splitlines() if task_id in line]
@@ -129,9 +136,8 @@ def done_at(log: str, task_id: str) -> float:
 
 async def takeover_s(client: Client, deployment: Deployment) -> float:
     """Seconds from a worker's SIGKILL until another has started its task."""
-    names = ("one", "two")
-    for name in names:
-        deployment.start_worker(name, _WORKER).wait_for_log("worker_started")
+    for name in ("one", "two"):
+        await started_worker(deployment, name)
     async with client.events() as events:
         task_id = await client.submit(**_LONG)
         first = await events.until(task_id, "started")
@@ -147,13 +153,14 @@ async def takeover_s(client: Client, deployment: Deployment) -> float:
 
 async def handover_s(client: Client, deployment: Deployment) -> float:
     """Seconds from a worker's SIGTERM until another has started the task that waited for room in its engine."""
-    deployment.start_worker("one", _WORKER).wait_for_log("worker_started")
+    await started_worker(deployment, "one")
     async with client.events() as events:
         task_ids = []
         for _ in range(_NUM_IN_A_PASS + 1):
-            task_ids.append(await client.submit(**_LONG))
+            # Small ones: the pass under way ends before the engine hands anything back.
+            task_ids.append(await client.submit(**_LONG | {"width": 128, "height": 128}))
             await events.until(task_ids[-1], "started")
-        deployment.start_worker("two", _WORKER).wait_for_log("worker_started")
+        await started_worker(deployment, "two")
         deployment.services["one"].process.send(signal.SIGTERM)
         told_at = time.perf_counter()
         async with asyncio.timeout(PATIENCE_S):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -73,6 +74,9 @@ def _path_of(finished: Json) -> str:
 
 async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_type: str) -> None:
     """Every task has exactly one terminal event, of this type, and it is the last one; no job is left."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await JobQueue(nats).depths():  # noqa: ASYNC110 - acknowledgements follow the events
+            await asyncio.sleep(0.05)
     told: dict[str, list[str]] = {task_id: [] for task_id in task_ids}
     async for logged in TaskLog(nats).replay("events.>", 0):
         if logged.ref.task_id in told:
@@ -81,9 +85,6 @@ async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_t
         assert types[0] == "pending"
         assert types[-1] == event_type
         assert Counter(types)["finished"] + Counter(types)["aborted"] == 1
-    async with asyncio.timeout(PATIENCE_S):
-        while await JobQueue(nats).depths():  # noqa: ASYNC110 - acknowledgements follow the events
-            await asyncio.sleep(0.05)
 
 
 async def test_a_killed_worker_is_replaced_by_another(
@@ -209,6 +210,25 @@ async def test_a_gateway_told_to_stop_answers_the_requests_under_way(deployment:
         assert (await waiting).status == 200
         assert await stopped == 0
     deployment.start_gateway()
+
+
+async def test_a_second_signal_ends_a_gateway_at_once(
+    deployment: Deployment, session: Client, nats: NatsClient
+) -> None:
+    query = {name: str(value) for name, value in _LONG.items()}
+    gateway = deployment.services["gateway"]
+    async with session.events() as events:
+        waiting = asyncio.ensure_future(session.get("/txt2img", params=query))
+        while (started := await events.next())["event_type"] != "started":
+            pass
+        gateway.process.send(signal.SIGTERM)
+        await asyncio.to_thread(gateway.wait_for_log, "stopping")
+        gateway.process.send(signal.SIGTERM)
+        assert await asyncio.to_thread(gateway.process.wait, _AT_ONCE_S) == -signal.SIGTERM
+        with pytest.raises(aiohttp.ClientError):
+            await waiting
+    deployment.start_gateway()
+    await _assert_each_ended_once(nats, [started["task_id"]], "finished")  # its task went on
 
 
 async def test_a_worker_finds_a_cancel_that_it_missed_while_nats_was_away(

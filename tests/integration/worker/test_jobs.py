@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from sd_common.subjects import ModelLane
 from sd_common.task_log import NO_EVENT, LoggedEvent
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
+from sd_worker.engine.errors import DeviceUnavailable
 
 
 def _types(events: list[LoggedEvent]) -> list[str]:
@@ -100,8 +102,8 @@ async def test_where_the_safety_filter_is_required_a_model_without_a_checker_is_
     assert "choose a model that has one, or have the operator set SAFETY_FILTER=optional" in aborted.reason
 
 
-async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_and_its_task_aborted(
-    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_counted_and_its_task_aborted(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     js = nats_client.jetstream()
     await js.publish(subjects.jobs_of("tiny"), b"not json")
@@ -113,6 +115,7 @@ async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_and_its_task_abo
     assert aborted.code == "invalid_input"
     assert "parameters.txt2img.prompt: Field required" in aborted.reason
     await tasks.wait_until_queue_is_empty()
+    assert re.findall(r"not_a_job.*num_refused\S*=\S*([0-9])", capsys.readouterr().out) == ["1", "2"]
 
 
 async def test_a_job_on_the_subject_of_another_model_is_aborted(
@@ -304,6 +307,28 @@ async def test_a_drain_that_takes_too_long_hands_the_running_task_back(start_wor
     last = await tasks.wait_for("long", "finished")
     assert isinstance(last.event, FinishedEvent)
     assert (last.event.worker, last.event.attempt) == ("fresh", 1)  # handed back, it cost none
+
+
+async def test_an_attempt_that_breaks_its_workers_device_counts(
+    start_worker: StartWorker, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = await start_worker("broken", preload_models=("tiny",))
+
+    def fail(*_: object) -> None:
+        raise DeviceUnavailable("Device 'cuda' has failed: restart the worker")
+
+    def fail_in_a_pass(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    unet = broken._engine._engine._models.get("tiny").pipeline.components["unet"]  # type: ignore[union-attr]
+    unet.register_forward_pre_hook(fail_in_a_pass)
+    monkeypatch.setattr("sd_worker.engine.models.check_device", fail)
+    await tasks.publish("t")
+    await tasks.wait_for("t", "started")
+    await start_worker("sound")
+    finished = (await tasks.wait_for("t", "finished")).event
+    assert isinstance(finished, FinishedEvent)
+    assert (finished.worker, finished.attempt) == ("sound", 2)
 
 
 async def test_a_worker_stopped_while_it_changes_model_loses_no_job(

@@ -381,7 +381,12 @@ def test_tasks_submitted_and_cancelled_from_many_threads_get_one_outcome_each(en
     assert engine.recorder.outcomes.empty()
 
 
-def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: CreateEngine) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["GPU", "CPU"],
+)
+def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: CreateEngine, error: Exception) -> None:
     """Memory runs out in company, whoever came after it."""
     engine = create_engine()
     engine.finish(txt2img("warm"))
@@ -394,7 +399,7 @@ def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: Cre
     def run_out_in_company(*_: object) -> None:
         tries.append(len(engine.engine._engine._samples))
         if tries[-1] > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     vae.get_submodule("encoder").register_forward_pre_hook(run_out_in_company)
     del model, vae

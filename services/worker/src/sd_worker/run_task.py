@@ -103,8 +103,8 @@ class TaskHandler:
 
     async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> None:
         with self._cancellations.watched(job.ref) as cancellation:
-            if self._is_draining:
-                raise HandedBack("the worker was told to stop")
+            if self._is_draining or self._engine.has_failed():
+                raise HandedBack("the worker begins no more tasks")
             attempt = await self._events.start(job.ref, job_sequence)
             try:
                 outcome = await self._run_engine(job, cancellation, has_come)
@@ -133,6 +133,8 @@ class TaskHandler:
         fetches = [self._input_pictures.fetch(job.parameters, field) for field in fields]
         fetching = asyncio.ensure_future(asyncio.gather(*fetches))
         self._fetching.add(fetching)
+        if self._is_draining:
+            fetching.cancel()
         try:
             return await fetching
         except asyncio.CancelledError:
