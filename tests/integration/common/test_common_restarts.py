@@ -6,6 +6,7 @@ import asyncio
 
 import nats.errors
 import pytest
+import uvloop
 from integration.common.makers import REST, aborted, new_job, new_ref, pending, started
 from nats.aio.msg import Msg
 
@@ -210,3 +211,23 @@ async def test_what_was_published_before_a_client_shuts_arrives(
         async with asyncio.timeout(10):
             while await TaskLog(nats_client).last_sequence() != number + 1:  # noqa: ASYNC110 - of another process
                 await asyncio.sleep(0.01)
+
+
+async def test_a_call_on_a_connection_that_has_just_gone_is_carried_out(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    """uvloop, which services run on, refuses to write to it."""
+    refs = [new_ref() for _ in range(20)]
+
+    async def append_all() -> None:
+        client = await connect(provisioned, "cut-off")
+        for ref in refs:
+            client._transport.close()
+            for _ in range(3):  # the first finds the flusher alive, which ends with it
+                await client.publish("anything")
+                await asyncio.sleep(0)
+            await TaskLog(client).append(ref, pending(ref), NO_EVENT)
+        await client.shut()
+
+    await asyncio.to_thread(uvloop.run, append_all())
+    assert [event.ref async for event in TaskLog(nats_client).replay("events.>", 0)] == refs

@@ -11,6 +11,7 @@ from integration.common.makers import aborted, finished, new_ref, pending, start
 from nats.aio.msg import Msg
 
 from sd_common.errors import SequenceConflict, TaskEnded
+from sd_common.events import AbortedEvent
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
 from sd_common.subjects import TaskRef
@@ -231,3 +232,24 @@ async def test_a_replay_goes_on_where_a_batch_ended_by_its_bytes(task_log: TaskL
     await asyncio.gather(*(js.publish(new_ref().events, payload) for _ in range(450)))
     replayed = await _all(task_log.replay("events.>", 0))
     assert [event.sequence for event in replayed] == list(range(1, 451))
+
+
+async def test_events_are_counted_from_a_sequence_on(task_log: TaskLog) -> None:
+    for number in range(20):
+        await _append_many(task_log, [new_ref("alice" if number % 2 else "bob")])
+    counts = [await task_log.num_events("events.alice.*.*", since) for since in (0, 1, 2, 3, 11, 20, 21, 1000)]
+    assert counts == [10, 10, 10, 9, 5, 1, 0, 0]
+
+
+async def test_the_last_events_of_many_tasks_are_read_together(task_log: TaskLog) -> None:
+    """Events for which one answer has no room are asked for again."""
+    refs = [new_ref() for _ in range(600)]
+    first = await _append_many(task_log, refs)
+    large = [(ref, sequence) for ref, sequence in zip(refs, first, strict=True)][:400]
+    await asyncio.gather(
+        *(task_log.append(ref, AbortedEvent(task_id="t", reason="x" * 20_000), sequence) for ref, sequence in large)
+    )
+    last = await task_log.last_of_tasks([*refs, new_ref()])
+    assert set(last) == set(refs)
+    assert [last[ref].event_type for ref in refs] == ["aborted"] * 400 + ["pending"] * 200
+    assert await task_log.last_of_tasks([]) == {}

@@ -15,6 +15,7 @@ from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
+from sd_gateway import event_feed
 from sd_gateway.event_feed import EventFeed
 from support.servers import NatsServer
 
@@ -44,6 +45,12 @@ class _Heard:
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def until_as_many(self, count: int) -> None:
+        async with asyncio.timeout(_SOON_S):
+            while len(self.events) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
 
 @pytest.fixture
 async def listening(nats_settings: NatsSettings) -> AsyncIterator[NatsClient]:
@@ -51,6 +58,12 @@ async def listening(nats_settings: NatsSettings) -> AsyncIterator[NatsClient]:
     client = await connect(nats_settings, "gateway")
     yield client
     await client.shut()
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the stream is looked at all the time."""
+    monkeypatch.setattr(event_feed, "_LOOK_EVERY_S", 0.05)
 
 
 @pytest.fixture
@@ -199,14 +212,70 @@ async def test_a_gap_is_filled_from_the_log(
     heard = _Heard()
     with feed.session_listener("alice", "session-1", heard):
         await heard.until(await _live(task_log, new_ref()))
-        [subscription] = [entry for entry in listening._subs.values() if entry.subject == "feed.>"]
-        await subscription.unsubscribe()
-        await listening.flush()
+        await _unsubscribe(listening)
         await _append_lives(task_log, 250)  # more than a batch
         await listening.subscribe("feed.>", cb=feed._on_feed)
         await listening.flush()
         await heard.until(await _live(task_log, new_ref()))
     assert heard.sequences == list(range(1, 3 * 252 + 1))
+
+
+async def test_a_gap_at_the_end_is_filled_without_a_further_event(
+    quick_looks: None, feed: EventFeed, task_log: TaskLog, listening: NatsClient
+) -> None:
+    """Such as events whose republishing died with the leader of the stream."""
+    heard = _Heard()
+    with feed.session_listener("alice", "session-1", heard):
+        await heard.until(await _live(task_log, new_ref()))
+        await _unsubscribe(listening)
+        await heard.until(await _live(task_log, new_ref()))
+    assert heard.sequences == [1, 2, 3, 4, 5, 6]
+
+
+async def test_what_has_aged_out_is_not_waited_for(
+    feed: EventFeed, task_log: TaskLog, listening: NatsClient, nats_client: NatsClient
+) -> None:
+    heard = _Heard()
+    with feed.session_listener("alice", "session-1", heard):
+        await heard.until(await _live(task_log, new_ref()))
+        await _unsubscribe(listening)
+        last = await _append_lives(task_log, 10)
+        await nats_client.jetstream().purge_stream("EVENTS")
+        await listening.subscribe("feed.>", cb=feed._on_feed)
+        await listening.flush()
+        await heard.until(await _live(task_log, new_ref()))
+    assert heard.sequences == [1, 2, 3, last + 1, last + 2, last + 3]
+
+
+async def test_recent_events_are_those_of_the_session_in_order(feed: EventFeed, task_log: TaskLog) -> None:
+    heard = _Heard()
+    with feed.session_listener("alice", "session-1", heard):
+        for _ in range(3):
+            await _live(task_log, new_ref("alice", "session-2"))
+            last = await _live(task_log, new_ref())
+        await heard.until(last)
+    assert [event.sequence for event in feed.recent("alice", "session-1", 5)] == [6, 10, 11, 12, 16, 17, 18]
+    assert feed.recent("alice", "session-1", last) == feed.recent("bob", "session-1", 0) == []
+
+
+async def test_a_stream_that_is_made_anew_is_told_from_its_beginning(
+    quick_looks: None, feed: EventFeed, task_log: TaskLog, nats_client: NatsClient
+) -> None:
+    heard = _Heard()
+    with feed.session_listener("alice", "session-1", heard):
+        await heard.until(await _append_lives(task_log, 5))
+        await nats_client.jetstream().delete_stream("EVENTS")
+        await provision_streams(nats_client.jetstream(), StreamSettings(_env_file=None))
+        await _live(task_log, new_ref())
+        await heard.until_as_many(18)
+    assert heard.sequences == [*range(1, 16), 1, 2, 3]
+
+
+async def _unsubscribe(listening: NatsClient) -> None:
+    """The feed hears nothing from now on."""
+    [subscription] = [entry for entry in listening._subs.values() if entry.subject == "feed.>"]
+    await subscription.unsubscribe()
+    await listening.flush()
 
 
 async def test_nothing_is_missed_or_told_twice_when_the_server_is_killed(
