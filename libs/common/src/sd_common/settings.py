@@ -6,7 +6,7 @@ import sys
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"", "0", "false", "no", "off"})
@@ -25,6 +25,20 @@ def parse_flag(value: Any) -> Any:
 
 
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
+
+
+def split_at_commas(text: str) -> list[str]:
+    """What stands between commas, without spaces around it and without what is empty."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_names(value: Any) -> Any:
+    """Names separated by commas."""
+    return split_at_commas(value) if isinstance(value, str) else value
+
+
+#: pydantic-settings would take the variable for JSON.
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)]
 
 
 class Settings(BaseSettings):

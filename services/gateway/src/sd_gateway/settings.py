@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, PictureSettings, SafetySettings
+from sd_common.settings import Flag, PictureSettings, SafetySettings, split_at_commas
+from sd_gateway.remote_urls import RemoteImages
+
+_HOST_PATTERN = re.compile(r"[a-z0-9*?.:-]+")
+
+
+def parse_remote_images(value: object) -> object:
+    """`off`, `public`, or patterns of hosts, separated by commas."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    if word in ("off", "public"):
+        return word
+    patterns = tuple(split_at_commas(word))
+    if not patterns or not all(map(_HOST_PATTERN.fullmatch, patterns)):
+        raise ValueError("must be off, public, or hosts such as images.example.org,*.example.com")
+    return patterns
 
 
 class GatewaySettings(PictureSettings, SafetySettings):
@@ -29,6 +49,14 @@ class GatewaySettings(PictureSettings, SafetySettings):
     default_model: ModelName | None = Field(
         default=None,
         description="The model of tasks that name none. Default: that of each task kind (see `/docs`).",
+    )
+    remote_images: Annotated[RemoteImages, NoDecode, BeforeValidator(parse_remote_images)] = Field(
+        default="off",
+        description="Whether pictures of other hosts are fetched for tasks that start from them: `off`; `public`, from "
+        "all of the internet; or from hosts of these patterns alone, separated by commas (`*.example.org`).",
+    )
+    remote_images_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds that fetching one picture may take, with its redirects."
     )
     websocket_queue_events: int = Field(
         default=1000, ge=1, description="Events held for a websocket client that reads slowly, before it is closed."

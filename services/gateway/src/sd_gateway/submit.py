@@ -46,7 +46,7 @@ class Submitter:
     async def submit(self, ref: TaskRef, parameters: Parameters) -> None:
         """Queue the task. When this returns, the task ends in exactly one terminal event.
 
-        Raises `InvalidInput`, `QueueFull`, `Unavailable`.
+        Raises `InvalidInput`, `TooManyRequests`, `QueueFull`, `Unavailable`.
         """
         if self._safety_filter_required and not parameters.safety_filter:
             raise InvalidInput(
@@ -59,7 +59,7 @@ class Submitter:
             user=ref.user,
             session=ref.session,
             blob_id=new_blob_id(),
-            parameters=await self._input_pictures.stored(parameters),
+            parameters=await self._input_pictures.stored(parameters, Identity(ref.user, ref.session).holder),
         )
         job_sequence = await self._queue.publish(job)
         try:
