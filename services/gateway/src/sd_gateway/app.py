@@ -29,6 +29,7 @@ from sd_gateway.http.service import add_documents
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
 from sd_gateway.remote_pictures import INTERNET, Reach, RemotePictures
+from sd_gateway.request_rates import RequestRates
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
@@ -134,6 +135,7 @@ class GatewayApp:
             settings=settings,
             auth=auth,
             authenticator=Authenticator(auth),
+            request_rates=RequestRates(settings.requests_per_s),
             blobs=blobs,
             task_log=task_log,
             feed=feed,
@@ -181,7 +183,7 @@ class GatewayApp:
 
 def create_web_app(parts: Parts) -> web.Application:
     """The aiohttp application."""
-    limit = _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
+    limit = parts.settings.max_body_bytes or _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
     app = web.Application(middlewares=[problem_middleware], client_max_size=limit)
     app[PARTS] = parts
     add_operations(app, OPERATIONS)

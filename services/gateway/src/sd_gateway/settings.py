@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from sd_common.allowed_models import is_model_allowed
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, PictureSettings, SafetySettings, split_at_commas
+from sd_common.settings import Flag, SafetySettings, TaskSettings, split_at_commas
 from sd_gateway.remote_urls import RemoteImages
 
 _HOST_PATTERN = re.compile(r"[a-z0-9*?.:-]+")
@@ -28,7 +29,7 @@ def parse_remote_images(value: object) -> object:
     return patterns
 
 
-class GatewaySettings(PictureSettings, SafetySettings):
+class GatewaySettings(TaskSettings, SafetySettings):
     """What the gateway reads besides NATS_*, MINIO_* and LOG_*."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
@@ -64,6 +65,26 @@ class GatewaySettings(PictureSettings, SafetySettings):
     websocket_send_timeout_s: float = Field(
         default=10.0, gt=0, description="Seconds a websocket client may take to accept one event, before it is closed."
     )
+    max_websockets_per_user: int = Field(
+        default=100, ge=1, description="Websockets that one user may have open at this gateway."
+    )
+    requests_per_s: float = Field(
+        default=50.0,
+        gt=0,
+        description="Requests a second that one user may make at this gateway; ten seconds' worth may come at once.",
+    )
+    max_body_bytes: int | None = Field(
+        default=None,
+        ge=1024,
+        description="Largest body of a request. Default: three times `MAX_UPLOAD_BYTES`, which two pictures as data "
+        "URLs need.",
+    )
     shutdown_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that requests under way have to end once the gateway is told to stop."
     )
+
+    @model_validator(mode="after")
+    def check_that_the_default_model_is_allowed(self) -> Self:
+        if self.default_model is not None and not is_model_allowed(self.default_model, self.allowed_models):
+            raise ValueError(f"DEFAULT_MODEL is '{self.default_model}', which ALLOWED_MODELS does not allow")
+        return self

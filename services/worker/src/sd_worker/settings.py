@@ -11,14 +11,14 @@ from typing import Literal
 from pydantic import Field, SecretStr
 
 from sd_common.health import HealthPort
-from sd_common.settings import Flag, Names, PictureSettings, SafetySettings
+from sd_common.settings import Flag, Names, SafetySettings, TaskSettings
 
 
 def _name_of_this_process() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
-class WorkerSettings(PictureSettings, SafetySettings):
+class WorkerSettings(TaskSettings, SafetySettings):
     """What a worker reads besides NATS_URL, MINIO_* and LOG_*."""
 
     base_url: str = Field(

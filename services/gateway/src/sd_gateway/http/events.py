@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from sd_common.errors import Unavailable
 from sd_common.events import ProgressEvent, StoredEvent
-from sd_gateway.errors import InvalidInput, NotAuthenticated
+from sd_gateway.errors import InvalidInput, NotAuthenticated, TooManyRequests
 from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
@@ -36,9 +36,10 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
         identity = await request.app[PARTS].authenticator.verify(token)
+        request.app[PARTS].request_rates.count(identity.holder)
     except (NotAuthenticated, InvalidInput) as error:
         await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=str(error).encode()[:120])
-    except Unavailable as error:
+    except (TooManyRequests, Unavailable) as error:
         await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=str(error).encode()[:120])
     else:
         await websockets.serve(request, socket, identity, progress=query.progress)
