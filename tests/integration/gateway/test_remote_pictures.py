@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,10 @@ from integration.gateway.hostile_urls import HOSTILE_ANSWERS, HOSTILE_URLS, set_
 from sd_common.errors import PictureError, Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
+from sd_common.parameters import Img2ImgParameters
 from sd_gateway.errors import TooManyRequests
 from sd_gateway.remote_pictures import RemotePictures
+from support.certificates import tls_contexts
 from support.client import Client
 
 _MAX_BYTES = 1_000_000
@@ -127,6 +131,33 @@ async def test_a_host_of_the_list_must_be_public_too(net: Network) -> None:
     assert net.target.num_connections == 0
 
 
+async def test_tls_is_spoken_with_the_host_that_the_url_names(net: Network, tmp_path: Path) -> None:
+    server_tls, client_tls = tls_contexts(tmp_path, HOST)
+    names: list[str | None] = []
+    server_tls.sni_callback = lambda connection, name, context: names.append(name)
+    server = await asyncio.start_server(net.internet.serve, INTERNET, 0, ssl=server_tls)
+    port = server.sockets[0].getsockname()[1]
+    trusting, usual = (replace(net.reach, ports=(port,), tls=tls) for tls in (client_tls, None))
+    async with server:
+        async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, trusting) as remote:
+            assert await remote.fetch(f"https://{HOST}:{port}/picture.png", "alice") == png()
+            assert names == [HOST]
+            with pytest.raises(PictureError):  # the certificate is not for this name
+                await remote.fetch(f"https://rebinding.test:{port}/picture.png", "alice")
+        async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, usual) as remote:
+            with pytest.raises(PictureError):  # nobody vouches for the certificate
+                await remote.fetch(f"https://{HOST}:{port}/picture.png", "alice")
+    assert len(net.internet.requests) == 1
+
+
+async def test_names_are_looked_up_where_the_system_does_it(net: Network) -> None:
+    async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, replace(net.reach, resolver=None)) as remote:
+        for host in ("pictures.localhost", "pictures.invalid"):
+            with pytest.raises(PictureError, match="cannot be reached at a public address"):
+                await remote.fetch(net.url(host=host), "alice")
+    assert net.target.num_connections == 0
+
+
 async def test_slow_servers_take_the_places_of_their_user_alone(remote: RemotePictures, net: Network) -> None:
     net.internet.answers["/silent"] = say_nothing
     slow = [asyncio.create_task(remote.fetch(net.url("/silent"), "mallory")) for _ in range(4)]
@@ -159,3 +190,28 @@ async def _cancelled(tasks: list[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_service_that_is_not_told_otherwise_fetches_nothing(
+    start_gateway: StartGateway, net: Network, nats_client: NatsClient
+) -> None:
+    _, url = await start_gateway(reach=net.reach)
+    async with Client(url) as client:
+        wrong = await _wrongly_told(client, {net.url(): "upload yours with POST /blob", "HTTP://x": "upload yours"})
+    assert not wrong
+    assert net.internet.requests == []
+
+
+async def test_a_picture_with_a_script_behind_it_is_kept_as_a_picture_alone(
+    start_gateway: StartGateway, net: Network
+) -> None:
+    polyglot = png() + b"<script>alert(1)</script>"
+    net.internet.answers["/polyglot"] = answer(polyglot, "Content-Type: text/html")
+    gateway, url = await start_gateway(remote_images="public", reach=net.reach)
+    async with Client(url) as client:
+        parameters = Img2ImgParameters(prompt="x", initial_image=net.url("/polyglot"))
+        stored = await gateway._parts.input_pictures.stored(parameters, "alice")
+        assert isinstance(stored, Img2ImgParameters)
+        blob = await client.get(stored.initial_image)
+    assert blob.headers["Content-Type"] == "image/png"
+    assert blob.headers["X-Content-Type-Options"] == "nosniff"
