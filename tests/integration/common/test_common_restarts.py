@@ -223,7 +223,7 @@ async def test_a_call_on_a_connection_that_has_just_gone_is_carried_out(
         client = await connect(provisioned, "cut-off")
         for ref in refs:
             assert client._transport is not None
-            client._transport.close()
+            client._transport.close()  # type: ignore[no-untyped-call]
             for _ in range(3):  # the first finds the flusher alive, which ends with it
                 await client.publish("anything")
                 await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_gateway.app import GatewayApp
+from sd_gateway.remote_pictures import INTERNET, Reach
 from sd_gateway.settings import GatewaySettings
 
 StartGateway = Callable[..., Awaitable[tuple[GatewayApp, str]]]
@@ -37,11 +38,11 @@ async def start_gateway(
     """Starts a gateway with settings of the test's, and tells where it listens; stopped when the test ends."""
     gateways: list[GatewayApp] = []
 
-    async def start(**settings: Any) -> tuple[GatewayApp, str]:
+    async def start(*, reach: Reach = INTERNET, **settings: Any) -> tuple[GatewayApp, str]:
         listening = socket.create_server(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         gateway_settings = GatewaySettings(_env_file=None, base_url=base_url, **settings)
-        gateways.append(GatewayApp(gateway_settings, provisioned, minio_settings))
+        gateways.append(GatewayApp(gateway_settings, provisioned, minio_settings, reach))
         await gateways[-1].start(listening)
         await gateways[-1].ready()
         return gateways[-1], base_url

@@ -12,6 +12,7 @@ from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.input_pictures import InputPictures
+from sd_gateway.remote_pictures import RemotePictures
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter, new_task
 from sd_gateway.unfinished_tasks import UnfinishedTasks
@@ -23,7 +24,7 @@ async def test_the_more_unfinished_tasks_a_user_has_the_later_is_the_lane_of_one
     settings = GatewaySettings(_env_file=None, base_url="http://gateway.test")
     queue, task_log = JobQueue(nats_client), TaskLog(nats_client)
     unfinished_tasks = UnfinishedTasks(nats_client, queue, EventFeed(nats_client, task_log), max_per_user=0)
-    input_pictures = InputPictures(blob_store, settings.base_url, settings)
+    input_pictures = InputPictures(blob_store, RemotePictures("off", 0, 0.0), settings.base_url, settings)
     submitter = Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
     for user, num_tasks in (("heavy", 10), ("light", 1)):
         for _ in range(num_tasks):

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from integration.worker.conftest import BASE_URL, OWN_DEFAULTS, PATIENCE_S, StartWorker, Tasks, worker_settings
@@ -394,3 +395,50 @@ async def test_a_picture_is_stored_when_the_store_comes_back(
         assert (await blobs.get(job.blob_id)).content_type == "image/png"
         await worker.stop()
     server.terminate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters", "code", "reason"),
+    [
+        (
+            {"allowed_models": ("other",)},
+            {},
+            "model_unavailable",
+            "Model 'tiny' is not allowed here: name one of other",
+        ),
+        ({"max_steps": 3}, {"steps": 4}, "invalid_input", "steps: Is 4; at most 3 are made here"),
+        ({"max_prompt_chars": 3}, {"prompt": "four"}, "invalid_input", "prompt: Has 4 characters; at most 3"),
+        ({"max_picture_pixels": 4096}, {"width": 72}, "invalid_input", "width: The picture would be 72×64"),
+    ],
+)
+async def test_a_job_that_a_gateway_would_refuse_is_aborted(
+    start_worker: StartWorker,
+    tasks: Tasks,
+    settings: dict[str, Any],
+    parameters: dict[str, Any],
+    code: str,
+    reason: str,
+) -> None:
+    await start_worker(**settings)
+    await tasks.publish("refused", **parameters)
+    aborted = (await tasks.wait_for("refused", "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert aborted.code == code
+    assert reason in aborted.reason
+    await tasks.wait_until_queue_is_empty()
+
+
+@pytest.mark.parametrize(
+    "name", ["../tiny", "/etc", "\\\\host\\share", "//host/share", "C:\\tiny", "tiny\x00", "a/b/c"]
+)
+async def test_a_job_whose_model_could_leave_the_directory_is_aborted(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, name: str
+) -> None:
+    body = {"v": 1, "task_id": "astray", "user": "u", "session": "s", "blob_id": "b" * 32}
+    body["parameters"] = {"params_type": "txt2img", "prompt": "x", "model": name}
+    await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(body).encode())
+    await start_worker()
+    aborted = (await tasks.wait_for("astray", "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert aborted.code == "invalid_input"
+    assert "must be a repository id on the hub" in aborted.reason

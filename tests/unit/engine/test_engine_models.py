@@ -168,6 +168,18 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path, model_dir: Path,
     assert "leads out of MODEL_DIR" in reason_of(source_of(tmp_path), name)
 
 
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["../sd1", "a/../../sd1", "{outside}", "..\\sd1", "//host/share", "sd1\x00", "a/\x00"])
+def test_a_name_cannot_climb_out_of_the_directory(tmp_path: Path, model_dir: Path, name: str) -> None:
+    """Tasks cannot name these at all; should one come here, it finds nothing."""
+    shutil.copytree(model_dir / "sd1", tmp_path / "sd1")
+    (tmp_path / "models" / "a").mkdir(parents=True)
+
+    reason = reason_of(source_of(tmp_path / "models"), name.format(outside=tmp_path / "sd1"))
+
+    assert "MODEL_DIR" in reason or "There is no model" in reason
+
+
 def test_a_directory_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
 

@@ -31,6 +31,8 @@ from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
+from sd_gateway.remote_pictures import INTERNET, Reach, RemotePictures
+from sd_gateway.request_rates import RequestRates
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
@@ -54,8 +56,15 @@ _BODY_BYTES_PER_PICTURE_BYTE = 3
 class GatewayApp:
     """One gateway process, or the gateway's part of one."""
 
-    def __init__(self, settings: GatewaySettings, nats_settings: NatsSettings, minio_settings: MinioSettings) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        nats_settings: NatsSettings,
+        minio_settings: MinioSettings,
+        reach: Reach = INTERNET,
+    ) -> None:
         self._settings = settings
+        self._reach = reach
         self._nats_settings = nats_settings
         self._minio_settings = minio_settings
         self._stack = AsyncExitStack()
@@ -69,7 +78,14 @@ class GatewayApp:
             self._client = NatsClient(self._nats_settings, "gateway")
             stack.push_async_callback(self._client.shut)
             blobs = await stack.enter_async_context(BlobStore(self._minio_settings, SHORT_PATIENCE))
-            self._parts = self._wire(self._client, blobs)
+            remote_pictures = RemotePictures(
+                self._settings.remote_images,
+                self._settings.max_upload_bytes,
+                self._settings.remote_images_timeout_s,
+                self._reach,
+            )
+            await stack.enter_async_context(remote_pictures)
+            self._parts = self._wire(self._client, blobs, remote_pictures)
             stack.callback(self._parts.feed.stop)
             stack.callback(self._parts.unfinished_tasks.stop)
             self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
@@ -114,13 +130,13 @@ class GatewayApp:
             return None
         return f"{self._settings.base_url}/txt2img?{self._settings.link_query}&token={token.access_token}"
 
-    def _wire(self, client: NatsClient, blobs: BlobStore) -> Parts:
+    def _wire(self, client: NatsClient, blobs: BlobStore, remote_pictures: RemotePictures) -> Parts:
         settings = self._settings
         task_log = TaskLog(client)
         queue = JobQueue(client)
         auth = AuthClient(client)
         feed = EventFeed(client, task_log)
-        input_pictures = InputPictures(blobs, settings.base_url, settings)
+        input_pictures = InputPictures(blobs, remote_pictures, settings.base_url, settings)
         unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
         submitter = Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
         return Parts(
@@ -128,6 +144,7 @@ class GatewayApp:
             nats=client,
             auth=auth,
             authenticator=Authenticator(auth),
+            request_rates=RequestRates(settings.requests_per_s),
             blobs=blobs,
             task_log=task_log,
             task_pages=TaskPages(task_log),
@@ -185,7 +202,7 @@ class GatewayApp:
 
 def create_web_app(parts: Parts) -> web.Application:
     """The aiohttp application."""
-    limit = _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
+    limit = parts.settings.max_body_bytes or _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
     app = web.Application(middlewares=[problem_middleware], client_max_size=limit)
     app[PARTS] = parts
     add_operations(app, OPERATIONS)

@@ -10,6 +10,7 @@ GatewayError
 ├── UnsupportedBody        a body of a type that the operation does not take
 ├── MalformedBody          a body that cannot be read at all
 ├── BodyTooLarge           a body beyond the limit
+├── TooManyRequests        more at once, or in a second, than one user may ask for
 └── InvalidInput           fields that are wrong, each with a sentence
 """
 
@@ -82,6 +83,14 @@ class MalformedBody(GatewayError):
 
 class BodyTooLarge(GatewayError):
     """A body beyond the limit."""
+
+
+class TooManyRequests(GatewayError):
+    """More at once, or in a second, than one user may ask for."""
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)

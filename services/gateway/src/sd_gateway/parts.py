@@ -17,6 +17,7 @@ from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
+from sd_gateway.request_rates import RequestRates
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
@@ -33,6 +34,7 @@ class Parts:
     nats: NatsClient
     auth: AuthClient
     authenticator: Authenticator
+    request_rates: RequestRates
     blobs: BlobStore
     task_log: TaskLog
     task_pages: TaskPages

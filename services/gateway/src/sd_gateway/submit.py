@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 
 import structlog
 
+from sd_common.allowed_models import check_model_allowed
 from sd_common.blob_store import new_blob_id
-from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
+from sd_common.errors import ModelNotAllowed, SequenceConflict, TaskEnded, Unavailable
 from sd_common.events import PendingEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.lanes import lane_of
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
+from sd_common.task_limits import exceeded_limits
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.errors import FieldError, InvalidInput
@@ -53,28 +56,27 @@ class Submitter:
         self._task_log = task_log
         self._input_pictures = input_pictures
         self._unfinished_tasks = unfinished_tasks
-        self._default_model = settings.default_model
-        self._safety_filter_required = settings.safety_filter == "required"
+        self._settings = settings
 
     async def submit(self, ref: TaskRef, parameters: Parameters, blob_id: str | None = None) -> None:
         """Queue the task, with its picture to go to `blob_id` where that was chosen before. When this returns, the task
         ends in exactly one terminal event.
 
-        Raises `InvalidInput`, `TooManyUnfinishedTasks`, `QueueFull`: nothing is queued then; and `Unavailable`.
+        Raises `InvalidInput`, `TooManyRequests`, `TooManyUnfinishedTasks`, `QueueFull`: nothing is queued then; and
+        `Unavailable`.
         """
-        if self._safety_filter_required and not parameters.safety_filter:
-            raise InvalidInput(
-                [FieldError("safety_filter", "The operator requires the safety filter: leave this out, or give true")]
-            )
-        if self._default_model is not None and "model" not in parameters.model_fields_set:
-            parameters = parameters.model_copy(update={"model": self._default_model})
+        default_model = self._settings.default_model
+        if default_model is not None and "model" not in parameters.model_fields_set:
+            parameters = parameters.model_copy(update={"model": default_model})
+        if errors := [FieldError(*error) for error in self._refusals(parameters)]:
+            raise InvalidInput(errors)
         with self._unfinished_tasks.admitted(ref):
             job = Job(
                 task_id=ref.task_id,
                 user=ref.user,
                 session=ref.session,
                 blob_id=blob_id or new_blob_id(),
-                parameters=await self._input_pictures.stored(parameters),
+                parameters=await self._input_pictures.stored(parameters, Identity(ref.user, ref.session).holder),
             )
             await self._queue_job(job)
 
@@ -88,3 +90,13 @@ class Submitter:
         except Unavailable:
             # The job is stored, so the task is accepted: the worker that takes it writes `pending`.
             log.warning("pending_event_left_to_worker", task_id=ref.task_id)
+
+    def _refusals(self, parameters: Parameters) -> Iterator[tuple[str, str]]:
+        """What the operator does not allow: fields, each with a sentence."""
+        if self._settings.safety_filter == "required" and not parameters.safety_filter:
+            yield "safety_filter", "The operator requires the safety filter: leave this out, or give true"
+        try:
+            check_model_allowed(parameters.model, self._settings.allowed_models)
+        except ModelNotAllowed as error:
+            yield "model", str(error)
+        yield from exceeded_limits(parameters, self._settings)

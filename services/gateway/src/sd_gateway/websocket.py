@@ -45,6 +45,7 @@ class _Client:
 
     socket: web.WebSocketResponse
     transport: asyncio.Transport | None
+    holder: str
 
     async def close(self, code: WSCloseCode, reason: str) -> None:
         """Say why, and close. A client that does not even read that is cut off."""
@@ -102,20 +103,24 @@ class Websockets:
         progress: bool,
     ) -> None:
         """Send the session's events until the client goes away: those after the sequence `since` first, where given."""
-        client = _Client(accepted, request.transport)
+        client = _Client(accepted, request.transport, identity.holder)
+        max_clients = self._settings.max_websockets_per_user
+        if sum(other.holder == client.holder for other in self._clients) >= max_clients:
+            await client.close(WSCloseCode.TRY_AGAIN_LATER, f"You have {max_clients} websockets here: close one first")
+            return
         outbox = Outbox(self._settings.websocket_queue_events)
 
         async def on_progress(message: Msg) -> None:
             outbox.put_if_roomy(message.data)
 
         async with contextlib.AsyncExitStack() as stack:
+            self._clients.add(client)
+            stack.callback(self._clients.discard, client)
             stack.enter_context(self._feed.session_listener(identity.user, identity.session, outbox.put))
             if progress:
                 subject = subjects.progress_of_session(identity.user, identity.session)
                 subscription = await self._nats.subscribe(subject, cb=on_progress)
                 stack.push_async_callback(subscription.unsubscribe)
-            self._clients.add(client)
-            stack.callback(self._clients.discard, client)
             sending = asyncio.create_task(self._send_all(client, outbox, identity, since), name="websocket-send")
             stack.callback(sending.cancel)
             async for _ in accepted:

@@ -11,13 +11,15 @@ import structlog
 from PIL import Image
 
 from sd_common import subjects
+from sd_common.allowed_models import check_model_allowed
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
-from sd_common.errors import Unavailable
-from sd_common.events import CANCELLED_BY_USER, TaskResult, TaskTimings
+from sd_common.errors import ModelNotAllowed, Unavailable
+from sd_common.events import CANCELLED_BY_USER, AbortCode, TaskResult, TaskTimings
 from sd_common.jobs import Job
 from sd_common.messages import now
 from sd_common.model_names import model_key
+from sd_common.task_limits import exceeded_limits
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
@@ -66,7 +68,7 @@ class TaskHandler:
         self._events = events
         self._input_pictures = input_pictures
         self._blobs = blobs
-        self._base_url = settings.base_url
+        self._settings = settings
         self._running: set[str] = set()
         self._fetching: set[asyncio.Future[list[Image.Image | None]]] = set()
         self._is_draining = False
@@ -81,9 +83,8 @@ class TaskHandler:
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
-        if subjects.parse_jobs_subject(subject).model_key != model_key(job.parameters.model):
-            reason = f"The job's subject is not that of its model, '{job.parameters.model}'"
-            await self._events.refuse(job.ref, job_sequence, "invalid_input", reason)
+        if (refusal := self._refusal(job, subject)) is not None:
+            await self._events.refuse(job.ref, job_sequence, *refusal)
             return
         if job.task_id in self._running:
             # Delivered again to this very worker, which did not tell in time that the job is in progress.
@@ -100,6 +101,17 @@ class TaskHandler:
         self._engine.drain()
         for fetching in self._fetching:
             fetching.cancel()
+
+    def _refusal(self, job: Job, subject: str) -> tuple[AbortCode, str] | None:
+        """Why a job is not even started, for programs and in a sentence. Gateways submit no such jobs; others may."""
+        if subjects.parse_jobs_subject(subject).model_key != model_key(job.parameters.model):
+            return "invalid_input", f"The job's subject is not that of its model, '{job.parameters.model}'"
+        try:
+            check_model_allowed(job.parameters.model, self._settings.allowed_models)
+        except ModelNotAllowed as error:
+            return "model_unavailable", str(error)
+        exceeded = [f"{field}: {sentence}" for field, sentence in exceeded_limits(job.parameters, self._settings)]
+        return ("invalid_input", "; ".join(exceeded)) if exceeded else None
 
     async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> None:
         with self._cancellations.watched(job.ref) as cancellation:
@@ -150,7 +162,7 @@ class TaskHandler:
                 await upload(self._blobs, job.blob_id, outcome.png)
                 timings = _timings(job, outcome, time.perf_counter() - upload_started_at)
                 result = TaskResult(
-                    blob_url=blob_url(self._base_url, job.blob_id),
+                    blob_url=blob_url(self._settings.base_url, job.blob_id),
                     parameters_used=outcome.parameters_used,
                     nsfw_content_detected=outcome.nsfw_content_detected,
                 )

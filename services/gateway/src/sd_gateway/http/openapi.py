@@ -147,7 +147,7 @@ def _responses(operation: Operation, schemas: dict[_Key, Schema]) -> Schema:
     }
     statuses = set(operation.problems)
     if operation.token == "bearer":  # noqa: S105 - a way to pass tokens
-        statuses |= {401}
+        statuses |= {401, 429}
     if operation.tag != "service":
         statuses |= {503}
     problem = {problems.CONTENT_TYPE: {"schema": schemas[("", "problem")]}}

@@ -18,6 +18,7 @@ from sd_gateway.errors import (
     NotAuthenticated,
     TaskAborted,
     TaskNotFound,
+    TooManyRequests,
     TooManyUnfinishedTasks,
     UnsupportedBody,
 )
@@ -79,6 +80,8 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)), {}
         case QueueFull() | TooManyUnfinishedTasks():
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
+        case TooManyRequests():
+            return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(error.retry_after_s)}
         case Unavailable():
             return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
         case GatewayError():
