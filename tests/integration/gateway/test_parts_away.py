@@ -215,7 +215,7 @@ async def test_a_full_queue_says_when_to_try_again_and_others_are_taken(
     client: Client, nats_client: NatsClient
 ) -> None:
     await provision_streams(nats_client.jetstream(), StreamSettings(_env_file=None, jobs_max_per_model=2))
-    for _ in range(2):
+    for _ in range(3):  # one waits in the lane `first`, the others fill `next`
         await client.submit(**_TASK)
     for refused in (await client.post("/task", json=_TASK), await client.get("/txt2img", params=_TASK)):
         assert refused.status == 429
