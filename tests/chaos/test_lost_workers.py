@@ -1,0 +1,137 @@
+"""A worker is lost in the middle of a task: for good, for a while, or behind a cable that was pulled."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from nats.aio.client import Client as Nats
+
+from chaos import evidence
+from chaos.fleet import ACK_WAIT_S, FAR_WORKER, Fleet
+from chaos.parts import ServicePart, pause, resume
+from support.client import PATIENCE_S, Client, Events, Json
+from support.network_namespace import why_no_namespaces
+
+#: A second or two on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 80, "width": 128, "height": 128, "scheduler": "ddim"}
+
+
+@pytest_asyncio.fixture
+async def session(fleet: Fleet) -> AsyncIterator[Client]:
+    async with Client(fleet.gateway_urls()["gateway-one"]) as client:
+        await client.take_public_token()
+        yield client
+
+
+@pytest_asyncio.fixture
+async def nats(fleet: Fleet) -> AsyncIterator[Nats]:
+    client = await evidence.connect(fleet)
+    yield client
+    await client.close()
+
+
+async def _started_by(worker: str, session: Client, events: Events) -> str:
+    """A task that this worker has just started. Others are submitted to keep the others busy."""
+    while True:
+        submitted = [await session.submit(**_LONG) for _ in range(2)]
+        started: dict[str, str] = {}
+        while len(started) < len(submitted):
+            event = await events.next()
+            if event["event_type"] == "started":
+                started[event["worker"]] = event["task_id"]
+                if event["worker"] == worker:
+                    return started[worker]
+
+
+async def _assert_ended_once(nats: Nats, task_id: str, workers: list[str]) -> None:
+    """Started by these in turn, finished by the last, and nothing left over."""
+    await evidence.settle(nats, [task_id], 0, PATIENCE_S)
+    told = evidence.by_task(await evidence.read_events(nats))[task_id]
+    assert [event.type for event in told] == ["pending", *["started"] * len(workers), "finished"]
+    assert [event.body["worker"] for event in told[1:]] == [*workers, workers[-1]]
+    assert (await evidence.leftovers(nats)).is_clean
+
+
+async def _until_restarted(task_id: str, events: Events) -> Json:
+    """The next `started` of the task."""
+    return await events.until(task_id, "started")
+
+
+@pytest.mark.timeout(120)
+async def test_a_killed_workers_task_is_taken_over_within_ack_wait_and_a_second(
+    fleet: Fleet, session: Client, nats: Nats
+) -> None:
+    part = fleet.parts["worker-one"]
+    async with session.events() as events:
+        task_id = await _started_by(part.name, session, events)
+        killed_at_s = time.time()
+        await fleet.do(part.kill)
+        again = await _until_restarted(task_id, events)
+        assert (again["worker"], again["attempt"]) == (FAR_WORKER, 2)
+        await events.until(task_id, "finished")
+    await fleet.do(part.start)
+    await _assert_ended_once(nats, task_id, [part.name, FAR_WORKER])
+    told = evidence.by_task(await evidence.read_events(nats))[task_id]
+    takeover_s = told[2].at_s - killed_at_s
+    print(f"takeover after {takeover_s:.2f} s")
+    assert takeover_s <= ACK_WAIT_S + 1
+
+
+@pytest.mark.timeout(120)
+async def test_a_zombie_that_wakes_up_after_its_job_was_given_away_changes_nothing(
+    fleet: Fleet, session: Client, nats: Nats
+) -> None:
+    part = fleet.parts["worker-one"]
+    assert isinstance(part, ServicePart)
+    async with session.events() as events:
+        task_id = await _started_by(part.name, session, events)
+        pause(part)
+        try:
+            again = await _until_restarted(task_id, events)
+            assert (again["worker"], again["attempt"]) == (FAR_WORKER, 2)
+            await events.until(task_id, "finished")
+        finally:
+            resume(part)
+        await _until_logged(part, task_id, "job")  # it made its picture too, and found that it was too late
+        await _started_by(part.name, session, events)
+    await _assert_ended_once(nats, task_id, [part.name, FAR_WORKER])
+
+
+_WHY_NOT = why_no_namespaces()
+if _WHY_NOT is not None and os.environ.get("SD_TEST_NAMESPACES") == "required":
+    raise RuntimeError(f"SD_TEST_NAMESPACES=required, and there are no network namespaces: {_WHY_NOT}")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(_WHY_NOT is not None, reason=f"needs network namespaces: {_WHY_NOT}")
+async def test_a_worker_that_was_cut_off_loses_its_job_to_another_and_takes_jobs_again_when_healed(
+    fleet: Fleet, session: Client, nats: Nats
+) -> None:
+    part = fleet.parts[FAR_WORKER]
+    assert isinstance(part, ServicePart)
+    assert fleet.other_host is not None
+    async with session.events() as events:
+        task_id = await _started_by(FAR_WORKER, session, events)
+        await fleet.do(fleet.other_host.unplug)
+        try:
+            again = await _until_restarted(task_id, events)
+            assert (again["worker"], again["attempt"]) == ("worker-one", 2)
+            await events.until(task_id, "finished")
+        finally:
+            await fleet.do(fleet.other_host.plug_in)
+        await _until_logged(part, task_id, "job")
+        await _started_by(FAR_WORKER, session, events)
+    await _assert_ended_once(nats, task_id, [FAR_WORKER, "worker-one"])
+
+
+async def _until_logged(part: ServicePart, task_id: str, event: str) -> None:
+    """Return when the service has logged this of the task."""
+    wanted = (f'"{event}"', task_id)
+    async with asyncio.timeout(PATIENCE_S):
+        while not any(all(text in line for text in wanted) for line in part.service.new_log.splitlines()):  # noqa: ASYNC110 - another process logs
+            await asyncio.sleep(0.05)
