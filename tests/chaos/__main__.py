@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -21,12 +22,15 @@ def main() -> int:
     seed = int(os.environ.get("CHAOS_SEED") or random.SystemRandom().randrange(1_000_000))
     seconds = float(os.environ.get("CHAOS_SECONDS") or _DEFAULT_SECONDS)
     print(f"CHAOS_SEED={seed} CHAOS_SECONDS={seconds:g}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="sd-chaos-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
-        with running_fleet(directory, make_model_dir(directory / "models")) as fleet:
-            outcome = asyncio.run(run_chaos(fleet, seed, seconds))
+    directory = Path(tempfile.mkdtemp(prefix="sd-chaos-"))
+    with running_fleet(directory, make_model_dir(directory / "models")) as fleet:
+        outcome = asyncio.run(run_chaos(fleet, seed, seconds))
     print_outcome(outcome)
-    return 1 if outcome.broken_promises else 0
+    if outcome.broken_promises:
+        print(f"The logs of all processes are below {directory}")
+        return 1
+    shutil.rmtree(directory, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from support.stack import make_model_dir
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process of pytest-xdist runs all that share the fleet."""
+    """One process of pytest-xdist runs all that share the fleet; a file with a fleet of its own names another group."""
     for item in items:
-        if "chaos" in item.path.parts:
+        if "chaos" in item.path.parts and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group("chaos"))
 
 

@@ -33,7 +33,7 @@ class Outcome:
 async def run_chaos(fleet: Fleet, seed: int, seconds: float) -> Outcome:
     """Disturb the fleet under load for `seconds`, at random but from `seed`, and judge."""
 
-    async def disturb() -> list[Happened]:
+    async def disturb(_: Load) -> list[Happened]:
         disturber = Disturber(fleet)
         await disturber.carry_out(plan_for(fleet, seed, seconds), seconds)
         return disturber.happened
@@ -41,7 +41,7 @@ async def run_chaos(fleet: Fleet, seed: int, seconds: float) -> Outcome:
     return await run_under_load(fleet, seed, disturb)
 
 
-async def run_under_load(fleet: Fleet, seed: int, disturb: Callable[[], Awaitable[list[Happened]]]) -> Outcome:
+async def run_under_load(fleet: Fleet, seed: int, disturb: Callable[[Load], Awaitable[list[Happened]]]) -> Outcome:
     """Load the fleet while `disturb` runs. When all has settled, what clients know is held against what the servers
     hold."""
     client = await evidence.connect(fleet)
@@ -50,7 +50,7 @@ async def run_under_load(fleet: Fleet, seed: int, disturb: Callable[[], Awaitabl
         before = await evidence.last_sequence(client)
         async with memory.watching():
             async with loaded(fleet, random.Random(seed)) as load:
-                happened = await disturb()
+                happened = await disturb(load)
             accepted = (str(task.task_id) for task in load.accepted)
             await evidence.settle(client, accepted, before, _SETTLES_WITHIN_S)
         events = await evidence.read_events(client, before)

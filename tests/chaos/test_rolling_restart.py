@@ -6,6 +6,7 @@ import pytest
 
 from chaos.disturbances import Happened
 from chaos.fleet import Fleet
+from chaos.load import Load
 from chaos.parts import ServicePart
 from chaos.run import run_under_load
 
@@ -15,7 +16,7 @@ async def test_a_rolling_restart_fails_no_request_that_did_not_start_on_the_dyin
     """Nothing is lost or doubled either, and every process ends with exit code 0."""
     services = [part for part in fleet.parts.values() if isinstance(part, ServicePart)]
 
-    async def replace_all() -> list[Happened]:
+    async def replace_all(_: Load) -> list[Happened]:
         for service in services:
             await fleet.replace(service)
         return []
