@@ -62,7 +62,7 @@ class BalancedClient:
     async def request(self, method: str, path: str, token: str | None = None, **kwargs: Any) -> Answered | None:
         """One try. None where it was not answered, or with "not now"."""
         gateway = self.choose()
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {**({"Authorization": f"Bearer {token}"} if token else {}), **kwargs.pop("headers", {})}
         self.num_requests += 1
 
         def unanswered(why: str) -> None:

@@ -63,8 +63,15 @@ class Leftovers:
 
 async def connect(fleet: Fleet) -> Client:
     """A plain connection, closed by whoever asked."""
+
+    async def pass_over(_: Exception) -> None:
+        """It is disconnected when a server is killed, which is no news here."""
+
     return await nats.connect(
-        fleet.nats_settings.nats_url.get_secret_value().split(","), max_reconnect_attempts=-1, reconnect_time_wait=1
+        fleet.nats_settings.nats_url.get_secret_value().split(","),
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=1,
+        error_cb=pass_over,
     )
 
 

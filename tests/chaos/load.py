@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 from chaos.asked import AskedTask, ask
 from chaos.balanced_client import BalancedClient
-from chaos.fleet import Fleet
 
+_NUM_CLIENTS = 8
+#: Between two tasks of a client.
+_MEAN_PAUSE_S = 0.4
 _POLL_S = 0.2
 #: Seconds that a client insists, or follows, after the load was told to end.
 _LAST_TRIES_S = 30.0
@@ -27,9 +29,6 @@ class Load:
 
     client: BalancedClient
     rng: random.Random
-    num_clients: int
-    #: Mean seconds that a client pauses between two tasks.
-    pause_s: float
     asked: list[AskedTask] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     _ends_at: float = float("inf")
@@ -41,22 +40,27 @@ class Load:
 
     async def open_sessions(self) -> None:
         """A session for each client."""
-        for _ in range(self.num_clients):
+        for _ in range(_NUM_CLIENTS):
             answer = await self.client.insist("POST", "/token/all", None, self._goes_on)
             assert answer is not None
             assert answer.status == 200, answer.body
             self.tokens.append(answer.json["access_token"])
 
-    async def run_until(self, ended: asyncio.Event) -> None:
-        """Ask until `ended`, then see through what was asked."""
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Ask while inside; what was asked is seen through before this ends."""
+        ended = asyncio.Event()
         seeds = [self.rng.random() for _ in self.tokens]
         clients = [
             asyncio.create_task(self._act(token, random.Random(seed), ended))
             for token, seed in zip(self.tokens, seeds, strict=True)
         ]
-        await ended.wait()
-        self._ends_at = time.monotonic() + _LAST_TRIES_S
-        await asyncio.gather(*clients)
+        try:
+            yield
+        finally:
+            ended.set()
+            self._ends_at = time.monotonic() + _LAST_TRIES_S
+            await asyncio.gather(*clients)
 
     async def _act(self, token: str, rng: random.Random, ended: asyncio.Event) -> None:
         while not ended.is_set():
@@ -67,10 +71,12 @@ class Load:
             else:
                 await self._submit(task, token, rng)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), rng.expovariate(1 / self.pause_s))
+                await asyncio.wait_for(ended.wait(), rng.expovariate(1 / _MEAN_PAUSE_S))
 
     async def _submit(self, task: AskedTask, token: str, rng: random.Random) -> None:
-        answer = await self.client.insist("POST", "/task", token, self._goes_on, json=task.parameters)
+        # One key for all tries; a service that takes none makes a task of each that it got.
+        headers = {"Idempotency-Key": f"chaos-{task.number}"}
+        answer = await self.client.insist("POST", "/task", token, self._goes_on, json=task.parameters, headers=headers)
         if answer is None or not self._is_right(answer.status, 200, f"POST /task: {answer.body!r}"):
             return
         task.accepted_at_s = time.time()
@@ -118,18 +124,3 @@ class Load:
         if status != expected:
             self.client.wrong_answers.append(f"{status} and not {expected} to {told}")
         return status == expected
-
-
-@contextlib.asynccontextmanager
-async def loaded(fleet: Fleet, rng: random.Random, num_clients: int = 8, pause_s: float = 0.5) -> AsyncIterator[Load]:
-    """Load the fleet while inside; what was asked is seen through before this ends."""
-    async with BalancedClient(fleet.gateway_urls(), fleet.leaving, rng) as client:
-        load = Load(client, rng, num_clients, pause_s)
-        await load.open_sessions()
-        ended = asyncio.Event()
-        running = asyncio.create_task(load.run_until(ended))
-        try:
-            yield load
-        finally:
-            ended.set()
-            await running

@@ -73,7 +73,7 @@ def broken_promises_of_tasks(asked: Sequence[AskedTask], events: Sequence[Told])
         elif told[0].type != "pending" or not told[-1].is_terminal:
             yield f"out of order: {task_id} has {_sequence_of(told)}"
         attempts = [event.body["attempt"] for event in told if event.type == "started"]
-        if attempts != list(range(1, len(attempts) + 1)):
+        if attempts != sorted(attempts) or set(attempts) != set(range(1, len(set(attempts)) + 1)):
             yield f"attempts {attempts} of {task_id}"
         finished = [event.body["attempt"] for event in told if event.type == "finished"]
         if finished and finished != attempts[-1:]:
@@ -82,6 +82,17 @@ def broken_promises_of_tasks(asked: Sequence[AskedTask], events: Sequence[Told])
     for task in asked:
         if task.blob_url is not None and task.blob_url not in urls:
             yield f"answered with a picture of no finished task: {task}"
+
+
+def broken_promises_of_keys(asked: Sequence[AskedTask], events: Sequence[Told]) -> Iterator[str]:
+    """A submission that was tried again is one task. Tasks are known by the seeds of their pictures."""
+    submitted = {task.number: task.task_id for task in asked if task.was_accepted}
+    for event in events:
+        if event.type != "finished":
+            continue
+        task_id = submitted.get(event.body["result"]["parameters_used"]["seed"], event.task_id)
+        if task_id != event.task_id:
+            yield f"{event.task_id} was finished besides {task_id}, for one submission"
 
 
 async def broken_promises_of_pictures(asked: Sequence[AskedTask], events: Sequence[Told], bucket: Bucket) -> list[str]:
