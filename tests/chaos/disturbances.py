@@ -38,8 +38,8 @@ _WEIGHTS: dict[tuple[PartKind, Deed], float] = {
 _AWAY_S = (0.0, 0.5, 1.5, ACK_WAIT_S + 2.0)
 #: Mean seconds from one disturbance to the next. They overlap: nothing waits for the end of the one before.
 _MEAN_GAP_S = 2.5
-#: Seconds that a part which was started anew is left alone.
-_RECOVERY_S = {"worker": 12.0, "gateway": 3.0, "auth": 3.0, "nats-server": 3.0, "S3 server": 4.0}
+#: Seconds that a part which is back is left alone.
+_RECOVERY_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,16 @@ class Happened:
 def plan(
     seed: int, seconds: float, parts: Sequence[tuple[str, PartKind]], *, can_be_cut_off: str | None
 ) -> list[Disturbance]:
-    """All disturbances of a run, by their time. No part is disturbed while it still suffers from another."""
+    """What is to be done in a run, by its time."""
     rng = random.Random(seed)
-    free_at = {name: 0.0 for name, _ in parts}
     planned: list[Disturbance] = []
     at_s = 0.5
     while at_s < seconds:
         kind, deed = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         away_s = rng.choice(_AWAY_S)
-        names = [name for name, its_kind in parts if its_kind == kind and free_at[name] <= at_s]
-        if deed == "cut off":
-            names = [name for name in names if name == can_be_cut_off]
+        names = [name for name, its_kind in parts if its_kind == kind and (deed != "cut off" or name == can_be_cut_off)]
         if names:
-            name = rng.choice(names)
-            planned.append(Disturbance(at_s, name, kind, deed, away_s))
-            free_at[name] = at_s + away_s + _RECOVERY_S[kind]
+            planned.append(Disturbance(at_s, rng.choice(names), kind, deed, away_s))
         at_s += rng.expovariate(1 / _MEAN_GAP_S)
     return planned
 
@@ -88,23 +83,26 @@ class Disturber:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        #: A part may take longer to come back than the plan allows it: its next disturbance then waits.
-        self._turns = {name: asyncio.Lock() for name in fleet.parts}
+        #: From when on each part may be disturbed again. It may take longer to come back than the plan had allowed it.
+        self._free_at = dict.fromkeys(fleet.parts, 0.0)
         self.happened: list[Happened] = []
 
     async def carry_out(self, planned: Sequence[Disturbance], seconds: float) -> None:
-        """Returns after `seconds`, when everything is back."""
+        """Returns after `seconds`, when everything is back. Nothing is done to a part that is not back yet."""
         started_at = time.monotonic()
         suffering: set[asyncio.Task[None]] = set()
         for disturbance in planned:
             await asyncio.sleep(max(0.0, started_at + disturbance.at_s - time.monotonic()))
-            suffering.add(asyncio.create_task(self._disturb_in_turn(disturbance)))
+            suffering.add(asyncio.create_task(self._disturb_where_free(disturbance)))
         await asyncio.sleep(max(0.0, started_at + seconds - time.monotonic()))
         await asyncio.gather(*suffering)
 
-    async def _disturb_in_turn(self, disturbance: Disturbance) -> None:
-        async with self._turns[disturbance.part]:
-            await self._disturb(disturbance)
+    async def _disturb_where_free(self, disturbance: Disturbance) -> None:
+        if time.monotonic() < self._free_at[disturbance.part]:
+            return
+        self._free_at[disturbance.part] = float("inf")
+        await self._disturb(disturbance)
+        self._free_at[disturbance.part] = time.monotonic() + _RECOVERY_S
 
     async def _disturb(self, disturbance: Disturbance) -> None:
         self.happened.append(Happened(disturbance, time.time()))

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from chaos.asked import AskedTask, ask
 from chaos.balanced_client import BalancedClient
 
-_NUM_CLIENTS = 8
 #: Between two tasks of a client.
 _MEAN_PAUSE_S = 0.4
 _POLL_S = 0.2
@@ -29,6 +28,7 @@ class Load:
 
     client: BalancedClient
     rng: random.Random
+    num_clients: int
     asked: list[AskedTask] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     _ends_at: float = float("inf")
@@ -40,7 +40,7 @@ class Load:
 
     async def open_sessions(self) -> None:
         """A session for each client."""
-        for _ in range(_NUM_CLIENTS):
+        for _ in range(self.num_clients):
             answer = await self.client.insist("POST", "/token/all", None, self._goes_on)
             assert answer is not None
             assert answer.status == 200, answer.body

@@ -46,7 +46,9 @@ async def run_chaos(fleet: Fleet, seed: int, seconds: float) -> Outcome:
     return await run_under_load(fleet, seed, disturb)
 
 
-async def run_under_load(fleet: Fleet, seed: int, disturb: Callable[[Load], Awaitable[list[Happened]]]) -> Outcome:
+async def run_under_load(
+    fleet: Fleet, seed: int, disturb: Callable[[Load], Awaitable[list[Happened]]], num_clients: int = 8
+) -> Outcome:
     """Load the fleet while `disturb` runs. When all has settled, what clients know is held against what the servers
     hold."""
     client = await evidence.connect(fleet)
@@ -56,7 +58,7 @@ async def run_under_load(fleet: Fleet, seed: int, disturb: Callable[[Load], Awai
         before = await evidence.last_sequence(client)
         async with memory.watching(), BalancedClient(fleet.gateway_urls(), fleet.leaving, rng) as http:
             features = await features_of(http)
-            load = Load(http, rng)
+            load = Load(http, rng, num_clients)
             await load.open_sessions()
             async with following(http, load.tokens if features.resumes else (), rng) as followers:
                 async with load.running():

@@ -17,8 +17,8 @@ from chaos.parts import ServicePart, pause, resume
 from support.client import PATIENCE_S, Client, Events, Json
 from support.network_namespace import why_no_namespaces
 
-#: A second or two on one core.
-_LONG = {"prompt": "x", "model": "shapes", "steps": 80, "width": 128, "height": 128, "scheduler": "ddim"}
+#: A second or so on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 50, "width": 128, "height": 128, "scheduler": "ddim"}
 
 
 @pytest_asyncio.fixture

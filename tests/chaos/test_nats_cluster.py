@@ -49,7 +49,7 @@ async def test_a_killed_leader_of_the_streams_loses_and_doubles_nothing(tmp_path
                 await client.close()
             return []
 
-        outcome = await run_under_load(fleet, 0, kill_leaders)
+        outcome = await run_under_load(fleet, 0, kill_leaders, num_clients=4)
     print_outcome(outcome)
     assert not outcome.broken_promises
     assert [broken for broken in outcome.load.client.unanswered if broken.why[:3] not in ("429", "503")] == []

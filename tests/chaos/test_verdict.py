@@ -76,6 +76,7 @@ def test_a_deleted_task_may_be_aborted() -> None:
         (told("started", "finished"), {}, "out of order"),
         (told("pending", "started", "finished", "started"), {}, "out of order"),
         (told("pending", "started", "started", "finished", attempts=(1, 3)), {}, "attempts"),
+        (told("pending", "started", "finished"), {"accepted_at_s": -200.0}, "took longer"),
         (told("pending", "aborted"), {}, "aborted though nobody asked"),
         (told("pending", "aborted"), {"manner": "deletes", "deleted_at_s": 1.5}, "not ended when that was answered"),
         (told("pending", "started", "finished"), {"blob_url": "http://x/blob/other"}, "no finished task"),

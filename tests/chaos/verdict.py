@@ -15,6 +15,8 @@ from chaos.parts import PartKind
 #: Megabytes by which a process may grow in a run. A gateway keeps no task; nats-server caches blocks of its streams.
 MAX_GROWTH_MB: dict[PartKind, int] = {"gateway": 64, "nats-server": 128}
 _MB = 1_000_000
+#: Seconds from acceptance within which a task must end: no part is away for long, so nothing may wait for long.
+_ENDS_WITHIN_S = 120.0
 #: Clocks of one machine; NATS stamps an event before it answers.
 _CLOCK_TOLERANCE_S = 0.005
 
@@ -63,6 +65,8 @@ def broken_promises_of_tasks(asked: Sequence[AskedTask], events: Sequence[Told])
         told = tasks.get(str(task.task_id), [])
         if task.was_accepted and not _num_terminal(told):
             yield f"lost: {task} was accepted and has {_sequence_of(told)}"
+        if task.accepted_at_s is not None and told and told[-1].at_s > task.accepted_at_s + _ENDS_WITHIN_S:
+            yield f"took longer than {_ENDS_WITHIN_S:g} s: {task} has {_sequence_of(told)}"
         if task.was_accepted and task.manner != "deletes" and _types(told)["aborted"]:
             yield f"aborted though nobody asked for it: {task}: {told[-1].body}"
         if task.deleted_at_s is not None and told and told[-1].at_s > task.deleted_at_s + _CLOCK_TOLERANCE_S:
@@ -138,4 +142,7 @@ def _num_terminal(told: Sequence[Told]) -> int:
 
 
 def _sequence_of(told: Sequence[Told]) -> str:
-    return " → ".join(f"{event.type}@{event.sequence}" for event in told) or "no event"
+    return (
+        " → ".join(f"{event.type}@{event.sequence} (+{event.at_s - told[0].at_s:.1f} s)" for event in told)
+        or "no event"
+    )
