@@ -48,14 +48,18 @@ openapi: setup ## Write openapi.yml anew from the models
 asyncapi: setup ## Write asyncapi.yml anew from the models
 	$(BIN)/python -m sd_common.asyncapi > asyncapi.yml
 
-bench: setup ## Measure latency, submission rate, start-up and idle workers, and print the tables
+bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon orders take effect, and print the tables
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/submissions.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/worker.py
 	$(BIN)/python benchmarks/waiting.py
+	$(BIN)/python benchmarks/model_loads.py
 	$(BIN)/python benchmarks/backlog.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py
+	$(BIN)/python benchmarks/fairness.py
 
 train-shapes: setup ## Train the bundled model, from where a stopped run left off
 	PYTHONPATH=tools $(BIN)/python -m train_shapes train

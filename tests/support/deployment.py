@@ -60,8 +60,8 @@ class Deployment:
 
     def start_worker(self, name: str, env: Mapping[str, str] | None = None, runner: Sequence[str] = ()) -> Service:
         # One picture at a time, so that tests can say which worker has which.
-        worker_env = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2"}
-        return self._start(name, "sd_worker", {**worker_env, **(env or {})}, runner)
+        defaults = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2", "JOB_ACK_WAIT_S": "3"}
+        return self._start(name, "sd_worker", {**defaults, **(env or {})}, runner)
 
     def gateway_url(self, name: str = "gateway") -> str:
         """Where the gateway listens."""

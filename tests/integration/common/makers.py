@@ -10,10 +10,12 @@ from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedE
 from sd_common.jobs import Job
 from sd_common.model_names import model_key
 from sd_common.parameters import Txt2ImgParameters
-from sd_common.subjects import TaskRef
+from sd_common.subjects import ModelLane, TaskRef
 
 MODEL = "shapes"
 KEY = model_key(MODEL)
+#: Where jobs are published unless told otherwise; its consumer is named as the model key.
+REST = ModelLane(KEY, "rest")
 
 
 def new_ref(user: str = "alice", session: str = "session-1") -> TaskRef:

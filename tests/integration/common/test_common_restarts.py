@@ -6,7 +6,7 @@ import asyncio
 
 import nats.errors
 import pytest
-from integration.common.makers import KEY, aborted, new_job, new_ref, pending, started
+from integration.common.makers import REST, aborted, new_job, new_ref, pending, started
 from nats.aio.msg import Msg
 
 from sd_common.errors import Unavailable
@@ -68,7 +68,7 @@ async def test_calls_made_while_the_server_is_away_are_carried_out_when_it_is_ba
         queue.depths(),
         queue.backlog("worker"),
         _sequences(task_log),
-        queue.create_consumer(KEY),
+        queue.create_consumer(REST),
         queue.delete(1000),
     )
     nats_server.start()

@@ -20,12 +20,21 @@ StartGateway = Callable[..., Awaitable[tuple[GatewayApp, str]]]
 
 
 @pytest_asyncio.fixture
-async def start_gateway(provisioned: NatsSettings, minio_settings: MinioSettings) -> AsyncIterator[StartGateway]:
-    """Starts a gateway with settings of the test's, and tells where it listens; stopped when the test ends."""
+async def auth(provisioned: NatsSettings) -> AsyncIterator[AuthApp]:
+    """An auth service that gives everybody public tokens."""
     secret_key = SecretStr(secrets.token_hex(32))
     auth_settings = AuthSettings(_env_file=None, secret_key=secret_key, enable_public_access=True, health_port=None)
     auth = AuthApp(auth_settings, provisioned)
     await auth.start()
+    yield auth
+    await auth.stop()
+
+
+@pytest_asyncio.fixture
+async def start_gateway(
+    provisioned: NatsSettings, minio_settings: MinioSettings, auth: AuthApp
+) -> AsyncIterator[StartGateway]:
+    """Starts a gateway with settings of the test's, and tells where it listens; stopped when the test ends."""
     gateways: list[GatewayApp] = []
 
     async def start(**settings: Any) -> tuple[GatewayApp, str]:
@@ -40,4 +49,3 @@ async def start_gateway(provisioned: NatsSettings, minio_settings: MinioSettings
     yield start
     for gateway in gateways:
         await gateway.stop()
-    await auth.stop()

@@ -7,18 +7,21 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from integration.worker.conftest import BASE_URL, OWN_DEFAULTS, PATIENCE_S, StartWorker, Tasks, worker_settings
 from nats.aio.msg import Msg
 from PIL import Image
 
 from sd_common import subjects
 from sd_common.blob_store import BlobStore
+from sd_common.errors import BlobNotFound
 from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
+from sd_common.subjects import ModelLane
 from sd_common.task_log import NO_EVENT, LoggedEvent
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
@@ -149,17 +152,20 @@ async def test_the_job_of_a_task_that_was_aborted_before_is_not_run(start_worker
 
 
 async def test_a_worker_whose_task_was_started_by_another_meanwhile_changes_nothing(
-    start_worker: StartWorker, tasks: Tasks
+    start_worker: StartWorker, tasks: Tasks, blob_store: BlobStore
 ) -> None:
     """As a worker that stood still for longer than ack_wait finds it when it wakes up."""
     zombie = await start_worker("zombie")
     job = await tasks.publish("stolen", steps=60)
     started = await tasks.wait_for("stolen", "started")
+    await tasks.wait_until_begun("stolen")
     other = StartedEvent(task_id="stolen", attempt=2, worker="other")
     sequence = await tasks.log.append(job.ref, other, started.sequence)
     await zombie.stop()  # it finishes what runs
     assert [event.sequence for event in await tasks.events("stolen")][-1] == sequence
     assert [depth.num_jobs for depth in await tasks.queue.depths()] == [1]  # left to the other worker
+    with pytest.raises(BlobNotFound):
+        await blob_store.get(job.blob_id)
 
 
 async def test_a_job_that_is_delivered_again_to_the_worker_that_runs_it_changes_nothing(
@@ -273,7 +279,7 @@ async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_anothe
 ) -> None:
     worker = await start_worker(max_rows=2)
     await tasks.publish("running", steps=100)
-    await tasks.wait_for("running", "started")
+    await tasks.wait_until_begun("running")
     await tasks.publish("queued")
     await worker.stop()
     assert (await tasks.events("running"))[-1].event.event_type == "finished"
@@ -290,14 +296,14 @@ async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_anothe
 async def test_a_drain_that_takes_too_long_hands_the_running_task_back(start_worker: StartWorker, tasks: Tasks) -> None:
     worker = await start_worker("slow", drain_timeout_s=0.0)
     await tasks.publish("long", steps=400)
-    await tasks.wait_for("long", "started")
+    await tasks.wait_until_begun("long")
     await worker.stop()
     await start_worker("fresh")
     started = [event.event for event in await tasks.events("long") if isinstance(event.event, StartedEvent)]
     assert [(event.worker, event.attempt) for event in started][:1] == [("slow", 1)]
     last = await tasks.wait_for("long", "finished")
     assert isinstance(last.event, FinishedEvent)
-    assert (last.event.worker, last.event.attempt) == ("fresh", 2)
+    assert (last.event.worker, last.event.attempt) == ("fresh", 1)  # handed back, it cost none
 
 
 async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
@@ -315,7 +321,7 @@ async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
             await worker.stop()
         if not await tasks.events(f"away-{number}"):
             puller = Puller(nats_client, JOBS, model_key("other"))
-            await tasks.queue.create_consumer(model_key("other"))
+            await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
             await puller.start()
             job = await puller.next(5)  # far below ack_wait
             assert job is not None, number
@@ -330,7 +336,7 @@ async def test_a_job_that_was_handed_back_does_not_starve_behind_the_backlog_of_
 ) -> None:
     await tasks.publish("handed-back", model="other")
     puller = Puller(nats_client, JOBS, model_key("other"))
-    await tasks.queue.create_consumer(model_key("other"))
+    await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
     await puller.start()
     job = await puller.next(PATIENCE_S)
     assert job is not None

@@ -61,7 +61,19 @@ class StreamSettings(Settings):
         default=86_400, ge=60, description="Seconds for which the events of a task can be read."
     )
     jobs_max_per_model: int = Field(
-        default=10_000, ge=1, description="Jobs a model's queue holds; a submission beyond them is refused with 429."
+        default=10_000,
+        ge=1,
+        description="Jobs that each lane of a model's queue holds; a submission beyond them is refused with 429.",
+    )
+
+
+class RetentionSettings(Settings):
+    """How long pictures are kept; only provisioning reads these."""
+
+    pictures_max_age_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Days after which the S3 server deletes a picture, made or uploaded. Default: kept for ever.",
     )
 
 

@@ -7,18 +7,16 @@ exactly one terminal event, whoever races.
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
-import nats.errors
-from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
-from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
+from sd_common.direct_get import get_batch
+from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import (
     AbortedEvent,
     FinishedEvent,
@@ -39,9 +37,6 @@ StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 NO_EVENT = 0
 _WRONG_LAST_SEQUENCE = 10071
 _REPLAY_BATCH = 500
-#: Left alone, the server sends up to its `max_pending` at once, and then may end the connection as too slow.
-_REPLAY_BATCH_BYTES = 4 * 1024 * 1024
-_DIRECT_GET = f"$JS.API.DIRECT.GET.{EVENTS}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,11 @@ class LoggedEvent:
     def event(self) -> StoredEventModel:
         """The parsed event; raises pydantic's ValidationError for one of a later version."""
         return stored_event_adapter.validate_json(self.data)
+
+    @property
+    def event_type(self) -> str:
+        """Its type alone, also of an event of a later version."""
+        return str(json.loads(self.data)["event_type"])
 
     def shown(self) -> bytes:
         """What clients see: the stored bytes with the `sequence` spliced in."""
@@ -100,20 +100,46 @@ class TaskLog:
         """The last event of a user's task, whichever session it belongs to."""
         return await self._last_of(subjects.events_of_task(user, task_id))
 
+    async def last_of_tasks(self, refs: Iterable[TaskRef]) -> dict[TaskRef, LoggedEvent]:
+        """The last event of each task that has any, of 1,024 tasks at most."""
+        found: dict[TaskRef, LoggedEvent] = {}
+        missing = {ref.events for ref in refs}
+        while missing:
+            events, num_left = await self._get({"multi_last": sorted(missing)})
+            found.update((event.ref, event) for event in events)
+            missing -= {event.ref.events for event in events}
+            if not events or num_left == 0:
+                break
+        return found
+
     async def last_sequence(self) -> int:
         """The highest sequence of the stream."""
-        info = await retried_while_away(lambda: self._js.stream_info(EVENTS))
-        return info.state.last_seq
+        return (await self.stored_sequences())[1]
 
-    async def replay(self, subject_filter: str, since: int) -> AsyncIterator[LoggedEvent]:
-        """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one."""
+    async def stored_sequences(self) -> tuple[int, int]:
+        """The sequences of the oldest and of the newest event; the first is one more than the last where none is
+        left. The stream's leader tells: replicas may be behind."""
+        state = (await retried_while_away(lambda: self._js.stream_info(EVENTS))).state
+        return state.first_seq, state.last_seq
+
+    async def num_events(self, subject_filter: str, since: int) -> int:
+        """How many events whose subject matches have a sequence of at least `since`."""
+        events, num_left = await self._get({"batch": 1, "seq": max(since, 1), "next_by_subj": subject_filter})
+        return len(events) + num_left
+
+    async def replay(self, subject_filter: str, since: int, batch: int = _REPLAY_BATCH) -> AsyncIterator[LoggedEvent]:
+        """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one.
+
+        They are read `batch` at a time.
+        """
         while True:
-            batch, num_left = await retried_while_away(partial(self._get_batch, subject_filter, since))
-            for event in batch:
+            request = {"batch": batch, "seq": max(since, 1), "next_by_subj": subject_filter}
+            events, num_left = await self._get(request)
+            for event in events:
                 yield event
-            if not batch or num_left == 0:
+            if not events or num_left == 0:
                 return
-            since = batch[-1].sequence + 1
+            since = events[-1].sequence + 1
 
     async def _last_of(self, subject: str) -> LoggedEvent | None:
         try:
@@ -123,41 +149,12 @@ class TaskLog:
         _, ref = subjects.parse_task_subject(str(message.subject))
         return LoggedEvent(ref, int(message.seq or 0), message.data or b"")
 
-    async def _get_batch(self, subject_filter: str, since: int) -> tuple[list[LoggedEvent], int]:
-        """One batched direct get (ADR-31): many messages, then a status that ends them and tells how many are left.
-
-        A batch may end early, by its bytes.
-        """
-        request = {
-            "batch": _REPLAY_BATCH,
-            "max_bytes": _REPLAY_BATCH_BYTES,
-            "seq": max(since, 1),
-            "next_by_subj": subject_filter,
-        }
-        replies: asyncio.Queue[Msg] = asyncio.Queue()
-        inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox, cb=replies.put)
-        try:
-            await self._client.publish(_DIRECT_GET, json.dumps(request).encode(), reply=inbox)
-            batch: list[LoggedEvent] = []
-            while True:
-                try:
-                    async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                        reply = await replies.get()
-                except TimeoutError as error:
-                    raise nats.errors.TimeoutError from error
-                headers = reply.headers or {}
-                match headers.get("Status"):
-                    case None:
-                        _, ref = subjects.parse_task_subject(headers["Nats-Subject"])
-                        batch.append(LoggedEvent(ref, int(headers["Nats-Sequence"]), reply.data))
-                    case "204":
-                        return batch, int(headers["Nats-Num-Pending"])
-                    case "404":
-                        return batch, 0
-                    case "503":
-                        raise nats.errors.NoRespondersError
-                    case status:
-                        raise Unavailable(f"The task log ({status} {headers.get('Description', '')})")
-        finally:
-            await subscription.unsubscribe()
+    async def _get(self, request: dict[str, Any]) -> tuple[list[LoggedEvent], int]:
+        """The events that a batched direct get answers, and how many it left."""
+        batch = await retried_while_away(lambda: get_batch(self._client, EVENTS, request, REQUEST_TIMEOUT_S))
+        events: list[LoggedEvent] = []
+        for message in batch.messages:
+            headers = message.headers or {}
+            _, ref = subjects.parse_task_subject(headers["Nats-Subject"])
+            events.append(LoggedEvent(ref, int(headers["Nats-Sequence"]), message.data))
+        return events, batch.num_left

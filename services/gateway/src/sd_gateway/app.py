@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack
 import structlog
 from aiohttp import web
 
-from sd_common.blob_store import BlobStore
+from sd_common.blob_store import SHORT_PATIENCE, BlobStore
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
+from sd_common.queue_position import QueuePositions
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
@@ -26,11 +27,14 @@ from sd_gateway.http.operations import add_operations
 from sd_gateway.http.routes import OPERATIONS
 from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
 from sd_gateway.http.service import add_documents
+from sd_gateway.idempotency_keys import IdempotencyKeys
+from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
+from sd_gateway.unfinished_tasks import UnfinishedTasks
 from sd_gateway.websocket import Websockets
 
 log = structlog.get_logger(__name__)
@@ -63,9 +67,10 @@ class GatewayApp:
         async with AsyncExitStack() as stack:
             self._client = NatsClient(self._nats_settings, "gateway")
             stack.push_async_callback(self._client.shut)
-            blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
+            blobs = await stack.enter_async_context(BlobStore(self._minio_settings, SHORT_PATIENCE))
             self._parts = self._wire(self._client, blobs)
             stack.callback(self._parts.feed.stop)
+            stack.callback(self._parts.unfinished_tasks.stop)
             self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
             stack.callback(self._starting.cancel)
             runner = GatewayRunner(
@@ -115,8 +120,11 @@ class GatewayApp:
         auth = AuthClient(client)
         feed = EventFeed(client, task_log)
         input_pictures = InputPictures(blobs, settings.base_url, settings)
+        unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
+        submitter = Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
         return Parts(
             settings=settings,
+            nats=client,
             auth=auth,
             authenticator=Authenticator(auth),
             blobs=blobs,
@@ -124,7 +132,10 @@ class GatewayApp:
             feed=feed,
             served_models=ServedModels(client),
             input_pictures=input_pictures,
-            submitter=Submitter(queue, task_log, input_pictures, settings),
+            submitter=submitter,
+            idempotent_submitter=IdempotentSubmitter(IdempotencyKeys(client), task_log, submitter),
+            unfinished_tasks=unfinished_tasks,
+            queue_positions=QueuePositions(client),
             aborter=Aborter(client, queue, task_log),
             websockets=Websockets(client, feed, settings),
             readiness=self._readiness,
@@ -132,7 +143,13 @@ class GatewayApp:
 
     async def _start_parts(self) -> None:
         parts = self._parts
-        for start in (self._client.open, parts.feed.start, parts.served_models.start, parts.authenticator.fetch_keys):
+        for start in (
+            self._client.open,
+            parts.feed.start,
+            parts.served_models.start,
+            parts.authenticator.fetch_keys,
+            parts.unfinished_tasks.start,
+        ):
             while True:
                 try:
                     await start()

@@ -34,11 +34,13 @@ _MAX_LAG_READS = 40
 
 
 class EventFeed:
-    """Listeners by session and by task. They are called in the order of the stream and must not block."""
+    """Listeners of all events, of a session's and of a task's. They are called in the order of the stream, and must not
+    block."""
 
     def __init__(self, client: NatsClient, task_log: TaskLog) -> None:
         self._client = client
         self._task_log = task_log
+        self._of_all: list[Listener] = []
         self._of_session: defaultdict[tuple[str, str], set[Listener]] = defaultdict(set)
         self._of_task: defaultdict[str, set[Listener]] = defaultdict(set)
         self._last_sequence = 0
@@ -57,6 +59,10 @@ class EventFeed:
         """Give up catching up."""
         if self._catching_up is not None:
             self._catching_up.cancel()
+
+    def on_event(self, listener: Listener) -> None:
+        """Call `listener` with every event, for good."""
+        self._of_all.append(listener)
 
     @contextlib.contextmanager
     def session_listener(self, user: str, session: str, listener: Listener) -> Iterator[None]:
@@ -119,7 +125,8 @@ class EventFeed:
             return
         self._last_sequence = event.sequence
         ref = event.ref
-        for listener in (*self._of_session.get((ref.user, ref.session), ()), *self._of_task.get(ref.task_id, ())):
+        of_session, of_task = self._of_session.get((ref.user, ref.session), ()), self._of_task.get(ref.task_id, ())
+        for listener in (*self._of_all, *of_session, *of_task):
             try:
                 listener(event)
             except Exception:

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from sd_common.blob_store import BlobStore
+from sd_common.nats_client import NatsClient
+from sd_common.queue_position import QueuePositions
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
+from sd_gateway.unfinished_tasks import UnfinishedTasks
 from sd_gateway.websocket import Websockets
 
 
@@ -25,6 +29,7 @@ class Parts:
     """The gateway's parts, wired in `app.py`."""
 
     settings: GatewaySettings
+    nats: NatsClient
     auth: AuthClient
     authenticator: Authenticator
     blobs: BlobStore
@@ -32,7 +37,10 @@ class Parts:
     feed: EventFeed
     served_models: ServedModels
     input_pictures: InputPictures
+    unfinished_tasks: UnfinishedTasks
     submitter: Submitter
+    idempotent_submitter: IdempotentSubmitter
+    queue_positions: QueuePositions
     aborter: Aborter
     websockets: Websockets
     readiness: Callable[[], Awaitable[dict[str, str | None]]]

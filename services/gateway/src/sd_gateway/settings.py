@@ -30,6 +30,12 @@ class GatewaySettings(PictureSettings, SafetySettings):
         default=None,
         description="The model of tasks that name none. Default: that of each task kind (see `/docs`).",
     )
+    max_unfinished_tasks_per_user: int = Field(
+        default=1000,
+        ge=0,
+        description="Tasks that a user may have queued and running; a submission beyond them is refused with 429. "
+        "0: no limit. All who use public tokens are one user.",
+    )
     websocket_queue_events: int = Field(
         default=1000, ge=1, description="Events held for a websocket client that reads slowly, before it is closed."
     )

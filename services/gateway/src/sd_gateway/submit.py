@@ -11,6 +11,7 @@ from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
 from sd_common.events import PendingEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
+from sd_common.lanes import lane_of
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
@@ -18,6 +19,7 @@ from sd_gateway.authn import Identity
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.settings import GatewaySettings
+from sd_gateway.unfinished_tasks import UnfinishedTasks
 
 log = structlog.get_logger(__name__)
 
@@ -25,28 +27,40 @@ Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
 
 
 def new_task(identity: Identity) -> TaskRef:
-    """Name a task that is to be submitted. The lines that this request logs from now on tell it."""
-    task_id = str(uuid.uuid4())
-    structlog.contextvars.bind_contextvars(task_id=task_id)
-    return TaskRef(identity.user, identity.session, task_id)
+    """Name a task that is to be submitted."""
+    ref = TaskRef(identity.user, identity.session, str(uuid.uuid4()))
+    bind_task(ref)
+    return ref
+
+
+def bind_task(ref: TaskRef) -> None:
+    """Have the lines that this request logs from now on tell the task."""
+    structlog.contextvars.bind_contextvars(task_id=ref.task_id)
 
 
 class Submitter:
     """Submits tasks."""
 
     def __init__(
-        self, queue: JobQueue, task_log: TaskLog, input_pictures: InputPictures, settings: GatewaySettings
+        self,
+        queue: JobQueue,
+        task_log: TaskLog,
+        input_pictures: InputPictures,
+        unfinished_tasks: UnfinishedTasks,
+        settings: GatewaySettings,
     ) -> None:
         self._queue = queue
         self._task_log = task_log
         self._input_pictures = input_pictures
+        self._unfinished_tasks = unfinished_tasks
         self._default_model = settings.default_model
         self._safety_filter_required = settings.safety_filter == "required"
 
-    async def submit(self, ref: TaskRef, parameters: Parameters) -> None:
-        """Queue the task. When this returns, the task ends in exactly one terminal event.
+    async def submit(self, ref: TaskRef, parameters: Parameters, blob_id: str | None = None) -> None:
+        """Queue the task, with its picture to go to `blob_id` where that was chosen before. When this returns, the task
+        ends in exactly one terminal event.
 
-        Raises `InvalidInput`, `QueueFull`, `Unavailable`.
+        Raises `InvalidInput`, `TooManyUnfinishedTasks`, `QueueFull`: nothing is queued then; and `Unavailable`.
         """
         if self._safety_filter_required and not parameters.safety_filter:
             raise InvalidInput(
@@ -54,14 +68,19 @@ class Submitter:
             )
         if self._default_model is not None and "model" not in parameters.model_fields_set:
             parameters = parameters.model_copy(update={"model": self._default_model})
-        job = Job(
-            task_id=ref.task_id,
-            user=ref.user,
-            session=ref.session,
-            blob_id=new_blob_id(),
-            parameters=await self._input_pictures.stored(parameters),
-        )
-        job_sequence = await self._queue.publish(job)
+        with self._unfinished_tasks.admitted(ref):
+            job = Job(
+                task_id=ref.task_id,
+                user=ref.user,
+                session=ref.session,
+                blob_id=blob_id or new_blob_id(),
+                parameters=await self._input_pictures.stored(parameters),
+            )
+            await self._queue_job(job)
+
+    async def _queue_job(self, job: Job) -> None:
+        ref = job.ref
+        job_sequence = await self._queue.publish(job, lane_of(self._unfinished_tasks.count(ref.user) - 1))
         try:
             await self._task_log.append(ref, PendingEvent(task_id=ref.task_id, job_sequence=job_sequence), NO_EVENT)
         except (SequenceConflict, TaskEnded):

@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode
 
 from sd_common.health import HealthPort
 from sd_common.settings import Flag, PictureSettings, SafetySettings
+from sd_common.streams import DEFAULT_ACK_WAIT_S
 
 
 def _split_at_commas(value: object) -> object:
@@ -84,6 +85,11 @@ class WorkerSettings(PictureSettings, SafetySettings):
     )
     max_attempts: int = Field(
         default=5, ge=1, description="How often a task is started, should its workers be lost, before it is aborted."
+    )
+    job_ack_wait_s: float = Field(
+        default=DEFAULT_ACK_WAIT_S,
+        ge=2,
+        description="Seconds after which the job of a worker that is silent goes to another; the same for all workers.",
     )
     drain_timeout_s: float = Field(
         default=300.0, ge=0, description="Seconds that running tasks have to end once the worker is told to stop."

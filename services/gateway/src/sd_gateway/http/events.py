@@ -51,6 +51,7 @@ OPERATIONS = (
         "/events",
         events,
         tag="events",
+        needs_nats=False,
         summary="The events of a session, over a websocket",
         description="Each message is one event in JSON: those of all tasks submitted with the same token, as they are "
         "stored, with their `sequence`. Without a valid token the websocket is closed with code 1008.",

@@ -74,6 +74,7 @@ OPERATIONS = (
         "/models",
         list_models,
         tag="models",
+        needs_nats=False,
         summary="The models at hand",
         description="Those that workers have in memory or below their `MODEL_DIR`. Other models of the Hugging Face "
         "hub can be named too: a worker downloads them when a task first does.",
