@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test fidelity check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test fidelity chaos check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -30,6 +30,9 @@ test: setup ## Run all tests (PYTEST_ARGS are handed to pytest)
 
 fidelity: setup ## Compare the pictures of every family, scheduler and kind with diffusers' own; minutes
 	$(BIN)/python -m pytest tests/unit/engine -m fidelity $(PYTEST_ARGS)
+
+chaos: setup ## Kill, stop and restart everything under load, for CHAOS_SECONDS (600) from CHAOS_SEED; fails where a promise is broken
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m chaos
 
 check: setup ## Lint, types, import rules, drift of generated files
 	$(BIN)/ruff check .
