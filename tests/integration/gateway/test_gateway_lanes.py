@@ -58,7 +58,7 @@ async def test_tasks_that_are_submitted_at_once_are_in_the_lanes_of_tasks_one_af
     """Their pictures are stored before they are queued: all count by then."""
     png = io.BytesIO()
     Image.new("RGB", (64, 64)).save(png, "PNG")
-    picture = base64.b64encode(png.getvalue()).decode()
+    picture = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
     parameters = Img2ImgParameters(prompt="x", model="shapes", initial_image=picture)
     refs = [new_task(Identity(user="hasty", session="session")) for _ in range(10)]
     await asyncio.gather(*(submitter.submit(ref, parameters) for ref in refs))
