@@ -152,7 +152,7 @@ def new_job(user: str) -> Job:
 
 @asynccontextmanager
 async def users_of_a_worker(nats: NatsServer, s3: S3Server, lane: LaneOf) -> AsyncIterator[Users]:
-    """Users of a service with one worker, which has the model in memory."""
+    """Users of a service with one worker, which has the model in memory and runs one picture at a time."""
     settings, minio_settings = NatsSettings(_env_file=None, nats_url=SecretStr(nats.url)), s3.minio_settings()
     await provision(settings, StreamSettings(_env_file=None), minio_settings, RetentionSettings(_env_file=None))
     worker_settings = WorkerSettings(
@@ -161,6 +161,7 @@ async def users_of_a_worker(nats: NatsServer, s3: S3Server, lane: LaneOf) -> Asy
         model_dir=Path("models"),
         device="cpu",
         health_port=None,
+        max_rows=2,
     )
     client = await connect(settings, "benchmark")
     users = Users(client, lane)

@@ -13,7 +13,7 @@ from sd_common.errors import ModelNotAllowed, SequenceConflict, TaskEnded, Unava
 from sd_common.events import PendingEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
-from sd_common.lanes import lane_of
+from sd_common.lanes import Lane, lane_of
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
 from sd_common.task_limits import exceeded_limits
@@ -70,7 +70,7 @@ class Submitter:
             parameters = parameters.model_copy(update={"model": default_model})
         if errors := [FieldError(*error) for error in self._refusals(parameters)]:
             raise InvalidInput(errors)
-        with self._unfinished_tasks.admitted(ref):
+        with self._unfinished_tasks.admitted(ref) as num_others:
             job = Job(
                 task_id=ref.task_id,
                 user=ref.user,
@@ -78,11 +78,11 @@ class Submitter:
                 blob_id=blob_id or new_blob_id(),
                 parameters=await self._input_pictures.stored(parameters, Identity(ref.user, ref.session).holder),
             )
-            await self._queue_job(job)
+            await self._queue_job(job, lane_of(num_others))
 
-    async def _queue_job(self, job: Job) -> None:
+    async def _queue_job(self, job: Job, lane: Lane) -> None:
         ref = job.ref
-        job_sequence = await self._queue.publish(job, lane_of(self._unfinished_tasks.count(ref.user) - 1))
+        job_sequence = await self._queue.publish(job, lane)
         try:
             await self._task_log.append(ref, PendingEvent(task_id=ref.task_id, job_sequence=job_sequence), NO_EVENT)
         except (SequenceConflict, TaskEnded):

@@ -64,17 +64,19 @@ class UnfinishedTasks:
         )
 
     @contextlib.contextmanager
-    def admitted(self, ref: TaskRef) -> Iterator[None]:
-        """Count the task while it is submitted, and from then on unless that fails.
+    def admitted(self, ref: TaskRef) -> Iterator[int]:
+        """Count the task while it is submitted, and from then on unless that fails. Yields how many others of its user
+        counted before.
 
         Raises `TooManyUnfinishedTasks` at the user's limit. A task that counts already is admitted again.
         """
         counts_already = any(ref.task_id in tasks.get(ref.user, ()) for tasks in (self._tasks, self._submitting))
-        if 0 < self._max_per_user <= self.count(ref.user) and not counts_already:
+        num_others = self.count(ref.user) - counts_already
+        if 0 < self._max_per_user <= num_others and not counts_already:
             raise TooManyUnfinishedTasks(self._max_per_user)
         self._submitting[ref.user].add(ref.task_id)
         try:
-            yield
+            yield num_others
             self._begin(ref)
         finally:
             _discard(self._submitting, ref.user, ref.task_id)
