@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from chaos.fleet import ACK_WAIT_S, FAR_WORKER, Fleet
+from chaos.fleet import FAR_WORKER, Fleet
 from chaos.parts import PartKind, pause, resume
+from support.deployment import ACK_WAIT_S
 
 #: SIGKILL and a new start; SIGSTOP and SIGCONT; SIGTERM and a new start; the network cut and healed.
 Deed = Literal["killed", "stopped", "restarted", "cut off"]

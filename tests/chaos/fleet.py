@@ -19,13 +19,10 @@ from support.nats_cluster import NUM_NODES, NatsCluster
 from support.network_namespace import OtherHost, other_host, why_no_namespaces
 from support.servers import nats_settings_of
 
-#: Short, so that jobs of lost workers change hands while a test watches.
-ACK_WAIT_S = 3
 #: The worker that runs on another host, where the machine allows one.
 FAR_WORKER = "worker-two"
 _LOOPBACK = "127.0.0.1"
 _WORKER_ENV = {
-    "JOB_ACK_WAIT_S": str(ACK_WAIT_S),
     "MAX_ATTEMPTS": "100",  # however often its workers are lost, a task is not given up
     "DRAIN_TIMEOUT_S": "30",
 }

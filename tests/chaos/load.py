@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -74,8 +75,7 @@ class Load:
                 await asyncio.wait_for(ended.wait(), rng.expovariate(1 / _MEAN_PAUSE_S))
 
     async def _submit(self, task: AskedTask, token: str, rng: random.Random) -> None:
-        # One key for all tries; a service that takes none makes a task of each that it got.
-        headers = {"Idempotency-Key": f"chaos-{task.number}"}
+        headers = {"Idempotency-Key": str(uuid.uuid4())}  # one key for all tries: they are one task
         answer = await self.client.insist("POST", "/task", token, self._goes_on, json=task.parameters, headers=headers)
         if answer is None or not self._is_right(answer.status, 200, f"POST /task: {answer.body!r}"):
             return

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import aiohttp
@@ -13,11 +14,12 @@ import pytest
 import pytest_asyncio
 
 from sd_common.job_queue import JobQueue
+from sd_common.messages import now
 from sd_common.nats_client import NatsClient, connect
 from sd_common.task_log import TaskLog
 from support import servers
 from support.client import PATIENCE_S, Client, Json
-from support.deployment import BASE_URL, Deployment
+from support.deployment import ACK_WAIT_S, BASE_URL, Deployment
 from support.servers import S3Server
 
 #: Some seconds on one core.
@@ -90,13 +92,15 @@ async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_t
 async def test_a_killed_worker_is_replaced_by_another(
     deployment: Deployment, session: Client, nats: NatsClient
 ) -> None:
-    """SIGKILL in the middle of a task: after ack_wait the other worker runs it, as the second attempt."""
+    """SIGKILL in the middle of a task: within ack_wait and a second the other worker runs it, as the second attempt."""
     async with session.events() as events:
         task_id = await session.submit(**_LONG)
         started = await events.until(task_id, "started")
         deployment.services[started["worker"]].process.kill()
+        killed_at = now()
         again = await events.until(task_id, "started")
         assert (again["attempt"], started["attempt"]) == (2, 1)
+        assert (datetime.fromisoformat(again["time"]) - killed_at).total_seconds() <= ACK_WAIT_S + 1
         assert again["worker"] != started["worker"]
         finished = await events.until(task_id, "finished")
         assert finished["attempt"] == 2

@@ -15,6 +15,8 @@ from support.stack import Service
 
 #: Not where the gateway listens: blob URLs are told with it, and tests use their paths.
 BASE_URL = "http://gateway.test"
+#: Short, so that jobs of lost workers change hands while a test watches.
+ACK_WAIT_S = 3
 
 
 class Deployment:
@@ -62,8 +64,9 @@ class Deployment:
 
     def start_worker(self, name: str, env: Mapping[str, str] | None = None, runner: Sequence[str] = ()) -> Service:
         # One picture at a time, so that tests can say which worker has which.
-        defaults = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2", "JOB_ACK_WAIT_S": "3"}
-        return self._start(name, "sd_worker", {**defaults, **(env or {})}, runner)
+        defaults = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2"}
+        ack_wait = {"JOB_ACK_WAIT_S": str(ACK_WAIT_S)}
+        return self._start(name, "sd_worker", {**defaults, **ack_wait, **(env or {})}, runner)
 
     def gateway_url(self, name: str = "gateway") -> str:
         """Where the gateway listens."""
