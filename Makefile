@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test fidelity check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test fidelity chaos check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -31,6 +31,9 @@ test: setup ## Run all tests (PYTEST_ARGS are handed to pytest)
 fidelity: setup ## Compare the pictures of every family, scheduler and kind with diffusers' own; minutes
 	$(BIN)/python -m pytest tests/unit/engine -m fidelity $(PYTEST_ARGS)
 
+chaos: setup ## Kill, stop and restart everything under load, for CHAOS_SECONDS (600) from CHAOS_SEED; fails where a promise is broken
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m chaos
+
 check: setup ## Lint, types, import rules, drift of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,14 +48,18 @@ openapi: setup ## Write openapi.yml anew from the models
 asyncapi: setup ## Write asyncapi.yml anew from the models
 	$(BIN)/python -m sd_common.asyncapi > asyncapi.yml
 
-bench: setup ## Measure latency, submission rate, start-up and idle workers, and print the tables
+bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon orders take effect, and print the tables
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/submissions.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/worker.py
 	$(BIN)/python benchmarks/waiting.py
+	$(BIN)/python benchmarks/model_loads.py
 	$(BIN)/python benchmarks/backlog.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py
+	$(BIN)/python benchmarks/fairness.py
 
 train-shapes: setup ## Train the bundled model, from where a stopped run left off
 	PYTHONPATH=tools $(BIN)/python -m train_shapes train

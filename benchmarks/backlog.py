@@ -27,7 +27,8 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.provision import provision_streams
 from sd_common.puller import Puller
 from sd_common.settings import NatsSettings, StreamSettings
-from sd_common.streams import JOBS
+from sd_common.streams import JOBS, jobs_consumer_name
+from sd_common.subjects import ModelLane
 from sd_embedded.nats_server import NatsServer
 from sd_worker.job_source import JobSource
 
@@ -93,9 +94,10 @@ async def measure(server: NatsServer, arguments: argparse.Namespace) -> list[lis
 
 async def run_one(client: NatsClient, model: str) -> tuple[Puller, Msg]:
     """Publish a job, and take it as a worker that runs it. Its `ack_wait` is longer than the benchmark."""
-    await client.jetstream().publish(subjects.jobs_of(model), b"running")
-    await JobQueue(client).create_consumer(model_key(model))
-    puller = Puller(client, JOBS, model_key(model))
+    lane = ModelLane(model_key(model), "first")
+    await client.jetstream().publish(lane.jobs, b"running")
+    await JobQueue(client).create_consumer(lane)
+    puller = Puller(client, JOBS, jobs_consumer_name(lane))
     await puller.start()
     job = await puller.next(5)
     assert job is not None
@@ -105,7 +107,7 @@ async def run_one(client: NatsClient, model: str) -> tuple[Puller, Msg]:
 async def publish_one(client: NatsClient, taken: asyncio.Queue[float]) -> float:
     """Milliseconds from publishing a job to its being taken."""
     started = time.perf_counter()
-    await client.jetstream().publish(subjects.jobs_of("home"), b"job")
+    await client.jetstream().publish(subjects.jobs_of("home", "first"), b"job")
     took_ms = 1000 * (await taken.get() - started)
     await asyncio.sleep(0.01)  # its worker has acknowledged it, and pulls again
     return took_ms

@@ -2,6 +2,9 @@
 
 All in one run, so that the ratios hold on a noisy machine. Arrivals are the same for all: exponential gaps, steps from
 10 to 50. A static batch is what waits when the device is free, up to the best size, padded to the most steps in it.
+
+Loads are in parts of what one at a time can do. At 150 % no server can be more than 1.5 times as fast, since no more is
+asked of it: how much more the engine can do is seen at 400 %.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ from sd_worker.engine.tasks import EngineTask, Finished, Outcome
 
 diffusers = import_module("diffusers")
 
-STATIC_SIZES = (1, 2, 4, 8, 16)
+STATIC_SIZES = (1, 4, 8, 16)
+_SATURATED_TURNS = 3
 WORDS = [
     f"a big {colour} {shape} on a {background} background"
     for colour in ("red", "green", "blue")
@@ -174,7 +178,7 @@ def poisson(num: int, rate: float, rng: random.Random) -> list[Arrival]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=80, help="with the bundled model")
+    parser.add_argument("--tasks", type=int, default=64, help="with the bundled model")
     parser.add_argument("--mid-tasks", type=int, default=12, help="with the mid-size one; 0 leaves it out")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -197,21 +201,23 @@ def measure(name: str, directory: Path, side: int, num_tasks: int, device: Devic
     engine.serve(uniform[:2])  # loads, and measures the row caps
     stock.generate(uniform[:1])
 
-    static = {size: stock.serve(uniform[: max(size, num_tasks // 2)], size) for size in STATIC_SIZES}
+    # Whole batches of each size.
+    static = {size: stock.serve(uniform[: max(size, num_tasks // 32 * 16)], size) for size in STATIC_SIZES}
     best_size = max(static, key=lambda size: static[size].pictures_per_s)
-    saturated = engine.serve(uniform)
-    # Twice each, in turns: another program may have had the processor.
-    best = max(static[best_size].pictures_per_s, stock.serve(uniform, best_size).pictures_per_s)
-    most = max(saturated.pictures_per_s, engine.serve(uniform).pictures_per_s)
+    # In turns, and the best of each: another program may have had the processor.
+    best = most = 0.0
+    for _ in range(_SATURATED_TURNS):
+        most = max(most, engine.serve(uniform).pictures_per_s)
+        best = max(best, stock.serve(uniform, best_size).pictures_per_s)
     rows = [_row(name, "saturated", f"pictures/s, static batches of {best_size}", most, best, "≥ 0.97")]
 
     capacity = static[1].pictures_per_s * 20 / 30  # 30 steps in the mean
-    for load, num in ((0.8, num_tasks), (1.5, num_tasks)):
-        arrivals = poisson(num, load * capacity, random.Random(2))
+    for load in (0.8, 1.5, 4.0):
+        arrivals = poisson(num_tasks, load * capacity, random.Random(2))
         shared, alone = engine.serve(arrivals), stock.serve(arrivals, 1)
         batched = stock.serve(arrivals, best_size)
         share = f"{load:.0%} of one at a time"
-        goals = ("≤ 0.5", "≤ 0.75", "") if load < 1 else ("", "", "≥ 1.8")
+        goals = ("≤ 0.5", "≤ 0.75", "") if load < 1 else ("", "", "≥ 1.8" if load > 2 else "")
         rows += [
             _row(name, share, "p95 s, one at a time", shared.p95_s, alone.p95_s, goals[0]),
             _row(name, share, "p50 s, one at a time", shared.p50_s, alone.p50_s, ""),

@@ -15,10 +15,10 @@ _READY = re.compile(r"Ready in (\S+) s at (http://\S+) ")
 
 
 @contextlib.contextmanager
-def embedded_stack(env: Mapping[str, str]) -> Iterator[str]:
-    """Its base URL. Its data is thrown away."""
+def embedded_stack(env: Mapping[str, str], log_file: Path | None = None) -> Iterator[str]:
+    """Its base URL. Its data is thrown away, and its log where no file is given for it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        log_file = Path(directory) / "log"
+        log_file = log_file or Path(directory) / "log"
         settings = {"PORT": "0", "DATA_DIR": f"{directory}/data", "LOG_LEVEL": "WARNING", **env}
         process = ChildProcess([executable, "-m", "sd_embedded"], log_file, env=settings)
         try:

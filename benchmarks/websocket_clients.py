@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from typing import cast
 from urllib.parse import urlsplit
@@ -22,9 +21,10 @@ _PONG = b"\x8a\x80\x00\x00\x00\x00"
 class Client(asyncio.Protocol):
     """A websocket that costs little: it reads the frames that a gateway sends, and answers pings."""
 
-    def __init__(self, request: bytes, received_at: dict[str, float]) -> None:
+    def __init__(self, request: bytes, received_at: dict[str, float], reasons: list[str]) -> None:
         self._request = request
         self._received_at = received_at
+        self._reasons = reasons
         self._read = bytearray()
         self._accepted = asyncio.get_running_loop().create_future()
         self.transport: asyncio.Transport
@@ -71,7 +71,7 @@ class Client(asyncio.Protocol):
         elif opcode == _PING:
             self.transport.write(_PONG)
         else:
-            sys.exit(f"The gateway closed a client: {payload[2:].decode()}")
+            self._reasons.append(payload[2:].decode())
 
 
 class Clients:
@@ -82,6 +82,7 @@ class Clients:
         self._address = (str(self._target.hostname), self._target.port or 80)
         self._tokens = tokens
         self._clients: list[Client] = []
+        self._reasons: list[str] = []
         self.received_at: dict[str, float] = {}
 
     async def connect(self, query: str) -> None:
@@ -91,7 +92,7 @@ class Clients:
             request = f"GET /events?token={token}{query} HTTP/1.1\r\nHost: {self._target.netloc}\r\n{_HANDSHAKE}\r\n"
             async with connecting:
                 _, client = await asyncio.get_running_loop().create_connection(
-                    lambda: Client(request.encode(), self.received_at), *self._address
+                    lambda: Client(request.encode(), self.received_at, self._reasons), *self._address
                 )
                 await client.accepted()
             self._clients.append(client)
@@ -101,7 +102,9 @@ class Clients:
     async def until_received(self, num_events: int) -> None:
         """Return when all clients together have received as many."""
         async with asyncio.timeout(180):
-            while len(self.received_at) < num_events:  # noqa: ASYNC110 - once in a run
+            while len(self.received_at) < num_events:
+                if self._reasons:
+                    raise RuntimeError(f"The gateway closed {len(self._reasons)} clients: {self._reasons[0]}")
                 await asyncio.sleep(0.01)
 
     def disconnect(self) -> None:

@@ -38,7 +38,6 @@ from sd_common.task_log import NO_EVENT, TaskLog
 from sd_embedded.child_process import ChildProcess
 from sd_embedded.nats_server import NatsServer
 
-_USER = "alice"
 _NUM_MISSED = 1000
 
 
@@ -93,7 +92,7 @@ async def measure(
     nats = await connect(NatsSettings(_env_file=None, nats_url=SecretStr(nats_url)), "benchmark")
     task_log = TaskLog(nats)
     tokens = Tokens(SecretStr(secret_key), 240)
-    minted = [tokens.mint(_USER).access_token for _ in range(arguments.clients)]
+    minted = [tokens.mint(f"user-{number}").access_token for number in range(arguments.clients)]
     sessions = [session_of(token) for token in minted]
     clients = Clients(base_url, minted)
     memory_before = process.memory_info().rss
@@ -126,14 +125,18 @@ async def measure(
 
 
 async def publish(
-    task_log: TaskLog, sessions: list[str], published_at: dict[str, float], num_events: int, per_second: float
+    task_log: TaskLog,
+    sessions: list[tuple[str, str]],
+    published_at: dict[str, float],
+    num_events: int,
+    per_second: float,
 ) -> None:
     """Events of new tasks, each at its time, whether or not those before have arrived."""
     async with asyncio.TaskGroup() as group:
         started = time.perf_counter()
         for number in range(num_events):
             await asyncio.sleep(started + number / per_second - time.perf_counter())
-            ref = TaskRef(_USER, random.choice(sessions), str(uuid.uuid4()))
+            ref = TaskRef(*random.choice(sessions), str(uuid.uuid4()))
             published_at[ref.task_id] = time.perf_counter()
             group.create_task(task_log.append(ref, PendingEvent(task_id=ref.task_id, job_sequence=1), NO_EVENT))
 
@@ -154,8 +157,10 @@ async def timed_s(work: Awaitable[None]) -> float:
     return time.perf_counter() - started
 
 
-def session_of(token: str) -> str:
-    return str(jwt.decode(token, options={"verify_signature": False})["sid"])
+def session_of(token: str) -> tuple[str, str]:
+    """The user and the session that a token stands for."""
+    claims = jwt.decode(token, options={"verify_signature": False})
+    return str(claims["sub"]), str(claims["sid"])
 
 
 if __name__ == "__main__":

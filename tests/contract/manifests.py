@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from sd_auth.settings import AuthSettings
-from sd_common.settings import LogSettings, MinioSettings, NatsSettings, Settings, StreamSettings
+from sd_common.settings import LogSettings, MinioSettings, NatsSettings, RetentionSettings, Settings, StreamSettings
 from sd_gateway.settings import GatewaySettings
 from sd_worker.settings import WorkerSettings
 
@@ -34,7 +34,7 @@ SETTINGS: dict[str, tuple[type[Settings], ...]] = {
     "gateway": (GatewaySettings, NatsSettings, MinioSettings, LogSettings),
     "auth": (AuthSettings, NatsSettings, LogSettings),
     "worker": (WorkerSettings, NatsSettings, MinioSettings, LogSettings),
-    "provision": (NatsSettings, StreamSettings, MinioSettings, LogSettings),
+    "provision": (NatsSettings, StreamSettings, RetentionSettings, MinioSettings, LogSettings),
 }
 
 #: Who may know what. Values that no setting asks for would do.

@@ -10,8 +10,9 @@ import yaml
 
 from sd_common import auth_messages, streams, subjects
 from sd_common.asyncapi import CHANNELS, create_document
+from sd_common.lanes import LANES
 from sd_common.settings import StreamSettings
-from sd_common.subjects import TaskRef
+from sd_common.subjects import ModelLane, TaskRef
 
 ROOT = Path(__file__).parents[2]
 #: Of the package @asyncapi/specs 6.11.1, which is under the Apache License 2.0.
@@ -47,7 +48,9 @@ def test_every_reference_leads_somewhere() -> None:
 def test_every_subject_that_is_built_is_a_channel() -> None:
     ref = TaskRef("user", "session", "task_id")
     filled = {channel.address.replace("{", "").replace("}", "") for channel in CHANNELS}
-    built = {ref.events, ref.progress, ref.cancels, f"feed.{ref.events.removeprefix('events.')}", "jobs.model_key"}
+    built = {ref.events, ref.progress, ref.cancels, f"feed.{ref.events.removeprefix('events.')}"}
+    lanes = [ModelLane("model_key", lane) for lane in LANES]
+    built |= {lane.jobs.replace(f".{lane.lane}", ".lane") for lane in lanes}
     built |= {subjects.WORKERS.replace("*", "worker_key"), subjects.ROLL_CALL, subjects.BACKLOG, subjects.HELD_MODELS}
     asked = {value for name, value in vars(auth_messages).items() if name.isupper() and str(value).startswith("auth.")}
     assert filled == built | asked
@@ -56,6 +59,6 @@ def test_every_subject_that_is_built_is_a_channel() -> None:
 def test_every_subject_of_a_stream_is_a_channel() -> None:
     settings = StreamSettings(_env_file=None)
     patterns = [*(streams.jobs_stream(settings).subjects or []), *(streams.events_stream(settings).subjects or [])]
-    assert patterns == [subjects.JOBS, subjects.EVENTS]
+    assert patterns == [*subjects.JOBS, subjects.EVENTS]
     prefixes = {channel.address.partition(".")[0] for channel in CHANNELS}
     assert {pattern.partition(".")[0] for pattern in patterns} <= prefixes

@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 
 from sd_common.announcements import AnnouncedModel, WorkerAnnouncement
-from sd_common.backlog import Backlog, HeldModels, ModelBacklog
+from sd_common.backlog import Backlog, HeldModels, LaneBacklog
 from sd_common.events import (
     AbortCode,
     AbortedEvent,
@@ -102,7 +102,7 @@ _MESSAGES: dict[str, Message] = {
     "backlog": Backlog(
         worker="gpu-1-4711-0042",
         time=_TIME,
-        models=[ModelBacklog(model_key="shapes-5f0e1c3a", num_jobs=5, num_waiting=3, oldest_wait_s=1.5)],
+        lanes=[LaneBacklog(model_key="shapes-5f0e1c3a", lane="first", num_jobs=5, num_waiting=3, oldest_wait_s=1.5)],
     ),
     "held_models": HeldModels(worker="gpu-1-4711-0042", model_keys=["shapes-5f0e1c3a"], has_just_come=True),
     "announcement_leaving": WorkerAnnouncement(worker="gpu-1-4711-0042", models=[], is_leaving=True),
@@ -167,7 +167,7 @@ def test_what_version_1_needs_has_not_grown() -> None:
         ProgressEvent: {"task_id", "stage", "step", "steps"},
         TaskResult: {"blob_url", "parameters_used"},
         WorkerAnnouncement: {"worker", "models"},
-        Backlog: {"worker", "time", "models"},
+        Backlog: {"worker", "time", "lanes"},
         HeldModels: {"worker", "model_keys"},
     }
     for model, names in needed.items():

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
 
 from sd_common.job_queue import JobQueue
+from sd_common.messages import now
 from sd_common.nats_client import NatsClient, connect
 from sd_common.task_log import TaskLog
 from support import servers
-from support.client import PATIENCE_S, Client
-from support.deployment import BASE_URL, Deployment
+from support.client import PATIENCE_S, Client, Json
+from support.deployment import ACK_WAIT_S, BASE_URL, Deployment
 from support.servers import S3Server
 
 #: Some seconds on one core.
 _LONG = {"prompt": "x", "model": "shapes", "steps": 300, "width": 128, "height": 128, "scheduler": "ddim"}
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
+#: Seconds in which a process that does nothing more has ended.
+_AT_ONCE_S = 2.0
+#: Of the workers.
+_WORKER = {"MAX_ATTEMPTS": "2"}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +42,7 @@ def deployment(
         try:
             deployment.start_gateway()
             for name in ("one", "two"):
-                deployment.start_worker(name)
+                deployment.start_worker(name, _WORKER)
             deployment.start_auth()
             deployment.provision()
             for name in ("one", "two"):
@@ -61,8 +69,16 @@ async def nats(deployment: Deployment) -> AsyncIterator[NatsClient]:
     await client.shut()
 
 
+def _path_of(finished: Json) -> str:
+    """Of the picture."""
+    return str(finished["result"]["blob_url"]).removeprefix(BASE_URL)
+
+
 async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_type: str) -> None:
     """Every task has exactly one terminal event, of this type, and it is the last one; no job is left."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await JobQueue(nats).depths():  # noqa: ASYNC110 - acknowledgements follow the events
+            await asyncio.sleep(0.05)
     told: dict[str, list[str]] = {task_id: [] for task_id in task_ids}
     async for logged in TaskLog(nats).replay("events.>", 0):
         if logged.ref.task_id in told:
@@ -71,29 +87,77 @@ async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_t
         assert types[0] == "pending"
         assert types[-1] == event_type
         assert Counter(types)["finished"] + Counter(types)["aborted"] == 1
-    async with asyncio.timeout(PATIENCE_S):
-        while await JobQueue(nats).depths():  # noqa: ASYNC110 - acknowledgements follow the events
-            await asyncio.sleep(0.05)
 
 
-@pytest.mark.timeout(180)
 async def test_a_killed_worker_is_replaced_by_another(
     deployment: Deployment, session: Client, nats: NatsClient
 ) -> None:
-    """SIGKILL in the middle of a task: after ack_wait the other worker runs it, as the second attempt."""
+    """SIGKILL in the middle of a task: within ack_wait and a second the other worker runs it, as the second attempt."""
     async with session.events() as events:
         task_id = await session.submit(**_LONG)
         started = await events.until(task_id, "started")
         deployment.services[started["worker"]].process.kill()
+        killed_at = now()
         again = await events.until(task_id, "started")
         assert (again["attempt"], started["attempt"]) == (2, 1)
+        assert (datetime.fromisoformat(again["time"]) - killed_at).total_seconds() <= ACK_WAIT_S + 1
         assert again["worker"] != started["worker"]
         finished = await events.until(task_id, "finished")
         assert finished["attempt"] == 2
-    path = finished["result"]["blob_url"].removeprefix(BASE_URL)
-    assert (await session.picture(path)).size == (128, 128)
+    assert (await session.picture(_path_of(finished))).size == (128, 128)
     await _assert_each_ended_once(nats, [task_id], "finished")
-    deployment.start_worker(started["worker"]).wait_for_log("worker_started")
+    deployment.start_worker(started["worker"], _WORKER).wait_for_log("worker_started")
+
+
+async def test_a_task_that_kills_its_workers_is_aborted_after_max_attempts(
+    deployment: Deployment, session: Client, nats: NatsClient
+) -> None:
+    async with session.events() as events:
+        task_id = await session.submit(**_LONG)
+        for attempt in (1, 2):
+            started = await events.until(task_id, "started")
+            assert started["attempt"] == attempt
+            deployment.services[started["worker"]].process.kill()
+            deployment.start_worker(started["worker"], _WORKER)
+        aborted = await events.until(task_id, "aborted")
+        assert aborted["code"] == "attempts_exhausted"
+        assert "started 2 times" in aborted["reason"]
+        follower = await session.submit(**_SHORT)
+        assert (await events.of_task(follower))[-1]["event_type"] == "finished"
+    await _assert_each_ended_once(nats, [task_id], "aborted")
+
+
+async def test_a_worker_that_stood_still_until_its_job_was_given_away_changes_nothing(
+    deployment: Deployment, session: Client, nats: NatsClient
+) -> None:
+    async with session.events() as events:
+        task_id = await session.submit(**_LONG)
+        started = await events.until(task_id, "started")
+        zombie = deployment.services[started["worker"]]
+        zombie.process.pause()
+        again = await events.until(task_id, "started")
+        assert again["worker"] != started["worker"]
+        zombie.process.resume()
+        finished = await events.until(task_id, "finished")
+        assert (finished["worker"], finished["attempt"]) == (again["worker"], 2)
+        etag = (await session.get(_path_of(finished))).headers["ETag"]
+        await asyncio.to_thread(zombie.wait_for_log, '"ending": "lost"')
+        assert (await session.get(_path_of(finished))).headers["ETag"] == etag
+    await _assert_each_ended_once(nats, [task_id], "finished")
+
+
+async def test_a_second_signal_ends_a_worker_at_once(deployment: Deployment, session: Client, nats: NatsClient) -> None:
+    async with session.events() as events:
+        task_id = await session.submit(**_LONG)
+        started = await events.until(task_id, "started")
+        worker = deployment.services[started["worker"]]
+        worker.process.send(signal.SIGTERM)
+        await asyncio.to_thread(worker.wait_for_log, "worker_draining")
+        worker.process.send(signal.SIGTERM)
+        assert await asyncio.to_thread(worker.process.wait, _AT_ONCE_S) == -signal.SIGTERM
+        assert (await events.until(task_id, "finished"))["attempt"] == 2
+    await _assert_each_ended_once(nats, [task_id], "finished")
+    deployment.start_worker(started["worker"], _WORKER).wait_for_log("worker_started")
 
 
 async def test_a_restart_of_nats_in_the_middle_loses_nothing(
@@ -137,7 +201,7 @@ async def test_a_worker_told_to_stop_finishes_what_runs_and_leaves_the_rest_to_o
     other = started[1]["worker"]
     assert [workers[task_id] for task_id in task_ids[1:]] == [(other, 1)] * 5
     await _assert_each_ended_once(nats, task_ids, "finished")
-    deployment.start_worker(stopping).wait_for_log("worker_started")
+    deployment.start_worker(stopping, _WORKER).wait_for_log("worker_started")
 
 
 async def test_a_gateway_told_to_stop_answers_the_requests_under_way(deployment: Deployment, session: Client) -> None:
@@ -150,6 +214,25 @@ async def test_a_gateway_told_to_stop_answers_the_requests_under_way(deployment:
         assert (await waiting).status == 200
         assert await stopped == 0
     deployment.start_gateway()
+
+
+async def test_a_second_signal_ends_a_gateway_at_once(
+    deployment: Deployment, session: Client, nats: NatsClient
+) -> None:
+    query = {name: str(value) for name, value in _LONG.items()}
+    gateway = deployment.services["gateway"]
+    async with session.events() as events:
+        waiting = asyncio.ensure_future(session.get("/txt2img", params=query))
+        while (started := await events.next())["event_type"] != "started":
+            pass
+        gateway.process.send(signal.SIGTERM)
+        await asyncio.to_thread(gateway.wait_for_log, "stopping")
+        gateway.process.send(signal.SIGTERM)
+        assert await asyncio.to_thread(gateway.process.wait, _AT_ONCE_S) == -signal.SIGTERM
+        with pytest.raises(aiohttp.ClientError):
+            await waiting
+    deployment.start_gateway()
+    await _assert_each_ended_once(nats, [started["task_id"]], "finished")  # its task went on
 
 
 async def test_a_worker_finds_a_cancel_that_it_missed_while_nats_was_away(

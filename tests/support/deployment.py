@@ -6,7 +6,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sd_common.settings import MinioSettings
@@ -15,15 +15,26 @@ from support.stack import Service
 
 #: Not where the gateway listens: blob URLs are told with it, and tests use their paths.
 BASE_URL = "http://gateway.test"
+#: Short, so that jobs of lost workers change hands while a test watches.
+ACK_WAIT_S = 3
 
 
 class Deployment:
-    """auth, gateway and workers, each a process."""
+    """auth, gateways and workers, each a process. One that is started again takes the place of its predecessor."""
 
-    def __init__(self, directory: Path, nats: NatsServer, minio: MinioSettings, model_dir: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nats: NatsServer,
+        minio: MinioSettings,
+        model_dir: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._directory = directory
         self.nats = nats
         self._model_dir = model_dir
+        self._secret_key = secrets.token_hex(32)
+        self._ports: dict[str, int] = {}
         self._env = {
             "NATS_URL": nats.url,
             "MINIO_ENDPOINT": minio.minio_endpoint,
@@ -32,6 +43,7 @@ class Deployment:
             "MINIO_BUCKET": minio.minio_bucket,
             "BASE_URL": BASE_URL,
             "HEALTH_PORT": "off",
+            **(env or {}),
         }
         self.services: dict[str, Service] = {}
 
@@ -40,30 +52,35 @@ class Deployment:
         command = [sys.executable, "-m", "sd_common.provision"]
         subprocess.run(command, env=self._env, check=True, capture_output=True, timeout=60)
 
-    def start_auth(self) -> Service:
-        env = {"SECRET_KEY": secrets.token_hex(32), "ENABLE_PUBLIC_ACCESS": "1"}
-        return self._start("auth", "sd_auth", env)
+    def start_auth(self, name: str = "auth") -> Service:
+        env = {"SECRET_KEY": self._secret_key, "ENABLE_PUBLIC_ACCESS": "1"}
+        return self._start(name, "sd_auth", env)
 
     def start_gateway(self, env: Mapping[str, str] | None = None, name: str = "gateway") -> Service:
-        return self._start(name, "sd_gateway", {"PORT": "0", **(env or {})})
+        """On a free port; on that of its predecessor, where that has listened."""
+        # All load comes from one user.
+        unlimited = {"REQUESTS_PER_S": "100000", "MAX_UNFINISHED_TASKS_PER_USER": "0"}
+        return self._start(name, "sd_gateway", {"PORT": str(self._ports.get(name, 0)), **unlimited, **(env or {})})
 
-    def start_worker(self, name: str) -> Service:
+    def start_worker(self, name: str, env: Mapping[str, str] | None = None, runner: Sequence[str] = ()) -> Service:
         # One picture at a time, so that tests can say which worker has which.
-        env = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2"}
-        return self._start(name, "sd_worker", env)
+        defaults = {"MODEL_DIR": str(self._model_dir), "WORKER_NAME": name, "MAX_ROWS": "2"}
+        ack_wait = {"JOB_ACK_WAIT_S": str(ACK_WAIT_S)}
+        return self._start(name, "sd_worker", {**defaults, **ack_wait, **(env or {})}, runner)
 
     def gateway_url(self, name: str = "gateway") -> str:
         """Where the gateway listens."""
         gateway = self.services[name]
         gateway.wait_for_log("gateway_listening")
         line = next(line for line in gateway.new_log.splitlines() if "gateway_listening" in line)
-        return f"http://127.0.0.1:{json.loads(line)['port']}"
+        self._ports[name] = int(json.loads(line)["port"])
+        return f"http://127.0.0.1:{self._ports[name]}"
 
     def stop(self) -> None:
         """Kill what runs."""
         for service in self.services.values():
             service.process.kill()
 
-    def _start(self, name: str, module: str, env: Mapping[str, str]) -> Service:
-        self.services[name] = Service(module, self._directory / name, {**self._env, **env})
+    def _start(self, name: str, module: str, env: Mapping[str, str], runner: Sequence[str] = ()) -> Service:
+        self.services[name] = Service(module, self._directory / name, {**self._env, **env}, runner)
         return self.services[name]

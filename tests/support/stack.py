@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sd_embedded.child_process import ChildProcess
@@ -30,15 +30,15 @@ def make_model_dir(directory: Path) -> Path:
 
 
 class Service:
-    """One process of the service: `python -m <module>`."""
+    """One process of the service: `python -m <module>`, itself run by `runner`, a command that becomes it."""
 
-    def __init__(self, module: str, directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, module: str, directory: Path, env: Mapping[str, str], runner: Sequence[str] = ()) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._log_file = directory / f"{module}.log"
         self._old_log_bytes = self._log_file.stat().st_size if self._log_file.exists() else 0
         self.process = ChildProcess(
-            [sys.executable, "-m", module],
+            [*runner, sys.executable, "-m", module],
             self._log_file,
             cwd=directory,
             env={"LOG_LEVEL": "INFO", **env},

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
 from sd_common.provision import provision
-from sd_common.settings import NatsSettings, StreamSettings, load_settings
+from sd_common.settings import NatsSettings, RetentionSettings, StreamSettings, load_settings
 from sd_embedded.child_process import ProcessNotReady
 from sd_embedded.kept_secrets import keep_secrets
 from sd_embedded.nats_server import NatsServer
@@ -70,7 +70,12 @@ class EmbeddedApp:
             stack.callback(watching.cancel)
             nats_settings = load_settings(NatsSettings, nats_url=SecretStr(self.nats.url))
             minio_settings = self.s3.minio_settings()
-            await provision(nats_settings, load_settings(StreamSettings, nats_replicas=1), minio_settings)
+            await provision(
+                nats_settings,
+                load_settings(StreamSettings, nats_replicas=1),
+                minio_settings,
+                load_settings(RetentionSettings),
+            )
             auth = AuthApp(
                 load_settings(
                     AuthSettings,

@@ -79,6 +79,10 @@ class ChildProcess:
         """Return its exit code once it has ended. Raises `subprocess.TimeoutExpired`."""
         return self._process.wait(timeout_s)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def pause(self) -> None:
         """Have it stand still (SIGSTOP)."""
         self._process.send_signal(signal.SIGSTOP)

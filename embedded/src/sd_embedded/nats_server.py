@@ -16,18 +16,19 @@ _START_ATTEMPTS = 5
 
 
 class NatsServer:
-    """nats-server with JetStream, on loopback."""
+    """nats-server with JetStream, on loopback unless told another address."""
 
-    def __init__(self, directory: Path, extra_args: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, extra_args: Sequence[str] = (), *, host: str = "127.0.0.1") -> None:
         self._directory = directory
         self._extra_args = extra_args
+        self._host = host
         self._port: int | None = None
         self._process: ChildProcess | None = None
 
     @property
     def url(self) -> str:
         """Where it listens, the same after every start."""
-        return f"nats://127.0.0.1:{self._port}"
+        return f"nats://{self._host}:{self._port}"
 
     @property
     def pid(self) -> int:
@@ -54,7 +55,7 @@ class NatsServer:
     def _start(self) -> None:
         ports_dir = Path(tempfile.mkdtemp(prefix="ports-", dir=self._directory))
         store = str(self._directory / "store")
-        argv = [installed("nats-server"), "-js", "-a", "127.0.0.1", "-p", str(self._port or -1), "-sd", store]
+        argv = [installed("nats-server"), "-js", "-a", self._host, "-p", str(self._port or -1), "-sd", store]
         argv += ["--ports_file_dir", str(ports_dir), *self._extra_args]
         process = ChildProcess(argv, self._directory / "log", cwd=self._directory)
         ports: dict[str, list[str]] = {}

@@ -24,10 +24,11 @@ _GRPC_OFFSET = 10_000
 
 
 class S3Server:
-    """An S3 server on loopback that keeps its data, and its ports, in `directory`."""
+    """An S3 server that keeps its data, and its ports, in `directory`; on loopback unless told another address."""
 
-    def __init__(self, directory: Path, access_key: str, secret_key: str) -> None:
+    def __init__(self, directory: Path, access_key: str, secret_key: str, *, host: str = "127.0.0.1") -> None:
         self._directory = directory
+        self._host = host
         self._access_key = access_key
         self._secret_key = secret_key
         self._ports: dict[str, int] = {}
@@ -36,7 +37,7 @@ class S3Server:
     @property
     def endpoint(self) -> str:
         """host:port, the same after every start where it is still free."""
-        return f"127.0.0.1:{self._ports['s3']}"
+        return f"{self._host}:{self._ports['s3']}"
 
     @property
     def pid(self) -> int:
@@ -106,10 +107,10 @@ class S3Server:
         file = self._directory / "ports.json"
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             ports: dict[str, int] = json.loads(file.read_text())
-            if set(ports) == set(_PORT_NAMES) and all(map(_is_free, ports.values())):
+            if set(ports) == set(_PORT_NAMES) and all(map(self._is_free, ports.values())):
                 return ports
         candidates = random.SystemRandom().sample(range(10_000, 22_000), 1000)
-        ports = dict(zip(_PORT_NAMES, filter(_is_free, candidates), strict=False))
+        ports = dict(zip(_PORT_NAMES, filter(self._is_free, candidates), strict=False))
         if len(ports) < len(_PORT_NAMES):
             raise ProcessNotReady("weed: there are no free ports")
         file.write_text(json.dumps(ports))
@@ -121,8 +122,8 @@ class S3Server:
             "-logtostderr=true",
             "mini",
             f"-dir={self._directory / 'data'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
+            f"-ip={self._host}",
+            f"-ip.bind={self._host}",
             *(f"-{name}.port={port}" for name, port in self._ports.items()),
             "-s3.port.iceberg=0",
             f"-s3.localSocket={self._directory / 's3.sock'}",
@@ -136,6 +137,17 @@ class S3Server:
             "-s3.autoCreateBucket=false",
         ]
 
+    def _is_free(self, port: int) -> bool:
+        """Whether weed can have the port, and the one that it serves gRPC at."""
+        try:
+            with socket.socket() as http, socket.socket() as grpc:
+                for listening, number in ((http, port), (grpc, port + _GRPC_OFFSET)):
+                    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    listening.bind((self._host, number))
+        except OSError:
+            return False
+        return True
+
 
 def _answers(url: str) -> bool:
     try:
@@ -143,15 +155,3 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _is_free(port: int) -> bool:
-    """Whether weed can have the port, and the one that it serves gRPC at."""
-    try:
-        with socket.socket() as http, socket.socket() as grpc:
-            for listening, number in ((http, port), (grpc, port + _GRPC_OFFSET)):
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listening.bind(("127.0.0.1", number))
-    except OSError:
-        return False
-    return True

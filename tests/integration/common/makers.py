@@ -10,10 +10,12 @@ from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedE
 from sd_common.jobs import Job
 from sd_common.model_names import model_key
 from sd_common.parameters import Txt2ImgParameters
-from sd_common.subjects import TaskRef
+from sd_common.subjects import ModelLane, TaskRef
 
 MODEL = "shapes"
 KEY = model_key(MODEL)
+#: Where jobs are published unless told otherwise; its consumer is named as the model key.
+REST = ModelLane(KEY, "rest")
 
 
 def new_ref(user: str = "alice", session: str = "session-1") -> TaskRef:
@@ -40,6 +42,10 @@ def new_bucket_name() -> str:
 
 def pending(ref: TaskRef, job_sequence: int = 1) -> PendingEvent:
     return PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
+
+
+def handed_back(ref: TaskRef, job_sequence: int = 1) -> PendingEvent:
+    return PendingEvent(task_id=ref.task_id, job_sequence=job_sequence, handed_back_by="worker-1")
 
 
 def started(ref: TaskRef, attempt: int = 1, worker: str = "worker-1") -> StartedEvent:

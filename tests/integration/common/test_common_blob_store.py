@@ -10,6 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 from integration.common.makers import new_bucket_name
+from minio import Minio
+from minio.commonconfig import ENABLED, Filter
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from pydantic import SecretStr
 
 from sd_common.blob_store import Blob, BlobStore, new_blob_id
@@ -84,6 +87,50 @@ async def test_with_wrong_credentials_the_store_is_not_available(minio_settings:
         for call in (blobs.get(new_blob_id()), blobs.check_available(), blobs.put(new_blob_id(), b"x", "image/png")):
             with pytest.raises(Unavailable):
                 await call
+
+
+@pytest.fixture
+def s3_client(minio_settings: MinioSettings) -> Minio:
+    """What an operator sets rules with."""
+    return Minio(
+        minio_settings.minio_endpoint,
+        access_key=minio_settings.minio_access_key,
+        secret_key=minio_settings.minio_secret_key.get_secret_value(),
+        secure=False,
+        region=minio_settings.minio_region,
+    )
+
+
+def _days_of(s3_client: Minio, bucket: str) -> dict[str | None, int | None]:
+    lifecycle = s3_client.get_bucket_lifecycle(bucket)
+    return {rule.rule_id: rule.expiration.days for rule in (lifecycle.rules if lifecycle else []) if rule.expiration}
+
+
+async def test_a_max_age_is_set_changed_and_taken_away(
+    blob_store: BlobStore, minio_settings: MinioSettings, s3_client: Minio
+) -> None:
+    bucket = minio_settings.minio_bucket
+    for days in (None, 7, 7, 30):
+        await blob_store.set_max_age(days)
+        assert _days_of(s3_client, bucket) == ({} if days is None else {"pictures-max-age": days})
+    blob_id = new_blob_id()
+    await blob_store.put(blob_id, b"data", "image/png")
+    assert (await blob_store.get(blob_id)).data == b"data"
+    for _ in range(2):
+        await blob_store.set_max_age(None)
+        assert _days_of(s3_client, bucket) == {}
+
+
+async def test_rules_of_the_operator_stay(
+    blob_store: BlobStore, minio_settings: MinioSettings, s3_client: Minio
+) -> None:
+    bucket = minio_settings.minio_bucket
+    own = Rule(ENABLED, rule_filter=Filter(prefix="backups/"), rule_id="own", expiration=Expiration(days=5))
+    s3_client.set_bucket_lifecycle(bucket, LifecycleConfig([own]))
+    await blob_store.set_max_age(7)
+    assert _days_of(s3_client, bucket) == {"own": 5, "pictures-max-age": 7}
+    await blob_store.set_max_age(None)
+    assert _days_of(s3_client, bucket) == {"own": 5}
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from integration.common.makers import KEY, MODEL, new_job, new_ref
+from integration.common.makers import KEY, MODEL, REST, new_job, new_ref
 from nats.js.errors import NotFoundError
 
 from sd_common.errors import QueueFull
@@ -91,7 +91,7 @@ async def test_depths_count_the_jobs_of_each_model_queued_and_running(queue: Job
     for model, count in (("shapes", 3), ("a/b", 2), ("a.b", 1)):
         for _ in range(count):
             await queue.publish(new_job(model=model))
-    await queue.create_consumer(KEY)
+    await queue.create_consumer(REST)
     subscription = await nats_client.jetstream().pull_subscribe_bind(KEY, "JOBS")
     running, done = await subscription.fetch(2)
     await done.ack_sync()
@@ -109,29 +109,29 @@ async def test_a_stream_that_misses_is_an_error_and_not_an_empty_queue(nats_clie
 
 
 async def test_the_backlog_tells_how_long_the_first_job_that_waits_has_waited(queue: JobQueue) -> None:
-    assert (await queue.backlog("asker")).models == []
+    assert (await queue.backlog("asker")).lanes == []
     await queue.publish(new_job(model="another"))
     first, second = [await queue.backlog("asker") for _ in range(2)]
-    [before], [after] = first.models, second.models
+    [before], [after] = first.lanes, second.lanes
     assert first.worker == "asker"
     assert abs((first.time - now()).total_seconds()) < 60
     assert (before.num_jobs, before.num_waiting) == (1, 1)
     passed_s = (second.time - first.time).total_seconds()
     assert after.oldest_wait_s - before.oldest_wait_s == pytest.approx(passed_s, abs=1e-5)
     await queue.publish(new_job())
-    models = {model.model_key: model for model in (await queue.backlog("asker")).models}
+    models = {model.model_key: model for model in (await queue.backlog("asker")).lanes}
     assert models[KEY].oldest_wait_s < models[before.model_key].oldest_wait_s
 
 
 async def test_a_job_that_somebody_was_given_does_not_wait(queue: JobQueue, nats_client: NatsClient) -> None:
-    await queue.create_consumer(KEY)
+    await queue.create_consumer(REST)
     await queue.publish(new_job())
     subscription = await nats_client.jetstream().pull_subscribe_bind(KEY, "JOBS")
     [running] = await subscription.fetch(1)
-    [model] = (await queue.backlog("asker")).models
+    [model] = (await queue.backlog("asker")).lanes
     assert (model.num_jobs, model.num_waiting, model.oldest_wait_s) == (1, 0, 0)
     await queue.publish(new_job())
-    [model] = (await queue.backlog("asker")).models
+    [model] = (await queue.backlog("asker")).lanes
     assert (model.num_jobs, model.num_waiting) == (2, 1)
     assert model.oldest_wait_s > 0
     await running.ack_sync()

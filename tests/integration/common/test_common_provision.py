@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.common.makers import KEY, new_bucket_name, new_job
+from integration.common.makers import KEY, REST, new_bucket_name, new_job
+from minio import Minio
 
 from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision, provision_streams
-from sd_common.settings import MinioSettings, NatsSettings, StreamSettings
+from sd_common.settings import MinioSettings, NatsSettings, RetentionSettings, StreamSettings
 from support.servers import S3Server
 
 _NS = 10**9
+_NAMES = ("JOBS", "EVENTS", "KV_users", "KV_idempotency_keys")
 _STREAMS = StreamSettings(_env_file=None, nats_replicas=1, events_max_age_s=86_400, jobs_max_per_model=10_000)
 
 
@@ -34,9 +36,9 @@ def _chosen(config: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
     return {name: config.get(name) for name in expected}
 
 
-async def test_jobs_is_a_work_queue_with_a_cap_per_model(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+async def test_jobs_is_a_work_queue_with_a_cap_per_lane(nats_client: NatsClient, provisioned: NatsSettings) -> None:
     expected = {
-        "subjects": ["jobs.*"],
+        "subjects": ["jobs.*", "jobs.*.first", "jobs.*.next"],
         "retention": "workqueue",
         "storage": "file",
         "num_replicas": 1,
@@ -73,12 +75,19 @@ async def test_users_are_kept_without_history(nats_client: NatsClient, provision
     assert _chosen(await _config_of(nats_client, "KV_users"), expected) == expected
 
 
+async def test_idempotency_keys_are_kept_for_as_long_as_events(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    expected = {"max_msgs_per_subject": 1, "storage": "file", "allow_direct": True, "max_age": 24 * 3600 * _NS}
+    assert _chosen(await _config_of(nats_client, "KV_idempotency_keys"), expected) == expected
+
+
 async def test_the_consumer_of_a_model_is_as_the_contract_says(
     nats_client: NatsClient, provisioned: NatsSettings
 ) -> None:
     queue = JobQueue(nats_client)
     for _ in range(2):  # every worker does so
-        await queue.create_consumer(KEY)
+        await queue.create_consumer(REST)
     answer = json.loads((await nats_client.request(f"$JS.API.CONSUMER.INFO.JOBS.{KEY}", b"")).data)
     expected = {
         "name": KEY,
@@ -93,13 +102,21 @@ async def test_the_consumer_of_a_model_is_as_the_contract_says(
     assert _chosen(answer["config"], expected) == expected
 
 
+async def test_a_consumer_that_has_another_ack_wait_is_changed(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    await JobQueue(nats_client).create_consumer(REST)
+    consumer = await JobQueue(nats_client, ack_wait_s=5).create_consumer(REST)
+    assert consumer.config.ack_wait == 5
+
+
 async def test_provisioning_again_changes_nothing(nats_client: NatsClient, provisioned: NatsSettings) -> None:
-    before = [await _config_of(nats_client, stream) for stream in ("JOBS", "EVENTS", "KV_users")]
+    before = [await _config_of(nats_client, stream) for stream in _NAMES]
     await JobQueue(nats_client).publish(new_job())
     users = await nats_client.jetstream().key_value("users")
     await users.put("alice", b"hash")
     await asyncio.gather(*(provision_streams(nats_client.jetstream(), _STREAMS) for _ in range(5)))
-    assert [await _config_of(nats_client, stream) for stream in ("JOBS", "EVENTS", "KV_users")] == before
+    assert [await _config_of(nats_client, stream) for stream in _NAMES] == before
     assert (await nats_client.jetstream().stream_info("JOBS")).state.messages == 1
     assert (await users.get("alice")).value == b"hash"
 
@@ -109,14 +126,16 @@ async def test_several_that_provision_an_empty_server_at_once_agree(
 ) -> None:
     await asyncio.gather(*(provision_streams(nats_client.jetstream(), _STREAMS) for _ in range(5)))
     streams = {info.config.name for info in await nats_client.jetstream().streams_info()}
-    assert streams == {"JOBS", "EVENTS", "KV_users"}
+    assert streams == set(_NAMES)
 
 
 async def test_a_changed_setting_is_applied_and_jobs_stay(nats_client: NatsClient, provisioned: NatsSettings) -> None:
     await JobQueue(nats_client).publish(new_job())
-    changed = _STREAMS.model_copy(update={"events_max_age_s": 600, "jobs_max_per_model": 5})
-    await provision_streams(nats_client.jetstream(), changed)
-    assert (await _config_of(nats_client, "EVENTS"))["max_age"] == 600 * _NS
+    for max_age_s in (60, 600):
+        changed = _STREAMS.model_copy(update={"events_max_age_s": max_age_s, "jobs_max_per_model": 5})
+        await provision_streams(nats_client.jetstream(), changed)
+        assert (await _config_of(nats_client, "EVENTS"))["max_age"] == max_age_s * _NS
+        assert (await _config_of(nats_client, "KV_idempotency_keys"))["max_age"] == max_age_s * _NS
     assert (await _config_of(nats_client, "JOBS"))["max_msgs_per_subject"] == 5
     assert (await nats_client.jetstream().stream_info("JOBS")).state.messages == 1
 
@@ -126,7 +145,7 @@ async def test_everything_is_provisioned_for_the_services(
 ) -> None:
     minio_settings = s3_server.minio_settings(new_bucket_name())
     for _ in range(2):
-        await provision(nats_settings, _STREAMS, minio_settings)
+        await provision(nats_settings, _STREAMS, minio_settings, RetentionSettings(_env_file=None))
     await JobQueue(nats_client).publish(new_job())
     async with BlobStore(minio_settings) as blobs:
         await blobs.check_available()
@@ -144,6 +163,7 @@ def environment(nats_settings: NatsSettings, s3_server: S3Server, tmp_path: Path
         "MINIO_SECRET_KEY": minio.minio_secret_key.get_secret_value(),
         "MINIO_BUCKET": minio.minio_bucket,
         "EVENTS_MAX_AGE_S": "120",
+        "PICTURES_MAX_AGE_DAYS": "3",
     }
 
 
@@ -157,6 +177,19 @@ async def test_the_command_provisions(environment: dict[str, str], nats_client: 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stderr.splitlines()[-1])["event"] == "provisioned"
     assert (await _config_of(nats_client, "EVENTS"))["max_age"] == 120 * _NS
+    assert _expiry_of(environment) == {"pictures-max-age": 3}
+
+
+def _expiry_of(environment: dict[str, str]) -> dict[str | None, int | None]:
+    """The days of each rule of the bucket's lifecycle."""
+    client = Minio(
+        environment["MINIO_ENDPOINT"],
+        access_key=environment["MINIO_ACCESS_KEY"],
+        secret_key=environment["MINIO_SECRET_KEY"],
+        secure=False,
+    )
+    lifecycle = client.get_bucket_lifecycle(environment["MINIO_BUCKET"])
+    return {rule.rule_id: rule.expiration.days for rule in (lifecycle.rules if lifecycle else []) if rule.expiration}
 
 
 async def test_the_command_tells_wrong_settings(environment: dict[str, str], tmp_path: Path) -> None:

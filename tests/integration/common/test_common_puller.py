@@ -7,23 +7,24 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from integration.common.makers import KEY, new_job, until
+from integration.common.makers import KEY, REST, new_job, until
 from nats.aio.msg import Msg
 
 from sd_common import puller as puller_module
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient, connect
-from sd_common.puller import Puller
+from sd_common.puller import Puller, next_of
 from sd_common.settings import NatsSettings
-from sd_common.streams import ACK_WAIT_S, JOBS
+from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer_name
+from sd_common.subjects import ModelLane
 from support.servers import NatsServer
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
-#: Seconds in which a job is in hand. Far below ACK_WAIT_S, after which a lost one would come again.
+#: Seconds in which a job is in hand. Far below DEFAULT_ACK_WAIT_S, after which a lost one would come again.
 _SOON_S = 10.0
-assert _SOON_S < ACK_WAIT_S
+assert _SOON_S < DEFAULT_ACK_WAIT_S
 
 OpenPuller = Callable[[], Awaitable[Puller]]
 
@@ -31,7 +32,7 @@ OpenPuller = Callable[[], Awaitable[Puller]]
 @pytest.fixture
 async def queue(nats_client: NatsClient, provisioned: NatsSettings) -> JobQueue:
     queue = JobQueue(nats_client)
-    await queue.create_consumer(KEY)
+    await queue.create_consumer(REST)
     return queue
 
 
@@ -144,7 +145,7 @@ async def test_cancelled_waiting_loses_no_job(puller: Puller, queue: JobQueue) -
             received.append(_task_id(message))
             await message.ack()
 
-    async with asyncio.timeout(ACK_WAIT_S / 2):
+    async with asyncio.timeout(DEFAULT_ACK_WAIT_S / 2):
         await asyncio.gather(publish(), take_all())
     assert sorted(received) == sorted(job.task_id for job in jobs)
     assert num_cancelled > 50, "hardly anything was cancelled"
@@ -200,7 +201,7 @@ async def test_a_job_that_meets_the_close_goes_to_somebody_else(open_puller: Ope
     """100 jobs are published just as the puller that waits for them closes."""
     chance = random.Random(2)
     successor = await open_puller()
-    async with asyncio.timeout(ACK_WAIT_S / 2):
+    async with asyncio.timeout(DEFAULT_ACK_WAIT_S / 2):
         for _ in range(100):
             puller = await open_puller()
             assert await puller.next(0) is None
@@ -352,7 +353,7 @@ async def test_jobs_come_once_a_consumer_that_missed_is_there(
     waiting = asyncio.ensure_future(puller.next(_SOON_S))
     job = new_job()
     await queue.publish(job)
-    await queue.create_consumer(KEY)
+    await queue.create_consumer(REST)
     assert _task_id(await waiting) == job.task_id
     await puller.close()
 
@@ -364,10 +365,36 @@ async def test_an_interrupted_wait_ends_and_its_pull_stays_open(open_puller: Ope
     puller.interrupt()
     async with asyncio.timeout(_SOON_S / 2):
         assert await waiting is None
+    assert puller.may_bring_a_job
     job = new_job()
     await queue.publish(job)
     assert _task_id(await puller.next(_SOON_S)) == job.task_id
+    assert not puller.may_bring_a_job
     await puller.close()
+
+
+async def test_of_several_pullers_the_one_that_has_a_job_ends_the_wait_and_the_others_hand_theirs_back(
+    queue: JobQueue, worker_client: NatsClient
+) -> None:
+    heard, pullers = asyncio.Event(), []
+    for lane in (ModelLane(KEY, "first"), REST):
+        await queue.create_consumer(lane)
+        pullers.append(Puller(worker_client, JOBS, jobs_consumer_name(lane), heard))
+        await pullers[-1].start()
+    assert await next_of(pullers, 0.05) is None
+    later, first = new_job(), new_job()
+    await queue.publish(later, "rest")
+    assert _task_id(await next_of(pullers, _SOON_S)) == later.task_id
+    await queue.publish(first, "first")
+    assert _task_id(await next_of(pullers, _SOON_S)) == first.task_id
+    left = new_job()
+    await queue.publish(left, "rest")
+    for puller in pullers:
+        await puller.close()
+    fresh = Puller(worker_client, JOBS, KEY)
+    await fresh.start()
+    assert _task_id(await fresh.next(_SOON_S)) == left.task_id
+    await fresh.close()
 
 
 async def test_pullers_share_the_jobs_of_a_model(queue: JobQueue, provisioned: NatsSettings) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import nats.errors
 import pytest
 import uvloop
-from integration.common.makers import KEY, aborted, new_job, new_ref, pending, started
+from integration.common.makers import REST, aborted, new_job, new_ref, pending, started
 from nats.aio.msg import Msg
 
 from sd_common.errors import Unavailable
@@ -69,7 +69,7 @@ async def test_calls_made_while_the_server_is_away_are_carried_out_when_it_is_ba
         queue.depths(),
         queue.backlog("worker"),
         _sequences(task_log),
-        queue.create_consumer(KEY),
+        queue.create_consumer(REST),
         queue.delete(1000),
     )
     nats_server.start()
@@ -222,7 +222,8 @@ async def test_a_call_on_a_connection_that_has_just_gone_is_carried_out(
     async def append_all() -> None:
         client = await connect(provisioned, "cut-off")
         for ref in refs:
-            client._transport.close()
+            assert client._transport is not None
+            client._transport.close()  # type: ignore[no-untyped-call]
             for _ in range(3):  # the first finds the flusher alive, which ends with it
                 await client.publish("anything")
                 await asyncio.sleep(0)

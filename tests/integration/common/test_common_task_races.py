@@ -13,7 +13,7 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
-from integration.common.makers import KEY, aborted, finished, new_job, pending, started
+from integration.common.makers import KEY, REST, aborted, finished, new_job, pending, started
 from nats.aio.msg import Msg
 
 from sd_common import subjects
@@ -126,7 +126,7 @@ class _Worker:
 async def test_every_task_ends_exactly_once(seed: int, nats_client: NatsClient, provisioned: NatsSettings) -> None:
     chance = random.Random(seed)
     queue, task_log = JobQueue(nats_client), TaskLog(nats_client)
-    await queue.create_consumer(KEY)
+    await queue.create_consumer(REST)
     jobs = [new_job() for _ in range(_NUM_TASKS)]
     all_ended = asyncio.Event()
     ended: Counter[str] = Counter()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from integration.common.makers import aborted, finished, new_ref, pending, started
+from integration.common.makers import aborted, finished, handed_back, new_ref, pending, started
 from integration.gateway.conftest import StartGateway
 
 from sd_common.auth_messages import PUBLIC_USER
@@ -31,13 +31,13 @@ class _Tasks:
     """Appends to the log, and lists."""
 
     def __init__(self, nats: NatsClient) -> None:
-        self._task_log = TaskLog(nats)
-        self._pages = TaskPages(self._task_log)
+        self.task_log = TaskLog(nats)
+        self._pages = TaskPages(self.task_log)
 
     async def add(self, state: str, user: str = "alice", session: str = "session-1") -> str:
         ref, sequence = new_ref(user, session), NO_EVENT
         for make in _MAKERS[state]:
-            sequence = await self._task_log.append(ref, make(ref), sequence)
+            sequence = await self.task_log.append(ref, make(ref), sequence)
         return ref.task_id
 
     async def add_at_once(self, count: int, state: str = "finished", user: str = "alice") -> None:
@@ -187,3 +187,14 @@ async def test_a_list_needs_a_token(base_url: str) -> None:
     """Who comes without one shares a session with others who do."""
     async with Client(base_url) as client:
         assert (await client.get("/tasks")).status == 401
+
+
+async def test_a_task_that_was_handed_back_stands_where_it_was_queued_first(tasks: _Tasks) -> None:
+    ref, sequence = new_ref("alice", "session-1"), NO_EVENT
+    task_log = tasks.task_log
+    sequence = await task_log.append(ref, pending(ref), sequence)
+    newer = [await tasks.add("finished") for _ in range(3)]
+    for make in (started, handed_back):
+        sequence = await task_log.append(ref, make(ref), sequence)
+    assert await tasks.listed(limit=1) == [*newer[::-1], ref.task_id]
+    assert await tasks.listed(state="pending") == [ref.task_id]

@@ -109,10 +109,12 @@ class Tasks:
         self.queue = JobQueue(client)
         self.log = TaskLog(client)
         self._told: defaultdict[str, list[LoggedEvent]] = defaultdict(list)
+        self._begun: set[str] = set()
         self._changed = asyncio.Condition()
 
     async def start(self) -> None:
         await self._client.subscribe(subjects.FEED, cb=self._on_feed)
+        await self._client.subscribe("progress.>", cb=self._on_progress)
         await self._client.flush()
 
     async def publish(self, task_id: str, **parameters: Any) -> Job:
@@ -140,6 +142,11 @@ class Tasks:
             await self._changed.wait_for(has_come)
         return self._told[task_id][-1]
 
+    async def wait_until_begun(self, task_id: str) -> None:
+        """Return when a worker's engine runs the task."""
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(lambda: task_id in self._begun)
+
     async def wait_until_queue_is_empty(self) -> None:
         """Acknowledgements follow the last event."""
         async with asyncio.timeout(PATIENCE_S):
@@ -152,6 +159,13 @@ class Tasks:
         async with self._changed:
             self._told[ref.task_id].append(LoggedEvent(ref, sequence, message.data))
             self._changed.notify_all()
+
+    async def _on_progress(self, message: Msg) -> None:
+        _, ref = subjects.parse_task_subject(message.subject)
+        if json.loads(message.data)["stage"] == "denoising":
+            async with self._changed:
+                self._begun.add(ref.task_id)
+                self._changed.notify_all()
 
 
 @pytest_asyncio.fixture

@@ -14,15 +14,17 @@ from integration.worker.conftest import PATIENCE_S
 from nats.aio.msg import Msg
 
 from sd_common import job_queue, retries, subjects
-from sd_common.backlog import Backlog, HeldModels, ModelBacklog
+from sd_common.backlog import Backlog, HeldModels, LaneBacklog
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
+from sd_common.lanes import LANES, Lane
 from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient, connect
 from sd_common.puller import Puller
 from sd_common.settings import NatsSettings
-from sd_common.streams import JOBS
+from sd_common.streams import JOBS, jobs_consumer_name
+from sd_common.subjects import ModelLane
 from sd_embedded.nats_server import NatsServer
 from sd_worker.backlog_watch import INTERVAL_S
 from sd_worker.job_source import JobSource
@@ -45,7 +47,7 @@ class Worker:
         """The next job, acknowledged, after which its model is resident."""
         async with asyncio.timeout(PATIENCE_S):
             job = await self.source.next()
-        self.resident = [job.subject.removeprefix("jobs.").rpartition("-")[0]]
+        self.resident = [_model_of(job)]
         await job.ack_sync()
         return job
 
@@ -106,19 +108,24 @@ class Heard:
                 missing.discard(told.worker)
 
 
-async def _publish(client: NatsClient, model: str) -> None:
-    await client.jetstream().publish(subjects.jobs_of(model), b"job")
+async def _publish(client: NatsClient, model: str, lane: Lane = "first") -> None:
+    await client.jetstream().publish(subjects.jobs_of(model, lane), b"job")
 
 
 def _model_of(job: Msg) -> str:
-    return job.subject.removeprefix("jobs.").rpartition("-")[0]
+    return subjects.parse_jobs_subject(job.subject).model_key.rpartition("-")[0]
+
+
+def _lane_of(job: Msg) -> Lane:
+    return subjects.parse_jobs_subject(job.subject).lane
 
 
 async def _take(client: NatsClient, model: str) -> tuple[Puller, Msg]:
     """A job that somebody was given and has not acknowledged."""
     await _publish(client, model)
-    await JobQueue(client).create_consumer(model_key(model))
-    puller = Puller(client, JOBS, model_key(model))
+    lane = ModelLane(model_key(model), "first")
+    await JobQueue(client).create_consumer(lane)
+    puller = Puller(client, JOBS, jobs_consumer_name(lane))
     await puller.start()
     job = await puller.next(PATIENCE_S)
     assert job is not None
@@ -214,10 +221,10 @@ async def test_a_backlog_that_cannot_be_read_or_is_of_another_time_is_ignored(
     async def lie() -> None:
         while True:
             for time_of_it in (now() - timedelta(hours=1), now() + timedelta(hours=1)):
-                lie = Backlog(worker="liar", time=time_of_it, models=[])
+                lie = Backlog(worker="liar", time=time_of_it, lanes=[])
                 await nats_client.publish(subjects.BACKLOG, lie.model_dump_json().encode())
             await nats_client.publish(subjects.BACKLOG, b"not json")
-            await nats_client.publish(subjects.BACKLOG, b'{"v": 1, "worker": "liar", "models": [{"num_jobs": -1}]}')
+            await nats_client.publish(subjects.BACKLOG, b'{"v": 1, "worker": "liar", "lanes": [{"num_jobs": -1}]}')
             await asyncio.sleep(INTERVAL_S / 10)
 
     lying = asyncio.create_task(lie())
@@ -234,14 +241,15 @@ async def test_a_worker_that_finds_nothing_behind_a_key_does_not_try_it_again_be
 ) -> None:
     heard = await Heard().start(nats_client, subjects.BACKLOG)
     tries = await Heard().start(nats_client, f"$JS.API.CONSUMER.MSG.NEXT.{JOBS}.*")
-    await JobQueue(nats_client).create_consumer("ghost")
+    for lane in LANES:
+        await JobQueue(nats_client).create_consumer(ModelLane("ghost", lane))
     (await create_worker("credulous")).start()
     await heard.backlogs(2)
-    ghost = ModelBacklog(model_key="ghost", num_jobs=5, num_waiting=5, oldest_wait_s=1.0)
-    wrong = Backlog(worker="other", time=now(), models=[ghost])
+    ghost = LaneBacklog(model_key="ghost", lane="rest", num_jobs=5, num_waiting=5, oldest_wait_s=1.0)
+    wrong = Backlog(worker="other", time=now(), lanes=[ghost])
     await nats_client.publish(subjects.BACKLOG, wrong.model_dump_json().encode())
     assert [backlog.worker for backlog in await heard.backlogs(3)] == ["other", "credulous", "credulous"]
-    assert tries.messages.qsize() == 1
+    assert tries.messages.qsize() == len(LANES)
 
 
 async def test_a_job_that_was_handed_back_is_found_by_one_of_several_idle_workers(
@@ -285,7 +293,7 @@ async def test_a_model_whose_consumer_was_deleted_is_found_again(
     await _publish(nats_client, "home")
     async with asyncio.timeout(PATIENCE_S):
         await worker.taken.get()
-        await nats_client.jetstream().delete_consumer(JOBS, model_key("home"))
+        await nats_client.jetstream().delete_consumer(JOBS, jobs_consumer_name(ModelLane(model_key("home"), "first")))
         await _publish(nats_client, "home")
         await worker.taken.get()
 

@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 from integration.worker.conftest import BASE_URL, OWN_DEFAULTS, PATIENCE_S, StartWorker, Tasks, worker_settings
 from nats.aio.msg import Msg
 from PIL import Image
 
 from sd_common import subjects
 from sd_common.blob_store import BlobStore
+from sd_common.errors import BlobNotFound
 from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
+from sd_common.subjects import ModelLane
 from sd_common.task_log import NO_EVENT, LoggedEvent
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
+from sd_worker.engine.errors import DeviceUnavailable
 
 
 def _types(events: list[LoggedEvent]) -> list[str]:
@@ -97,8 +103,8 @@ async def test_where_the_safety_filter_is_required_a_model_without_a_checker_is_
     assert "choose a model that has one, or have the operator set SAFETY_FILTER=optional" in aborted.reason
 
 
-async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_and_its_task_aborted(
-    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_counted_and_its_task_aborted(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     js = nats_client.jetstream()
     await js.publish(subjects.jobs_of("tiny"), b"not json")
@@ -110,6 +116,7 @@ async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_and_its_task_abo
     assert aborted.code == "invalid_input"
     assert "parameters.txt2img.prompt: Field required" in aborted.reason
     await tasks.wait_until_queue_is_empty()
+    assert re.findall(r"not_a_job.*num_refused\S*=\S*([0-9])", capsys.readouterr().out) == ["1", "2"]
 
 
 async def test_a_job_on_the_subject_of_another_model_is_aborted(
@@ -149,17 +156,20 @@ async def test_the_job_of_a_task_that_was_aborted_before_is_not_run(start_worker
 
 
 async def test_a_worker_whose_task_was_started_by_another_meanwhile_changes_nothing(
-    start_worker: StartWorker, tasks: Tasks
+    start_worker: StartWorker, tasks: Tasks, blob_store: BlobStore
 ) -> None:
     """As a worker that stood still for longer than ack_wait finds it when it wakes up."""
     zombie = await start_worker("zombie")
     job = await tasks.publish("stolen", steps=60)
     started = await tasks.wait_for("stolen", "started")
+    await tasks.wait_until_begun("stolen")
     other = StartedEvent(task_id="stolen", attempt=2, worker="other")
     sequence = await tasks.log.append(job.ref, other, started.sequence)
     await zombie.stop()  # it finishes what runs
     assert [event.sequence for event in await tasks.events("stolen")][-1] == sequence
     assert [depth.num_jobs for depth in await tasks.queue.depths()] == [1]  # left to the other worker
+    with pytest.raises(BlobNotFound):
+        await blob_store.get(job.blob_id)
 
 
 async def test_a_job_that_is_delivered_again_to_the_worker_that_runs_it_changes_nothing(
@@ -273,7 +283,7 @@ async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_anothe
 ) -> None:
     worker = await start_worker(max_rows=2)
     await tasks.publish("running", steps=100)
-    await tasks.wait_for("running", "started")
+    await tasks.wait_until_begun("running")
     await tasks.publish("queued")
     await worker.stop()
     assert (await tasks.events("running"))[-1].event.event_type == "finished"
@@ -290,14 +300,36 @@ async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_anothe
 async def test_a_drain_that_takes_too_long_hands_the_running_task_back(start_worker: StartWorker, tasks: Tasks) -> None:
     worker = await start_worker("slow", drain_timeout_s=0.0)
     await tasks.publish("long", steps=400)
-    await tasks.wait_for("long", "started")
+    await tasks.wait_until_begun("long")
     await worker.stop()
     await start_worker("fresh")
     started = [event.event for event in await tasks.events("long") if isinstance(event.event, StartedEvent)]
     assert [(event.worker, event.attempt) for event in started][:1] == [("slow", 1)]
     last = await tasks.wait_for("long", "finished")
     assert isinstance(last.event, FinishedEvent)
-    assert (last.event.worker, last.event.attempt) == ("fresh", 2)
+    assert (last.event.worker, last.event.attempt) == ("fresh", 1)  # handed back, it cost none
+
+
+async def test_an_attempt_that_breaks_its_workers_device_counts(
+    start_worker: StartWorker, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = await start_worker("broken", preload_models=("tiny",))
+
+    def fail(*_: object) -> None:
+        raise DeviceUnavailable("Device 'cuda' has failed: restart the worker")
+
+    def fail_in_a_pass(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    unet = broken._engine._engine._models.get("tiny").pipeline.components["unet"]  # type: ignore[union-attr]
+    unet.register_forward_pre_hook(fail_in_a_pass)
+    monkeypatch.setattr("sd_worker.engine.models.check_device", fail)
+    await tasks.publish("t")
+    await tasks.wait_for("t", "started")
+    await start_worker("sound")
+    finished = (await tasks.wait_for("t", "finished")).event
+    assert isinstance(finished, FinishedEvent)
+    assert (finished.worker, finished.attempt) == ("sound", 2)
 
 
 async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
@@ -315,7 +347,7 @@ async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
             await worker.stop()
         if not await tasks.events(f"away-{number}"):
             puller = Puller(nats_client, JOBS, model_key("other"))
-            await tasks.queue.create_consumer(model_key("other"))
+            await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
             await puller.start()
             job = await puller.next(5)  # far below ack_wait
             assert job is not None, number
@@ -330,7 +362,7 @@ async def test_a_job_that_was_handed_back_does_not_starve_behind_the_backlog_of_
 ) -> None:
     await tasks.publish("handed-back", model="other")
     puller = Puller(nats_client, JOBS, model_key("other"))
-    await tasks.queue.create_consumer(model_key("other"))
+    await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
     await puller.start()
     job = await puller.next(PATIENCE_S)
     assert job is not None
@@ -363,3 +395,50 @@ async def test_a_picture_is_stored_when_the_store_comes_back(
         assert (await blobs.get(job.blob_id)).content_type == "image/png"
         await worker.stop()
     server.terminate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters", "code", "reason"),
+    [
+        (
+            {"allowed_models": ("other",)},
+            {},
+            "model_unavailable",
+            "Model 'tiny' is not allowed here: name one of other",
+        ),
+        ({"max_steps": 3}, {"steps": 4}, "invalid_input", "steps: Is 4; at most 3 are made here"),
+        ({"max_prompt_chars": 3}, {"prompt": "four"}, "invalid_input", "prompt: Has 4 characters; at most 3"),
+        ({"max_picture_pixels": 4096}, {"width": 72}, "invalid_input", "width: The picture would be 72×64"),
+    ],
+)
+async def test_a_job_that_a_gateway_would_refuse_is_aborted(
+    start_worker: StartWorker,
+    tasks: Tasks,
+    settings: dict[str, Any],
+    parameters: dict[str, Any],
+    code: str,
+    reason: str,
+) -> None:
+    await start_worker(**settings)
+    await tasks.publish("refused", **parameters)
+    aborted = (await tasks.wait_for("refused", "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert aborted.code == code
+    assert reason in aborted.reason
+    await tasks.wait_until_queue_is_empty()
+
+
+@pytest.mark.parametrize(
+    "name", ["../tiny", "/etc", "\\\\host\\share", "//host/share", "C:\\tiny", "tiny\x00", "a/b/c"]
+)
+async def test_a_job_whose_model_could_leave_the_directory_is_aborted(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, name: str
+) -> None:
+    body = {"v": 1, "task_id": "astray", "user": "u", "session": "s", "blob_id": "b" * 32}
+    body["parameters"] = {"params_type": "txt2img", "prompt": "x", "model": name}
+    await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(body).encode())
+    await start_worker()
+    aborted = (await tasks.wait_for("astray", "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert aborted.code == "invalid_input"
+    assert "must be a repository id on the hub" in aborted.reason

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sd_common.model_names import canonical_model_name, model_key, split_revision
 from sd_common.parameters import ModelName
-from sd_common.subjects import check_token, jobs_of, key_of_jobs
+from sd_common.subjects import check_token, jobs_of, parse_jobs_subject
 
 _name: TypeAdapter[str] = TypeAdapter(ModelName)
 
@@ -27,7 +27,7 @@ model_names = st.one_of(_part, _repository, st.tuples(_repository, _revision).ma
 def test_a_key_is_one_subject_token(name: str) -> None:
     assert _name.validate_python(name) == canonical_model_name(name)
     assert check_token(model_key(name)) == model_key(name)
-    assert key_of_jobs(jobs_of(name)) == model_key(name)
+    assert parse_jobs_subject(jobs_of(name)).model_key == model_key(name)
 
 
 @given(st.text(max_size=300))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from sd_common import subjects
 from sd_common.errors import SubjectError
-from sd_common.subjects import TaskRef
+from sd_common.lanes import LANES, Lane
+from sd_common.subjects import ModelLane, TaskRef
 
 tokens = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 refs = st.builds(TaskRef, tokens, tokens, tokens)
@@ -34,9 +35,10 @@ def test_filters_match_the_task(ref: TaskRef) -> None:
     assert subjects.progress_of_session(ref.user, ref.session).split(".") == ["progress", user, session, "*"]
 
 
-@given(tokens)
-def test_a_model_key_is_found_again_in_the_subject_of_its_jobs(key: str) -> None:
-    assert subjects.key_of_jobs(subjects.jobs_of_key(key)) == key
+@given(tokens, st.sampled_from(LANES))
+def test_a_lane_is_found_again_in_the_subject_of_its_jobs(key: str, name: Lane) -> None:
+    lane = ModelLane(key, name)
+    assert subjects.parse_jobs_subject(lane.jobs) == lane
 
 
 _WRONG = ["", "*", ">", "a.b", "a b", "a\tb", "a\n", "\n", "é", "a" * 65, "$SYS", "a*", "\x00", "\udcff"]
@@ -49,8 +51,9 @@ def test_a_name_that_is_not_one_token_is_refused_everywhere(name: str) -> None:
         lambda: TaskRef(name, "session", "task"),
         lambda: TaskRef("user", name, "task"),
         lambda: TaskRef("user", "session", name),
-        lambda: subjects.jobs_of_key(name),
-        lambda: subjects.key_of_jobs(f"jobs.{name}"),
+        lambda: ModelLane(name, "rest"),
+        lambda: subjects.parse_jobs_subject(f"jobs.{name}"),
+        lambda: subjects.parse_jobs_subject(f"jobs.{name}.first"),
         lambda: subjects.events_of_task(name, "task"),
         lambda: subjects.events_of_task("user", name),
         lambda: subjects.events_of_session(name, "session"),
@@ -74,10 +77,10 @@ def test_what_is_not_the_subject_of_a_task_is_refused(subject: str) -> None:
         subjects.parse_task_subject(subject)
 
 
-@pytest.mark.parametrize("subject", ["", "jobs", "cancels", "jobs.", "events.a", "cancels.a.b", "jobs.a.b"])
+@pytest.mark.parametrize("subject", ["", "jobs", "cancels", "jobs.", "events.a", "cancels.a.b", "jobs.a.rest"])
 def test_what_is_no_subject_of_jobs_or_cancels_is_refused(subject: str) -> None:
     with pytest.raises(SubjectError):
-        subjects.key_of_jobs(subject)
+        subjects.parse_jobs_subject(subject)
     with pytest.raises(SubjectError):
         subjects.task_id_of_cancel(subject)
 

@@ -85,7 +85,7 @@ def test_control_images_in_one_pass_give_pictures_within_a_grey_level_of_the_sto
     with torch.inference_mode():
         for sample in samples:
             sample.resume()
-        while not all(sample.has_ended for sample in samples):
+        while any(sample.ended is None for sample in samples):
             passes.append(make_a_pass(samples))
 
     # The first takes 4 steps, with two rows each; so does the second of its 5; the third has one row.

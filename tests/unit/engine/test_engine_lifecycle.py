@@ -276,6 +276,61 @@ def test_stop_cancels_what_is_queued_and_what_runs(create_engine: CreateEngine) 
     assert engine.engine.stop(TIMEOUT_S)
 
 
+def test_a_drain_cancels_what_waits_for_room_and_lets_what_runs_end(create_engine: CreateEngine) -> None:
+    engine = create_engine(row_caps=RowCaps(CPU, fixed=2))
+    running = threading.Event()
+    engine.recorder.at_progress = lambda progress: running.set() if progress.step == 1 else None
+    engine.engine.submit(txt2img("running", steps=50))
+    engine.engine.submit(txt2img("waiting"))
+    assert running.wait(TIMEOUT_S)
+
+    engine.engine.drain()
+
+    assert engine.recorder.next_outcome() == Cancelled("waiting")
+    with pytest.raises(EngineStopped):
+        engine.engine.submit(txt2img("late"))
+    finished = engine.recorder.next_outcome()
+    assert isinstance(finished, Finished)
+    assert finished.task_id == "running"
+
+
+def test_a_drain_gives_up_a_load(create_engine: CreateEngine, source: ModelSource) -> None:
+    loader = GatedLoader(source)
+    engine = create_engine(loader)
+    engine.engine.submit(txt2img("t"))
+    assert loader.entered.wait(TIMEOUT_S)
+
+    engine.engine.drain()
+
+    assert engine.recorder.next_outcome() == Cancelled("t")
+    loader.gate.set()
+    assert loader.left.wait(TIMEOUT_S)
+    assert engine.engine.stop(TIMEOUT_S)
+    assert engine.engine.resident_models() == ()
+    assert not engine.engine.has_failed()
+
+
+def test_a_task_for_which_memory_runs_out_during_a_drain_is_not_tried_again(create_engine: CreateEngine) -> None:
+    engine = create_engine()
+    engine.finish(txt2img("warm"))
+    model = engine.models.get("sd1")
+    assert model is not None
+    vae = model.pipeline.components["vae"]
+    assert isinstance(vae, torch.nn.Module)
+
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    vae.get_submodule("decoder").register_forward_pre_hook(run_out)
+    del model, vae
+    engine.recorder.at_progress = lambda progress: engine.engine.drain() if progress.step == 1 else None
+    engine.engine.submit(txt2img("a", steps=10))
+    engine.engine.submit(txt2img("b", steps=10))
+
+    outcomes = [engine.recorder.next_outcome() for _ in range(2)]
+    assert Cancelled("a") in outcomes or Cancelled("b") in outcomes, outcomes
+
+
 def test_stop_does_not_wait_for_a_load(create_engine: CreateEngine, source: ModelSource) -> None:
     loader = GatedLoader(source)
     engine = create_engine(loader)
@@ -326,7 +381,12 @@ def test_tasks_submitted_and_cancelled_from_many_threads_get_one_outcome_each(en
     assert engine.recorder.outcomes.empty()
 
 
-def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: CreateEngine) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["GPU", "CPU"],
+)
+def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: CreateEngine, error: Exception) -> None:
     """Memory runs out in company, whoever came after it."""
     engine = create_engine()
     engine.finish(txt2img("warm"))
@@ -339,7 +399,7 @@ def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: Cre
     def run_out_in_company(*_: object) -> None:
         tries.append(len(engine.engine._engine._samples))
         if tries[-1] > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     vae.get_submodule("encoder").register_forward_pre_hook(run_out_in_company)
     del model, vae
@@ -399,11 +459,12 @@ def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_
             engine.engine.submit(txt2img("next", steps=2))
 
     engine.recorder.at_progress = submit_and_cancel
-    engine.engine.submit(txt2img("running", steps=400))
+    engine.engine.submit(txt2img("running", steps=500, width=128, height=128))  # longer than a load
 
     assert engine.recorder.next_outcome() == Cancelled("unwanted")
     next_outcome = engine.recorder.next_outcome()
     assert isinstance(next_outcome, Finished)
     assert next_outcome.task_id == "next"  # beside the one that runs
-    assert isinstance(engine.recorder.next_outcome(), Finished)
+    engine.engine.cancel("running")
+    assert engine.recorder.next_outcome() == Cancelled("running")
     assert engine.engine.resident_models() == ("sd1",)

@@ -168,6 +168,18 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path, model_dir: Path,
     assert "leads out of MODEL_DIR" in reason_of(source_of(tmp_path), name)
 
 
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("name", ["../sd1", "a/../../sd1", "{outside}", "..\\sd1", "//host/share", "sd1\x00", "a/\x00"])
+def test_a_name_cannot_climb_out_of_the_directory(tmp_path: Path, model_dir: Path, name: str) -> None:
+    """Tasks cannot name these at all; should one come here, it finds nothing."""
+    shutil.copytree(model_dir / "sd1", tmp_path / "sd1")
+    (tmp_path / "models" / "a").mkdir(parents=True)
+
+    reason = reason_of(source_of(tmp_path / "models"), name.format(outside=tmp_path / "sd1"))
+
+    assert "MODEL_DIR" in reason or "There is no model" in reason
+
+
 def test_a_directory_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
 
@@ -253,10 +265,10 @@ def test_a_model_that_cannot_be_loaded_fails_its_task_alone(engine: EngineUnderT
 def test_the_least_recently_used_model_goes_when_the_budget_is_full(source: ModelSource) -> None:
     two_models = source.load("sd1").num_bytes + source.load("sd1-inpainting").num_bytes + 1000
     models = Models(source, CPU, budget_bytes=two_models)
-    load_now(models, "sd1")
+    sd1 = load_now(models, "sd1")
     load_now(models, "sd1-inpainting")
-    models.pin("sd1")
-    models.unpin("sd1")
+    models.pin(sd1)
+    models.unpin(sd1)
     assert models.resident() == ("sd1-inpainting", "sd1")
 
     load_now(models, "owner/sd2")
@@ -266,8 +278,8 @@ def test_the_least_recently_used_model_goes_when_the_budget_is_full(source: Mode
 
 def test_a_model_waits_for_room_until_no_sample_runs_on_the_others(source: ModelSource) -> None:
     models = Models(source, CPU, budget_bytes=source.load("sd1").num_bytes + 1000)
-    load_now(models, "sd1")
-    models.pin("sd1")
+    sd1 = load_now(models, "sd1")
+    models.pin(sd1)
     read = threading.Event()
     models.load("owner/sd2", read.set)
     while not models.waits_for_room:
@@ -276,12 +288,34 @@ def test_a_model_waits_for_room_until_no_sample_runs_on_the_others(source: Model
         assert models.poll() is None
     assert models.resident() == ("sd1",)
 
-    models.unpin("sd1")
+    models.unpin(sd1)
     assert models.poll() is None
     assert models.resident() == ()
     assert read.wait(TIMEOUT_S)
     assert models.poll() == ("owner/sd2", None)
     assert models.resident() == ("owner/sd2",)
+
+
+def test_a_model_that_was_dropped_counts_until_its_last_sample_has_ended(source: ModelSource) -> None:
+    """As after an internal error, when it is to be loaded afresh."""
+    models = Models(source, CPU, budget_bytes=source.load("sd1").num_bytes + 1000)
+    dropped = load_now(models, "sd1")
+    models.pin(dropped)
+    models.drop("sd1")
+    changed = threading.Event()
+    models.load("sd1", changed.set)
+    while not models.waits_for_room:
+        assert changed.wait(TIMEOUT_S)
+        changed.clear()
+        assert models.poll() is None
+    unet = weakref.ref(dropped.pipeline.components["unet"])
+
+    models.unpin(dropped)
+    del dropped
+    assert models.poll() is None
+    assert unet() is None
+    assert changed.wait(TIMEOUT_S)
+    assert models.poll() == ("sd1", None)
 
 
 def test_a_model_that_goes_frees_its_memory(source: ModelSource) -> None:

@@ -30,6 +30,7 @@ class ToldEngine:
         self.submitted.append(task)
 
     def cancel(self, task_id: str) -> None: ...
+    def drain(self) -> None: ...
     def stop(self, timeout_s: float) -> bool:
         return True
 

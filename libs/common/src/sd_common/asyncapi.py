@@ -26,6 +26,7 @@ _TASK = "{user}.{session}.{task_id}"
 _TOKEN = "1 to 64 letters, digits, `_` or `-`."  # noqa: S105 - of a subject
 _PARAMETERS = {
     "model_key": "A readable slug of the model's name, a dash, and 8 hex digits of the name's SHA-256.",
+    "lane": "`first` for a user's only unfinished task, `next` for a few more. That of others stands in no subject.",
     "user": _TOKEN,
     "session": _TOKEN,
     "task_id": _TOKEN,
@@ -53,6 +54,15 @@ CHANNELS = (
         "jobs",
         "jobs.{model_key}",
         "Asks a worker to run a task. Stored in JOBS.",
+        ("gateway",),
+        ("worker",),
+        Job,
+        mode="validation",
+    ),
+    Channel(
+        "jobs_of_lane",
+        "jobs.{model_key}.{lane}",
+        "The same, for a task of a user who waits for few others. Workers take from the lanes in turn.",
         ("gateway",),
         ("worker",),
         Job,

@@ -14,7 +14,9 @@ from typing import Self, TypeVar
 import structlog
 import urllib3
 from minio import Minio
+from minio.commonconfig import ENABLED, Filter
 from minio.error import MinioException, S3Error
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
 from sd_common.errors import BlobNotFound, Unavailable
 from sd_common.settings import MinioSettings
@@ -24,10 +26,29 @@ log = structlog.get_logger(__name__)
 #: Transfers at once; the connection pool has as many places, so that none is opened and thrown away.
 _MAX_TRANSFERS = 16
 _CONNECT_TIMEOUT_S = 2.0
-_READ_TIMEOUT_S = 20.0
+#: The id of the rule of the bucket's lifecycle that is ours.
+_MAX_AGE_RULE = "pictures-max-age"
 _PART = "The picture store"
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """For how long a server that takes connections but does not answer is waited for."""
+
+    #: Seconds without a byte, after which a transfer has failed.
+    read_timeout_s: float
+    #: How often one that has failed so is tried again.
+    num_retries: int
+    #: Seconds within which a call ends, whatever it waits for: a place among the transfers too. None: no limit.
+    call_timeout_s: float | None
+
+
+#: For work that is under way, and would have to be done again.
+LONG_PATIENCE = Patience(read_timeout_s=20.0, num_retries=2, call_timeout_s=None)
+#: For a client that waits, and can try again itself.
+SHORT_PATIENCE = Patience(read_timeout_s=3.0, num_retries=0, call_timeout_s=10.0)
 
 
 @dataclass(frozen=True)
@@ -47,14 +68,19 @@ def new_blob_id() -> str:
 class BlobStore:
     """Blobs by id. Every call raises `Unavailable` where the S3 server does not answer."""
 
-    def __init__(self, settings: MinioSettings) -> None:
+    def __init__(self, settings: MinioSettings, patience: Patience = LONG_PATIENCE) -> None:
         self._bucket = settings.minio_bucket
+        self._call_timeout_s = patience.call_timeout_s
         self._pool = urllib3.PoolManager(
             maxsize=_MAX_TRANSFERS,
-            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
+            timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=patience.read_timeout_s),
             # A server that has just started answers with an error status until it finds its volumes.
             retries=urllib3.Retry(
-                total=5, connect=2, read=2, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)
+                total=5,
+                connect=2,
+                read=patience.num_retries,
+                backoff_factor=0.1,
+                status_forcelist=(500, 502, 503, 504),
             ),
         )
         self._client = Minio(
@@ -88,6 +114,23 @@ class BlobStore:
                         raise
 
         await self._run(create)
+
+    async def set_max_age(self, days: int | None) -> None:
+        """Have the server delete blobs that are older, or none. Other rules of the bucket's lifecycle stay."""
+
+        def set_rule() -> None:
+            lifecycle = self._client.get_bucket_lifecycle(self._bucket)
+            before = lifecycle.rules if lifecycle else []
+            rules = [rule for rule in before if rule.rule_id != _MAX_AGE_RULE]
+            if days is not None:
+                every_blob, expiration = Filter(prefix=""), Expiration(days=days)
+                rules.append(Rule(ENABLED, rule_filter=every_blob, rule_id=_MAX_AGE_RULE, expiration=expiration))
+            if rules:
+                self._client.set_bucket_lifecycle(self._bucket, LifecycleConfig(rules))
+            elif before:
+                self._client.delete_bucket_lifecycle(self._bucket)
+
+        await self._run(set_rule)
 
     async def put(self, blob_id: str, data: bytes, content_type: str) -> None:
         """Store `data`, in the place of what was there."""
@@ -133,7 +176,8 @@ class BlobStore:
 
     async def _run(self, call: Callable[[], T], blob_id: str = "") -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            async with asyncio.timeout(self._call_timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except S3Error as error:
             if error.code in ("NoSuchKey", "NoSuchObject"):
                 raise BlobNotFound(blob_id) from error

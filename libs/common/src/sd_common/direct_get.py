@@ -61,6 +61,6 @@ async def get_batch(client: NatsClient, stream: str, request: Mapping[str, Any],
                 case "503":
                     raise nats.errors.NoRespondersError
                 case status:
-                    raise Unavailable(f"The task log ({status} {headers.get('Description', '')})")
+                    raise Unavailable(f"The message broker ({status} {headers.get('Description', '')})")
     finally:
         await subscription.unsubscribe()

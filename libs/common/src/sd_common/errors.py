@@ -7,10 +7,13 @@ ContractError
 ├── QueueFull              a model's queue is at its cap
 ├── Unavailable            a part (NATS, S3, auth) does not answer
 ├── BlobNotFound           no blob has this id
+├── ModelNotAllowed        a model that the operator does not allow
 └── PictureError           bytes that are not a picture this service takes
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class ContractError(Exception):
@@ -56,6 +59,14 @@ class BlobNotFound(ContractError):
     def __init__(self, blob_id: str) -> None:
         super().__init__(f"There is no blob '{blob_id}': it was never stored, or its retention has passed")
         self.blob_id = blob_id
+
+
+class ModelNotAllowed(ContractError):
+    """The operator does not allow the model."""
+
+    def __init__(self, model: str, patterns: Sequence[str]) -> None:
+        super().__init__(f"Model '{model}' is not allowed here: name one of {', '.join(patterns)}")
+        self.model = model
 
 
 class PictureError(ContractError, ValueError):

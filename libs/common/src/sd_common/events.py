@@ -45,10 +45,14 @@ class BaseEvent(Message):
 
 
 class PendingEvent(BaseEvent):
-    """The task is queued."""
+    """The task is queued. Comes again when a worker that had started it hands it back."""
 
     event_type: Literal["pending"] = "pending"
     job_sequence: int = Field(ge=1, description="Sequence of the job in JOBS, by which an abort deletes it.")
+    num_attempts: int = Field(default=0, ge=0, description="How often its worker was lost before.")
+    handed_back_by: str | None = Field(
+        default=None, description="The worker that had started the task; null where it is queued for the first time."
+    )
 
 
 class TaskTimings(BaseModel):
@@ -65,7 +69,7 @@ class TaskTimings(BaseModel):
 
 
 class StartedEvent(BaseEvent):
-    """A worker runs the task. Comes again, with a higher attempt, when that worker was lost."""
+    """A worker runs the task. Comes again when that worker was lost, with a higher attempt, or handed it back."""
 
     event_type: Literal["started"] = "started"
     attempt: int = Field(ge=1)

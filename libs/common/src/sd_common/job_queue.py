@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
+from pydantic import ValidationError
 
 from sd_common import subjects
-from sd_common.backlog import Backlog, ModelBacklog
+from sd_common.backlog import Backlog, LaneBacklog
+from sd_common.direct_get import get_batch
 from sd_common.errors import QueueFull
-from sd_common.jobs import Job
+from sd_common.jobs import Job, JobHead
+from sd_common.lanes import Lane
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
-from sd_common.streams import JOBS, jobs_consumer
+from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
+from sd_common.subjects import ModelLane
 from sd_common.tracing import trace_headers
 
 _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
 #: What the server says of a message that is gone: no message found, sequence not found (where it goes while it is
 #: being deleted), or that deleting failed, for which it has no other reason.
 _MESSAGE_GONE = (10037, 10043, 10057)
+_READ_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -37,18 +45,20 @@ class QueueDepth:
 class JobQueue:
     """The jobs of all models."""
 
-    def __init__(self, client: NatsClient) -> None:
+    def __init__(self, client: NatsClient, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> None:
+        """`ack_wait_s`: of the consumers that it creates."""
         self._client = client
+        self._ack_wait_s = ack_wait_s
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
 
-    async def publish(self, job: Job) -> int:
+    async def publish(self, job: Job, lane: Lane = "rest") -> int:
         """Queue `job` and return its sequence. Retried under the same message id, so that it is queued once.
 
-        Raises `QueueFull` at the model's cap, `Unavailable` where NATS does not answer for long.
+        Raises `QueueFull` at the lane's cap, `Unavailable` where NATS does not answer for long.
         """
         payload = job.model_dump_json().encode()
         headers = {"Nats-Msg-Id": job.task_id, **trace_headers()}
-        subject = subjects.jobs_of(job.parameters.model)
+        subject = subjects.jobs_of(job.parameters.model, lane)
 
         async def publish() -> int:
             try:
@@ -71,46 +81,73 @@ class JobQueue:
             if error.err_code not in _MESSAGE_GONE:
                 raise
 
+    async def heads(self) -> AsyncIterator[JobHead]:
+        """Whose the tasks of all jobs are, queued and running, in the order of the queue. Raises `Unavailable`."""
+        since = 1
+        while True:
+            request = {"batch": _READ_BATCH, "seq": since, "next_by_subj": ">"}
+            batch = await retried_while_away(partial(get_batch, self._client, JOBS, request, REQUEST_TIMEOUT_S))
+            for message in batch.messages:
+                since = int((message.headers or {})["Nats-Sequence"]) + 1
+                try:
+                    head = JobHead.model_validate_json(message.data)
+                except ValidationError:
+                    continue  # not a job: the worker that takes it tells
+                yield head
+            if not batch.messages or batch.num_left == 0:
+                return
+
     async def depths(self) -> list[QueueDepth]:
         """How many jobs each model key has, in one request."""
-        return _depths(await self._stream_info())
+        num_jobs = Counter[str]()
+        for lane, count in _num_jobs(await self._stream_info()).items():
+            num_jobs[lane.model_key] += count
+        return [QueueDepth(key, count) for key, count in num_jobs.items()]
 
     async def backlog(self, worker: str) -> Backlog:
-        """What waits, for `worker` to tell: one request, and one or two more for each model that has jobs.
+        """What waits, for `worker` to tell: one request, and one or two more for each lane that has jobs.
 
-        Creates the models' consumers. All times are the server's.
+        Creates the lanes' consumers. All times are the server's.
         """
         info = await self._stream_info()
         at = datetime.fromisoformat(info["ts"])
-        models = await asyncio.gather(*(self._backlog_of(depth, at) for depth in _depths(info)))
-        return Backlog(worker=worker, time=at, models=models)
+        lanes = await asyncio.gather(
+            *(self._backlog_of(lane, num_jobs, at) for lane, num_jobs in _num_jobs(info).items())
+        )
+        return Backlog(worker=worker, time=at, lanes=lanes)
 
-    async def _backlog_of(self, depth: QueueDepth, at: datetime) -> ModelBacklog:
-        consumer = await self.create_consumer(depth.model_key)
+    async def _backlog_of(self, lane: ModelLane, num_jobs: int, at: datetime) -> LaneBacklog:
+        consumer = await self.create_consumer(lane)
         num_waiting, wait_s = consumer.num_pending or 0, 0.0
         if num_waiting:
             first = 1 if consumer.delivered is None else consumer.delivered.stream_seq + 1
-            wait_s = await self._wait_s(depth.model_key, first, at)
-        num_jobs = max(depth.num_jobs, num_waiting)  # some came after they were counted
-        return ModelBacklog(model_key=depth.model_key, num_jobs=num_jobs, num_waiting=num_waiting, oldest_wait_s=wait_s)
+            wait_s = await self._wait_s(lane, first, at)
+        return LaneBacklog(
+            model_key=lane.model_key,
+            lane=lane.lane,
+            num_jobs=max(num_jobs, num_waiting),  # some came after they were counted
+            num_waiting=num_waiting,
+            oldest_wait_s=wait_s,
+        )
 
-    async def _wait_s(self, model_key: str, first: int, at: datetime) -> float:
+    async def _wait_s(self, lane: ModelLane, first: int, at: datetime) -> float:
         """For how long the first job from sequence `first` on has waited."""
-        subject = subjects.jobs_of_key(model_key)
         try:
             message = await retried_while_away(
-                lambda: self._js.get_msg(JOBS, seq=first, subject=subject, direct=True, next=True)
+                lambda: self._js.get_msg(JOBS, seq=first, subject=lane.jobs, direct=True, next=True)
             )
         except NotFoundError:  # taken meanwhile
             return 0.0
         return max((at - message.time).total_seconds(), 0.0) if message.time is not None else 0.0
 
     async def _stream_info(self) -> dict[str, Any]:
-        return await self._request(f"STREAM.INFO.{JOBS}", {"subjects_filter": subjects.JOBS})
+        return await self._request(f"STREAM.INFO.{JOBS}", {"subjects_filter": subjects.JOBS_OF_ALL_LANES})
 
-    async def create_consumer(self, model_key: str) -> ConsumerInfo:
-        """Create the model's consumer where there is none (1 ms), and tell where it stands."""
-        return await retried_while_away(lambda: self._js.add_consumer(JOBS, jobs_consumer(model_key)))
+    async def create_consumer(self, lane: ModelLane) -> ConsumerInfo:
+        """Create the lane's consumer where there is none (1 ms), change one of another ack_wait, and tell where it
+        stands."""
+        consumer = jobs_consumer(lane, self._ack_wait_s)
+        return await retried_while_away(lambda: self._js.add_consumer(JOBS, consumer))
 
     async def _request(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         payload = json.dumps(request).encode()
@@ -125,6 +162,6 @@ class JobQueue:
         return await retried_while_away(ask)
 
 
-def _depths(info: dict[str, Any]) -> list[QueueDepth]:
+def _num_jobs(info: dict[str, Any]) -> dict[ModelLane, int]:
     per_subject: dict[str, int] = info.get("state", {}).get("subjects") or {}
-    return [QueueDepth(subjects.key_of_jobs(subject), count) for subject, count in per_subject.items()]
+    return {subjects.parse_jobs_subject(subject): count for subject, count in per_subject.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,12 +15,17 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from sd_common.errors import Unavailable
 from sd_common.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
 
 #: A publish or request that got no answer within this many seconds has failed.
 REQUEST_TIMEOUT_S = 5.0
+#: Pause between two tries to reconnect.
+_RECONNECT_PAUSE_S = 0.25
+#: In a cluster, a client whose server was lost is at another one within this many seconds.
+RECONNECT_WITHIN_S = 1.0
 
 ReconnectListener = Callable[[], Awaitable[None]]
 
@@ -34,6 +40,8 @@ class NatsClient(Client):
         self._was_opened = False
         self._is_shutting = False
         self._last_error = ""
+        self._connected = asyncio.Event()
+        self._away_since = time.monotonic()
         self._reconnect_listeners: list[ReconnectListener] = []
 
     async def open(self) -> None:
@@ -43,15 +51,16 @@ class NatsClient(Client):
             name=self._name,
             inbox_prefix=f"_INBOX_{urlsplit(self._servers[0]).username or self._name}",
             max_reconnect_attempts=-1,  # the default of 60 ends in a closed connection
-            reconnect_time_wait=0.25,  # type: ignore[arg-type]  # seconds; annotated as int, used as a float
+            reconnect_time_wait=_RECONNECT_PAUSE_S,  # type: ignore[arg-type]  # seconds; annotated as int, used as a float
             ping_interval=10,
             connect_timeout=5,
             allow_reconnect=True,
             error_cb=self._log_error,
-            disconnected_cb=self._log_disconnect,
+            disconnected_cb=self._note_disconnect,
             reconnected_cb=self._tell_reconnected,
         )
         self._was_opened = True
+        self._connected.set()
 
     async def shut(self) -> None:
         """Send what is buffered, and close. Safe to call while the server is away, and before the client is open."""
@@ -66,6 +75,16 @@ class NatsClient(Client):
             self._pending_data_size = 0
         with contextlib.suppress(AssertionError):  # nats-py's, where it was never connected
             await self.close()
+
+    async def check_connected(self) -> None:
+        """Return when there is a connection. One that was lost is waited for: until `RECONNECT_WITHIN_S` after its
+        loss, and later for as long as a server that is back already may take to be found. Raises `Unavailable`."""
+        left_s = self._away_since + RECONNECT_WITHIN_S - time.monotonic()
+        try:
+            async with asyncio.timeout(max(left_s, 2 * _RECONNECT_PAUSE_S)):
+                await self._connected.wait()
+        except TimeoutError:
+            raise Unavailable("The message broker") from None
 
     def on_reconnect(self, listener: ReconnectListener) -> Callable[[], None]:
         """Call `listener` after every reconnect, until the returned function is called."""
@@ -142,11 +161,14 @@ class NatsClient(Client):
             log.warning("nats_error", error=told)
         self._last_error = told
 
-    async def _log_disconnect(self) -> None:
+    async def _note_disconnect(self) -> None:
+        self._connected.clear()
+        self._away_since = time.monotonic()
         if not self._is_shutting:
             log.warning("nats_disconnected")
 
     async def _tell_reconnected(self) -> None:
+        self._connected.set()
         log.info("nats_reconnected")
         # Side by side: one part that is slow to recover, or fails, must not keep the others from it.
         await asyncio.gather(*(self._tell(listener) for listener in list(self._reconnect_listeners)))

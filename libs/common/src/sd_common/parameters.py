@@ -57,6 +57,7 @@ Steps = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Guidance = Annotated[float, Field(ge=MIN_GUIDANCE, le=MAX_GUIDANCE, allow_inf_nan=False)]
 PictureUrl = Annotated[str, Field(min_length=1)]
 
+_OR_REMOTE = ", or the URL of another host, where the operator set `REMOTE_IMAGES`"
 _OWN_DEFAULT = "Default: the model's own; {} where it carries none."
 
 
@@ -142,7 +143,8 @@ class Img2ImgParameters(CommonParameters):
     params_type: Literal["img2img"] = "img2img"
 
     initial_image: PictureUrl = Field(
-        description="The picture to start from: a blob URL of this service, or a `data:` URL. "
+        description="The picture to start from: a blob URL of this service, or a `data:` URL"
+        f"{_OR_REMOTE}. "
         "Sides are cut down to multiples of 8.",
     )
     strength: float = Field(
@@ -181,11 +183,13 @@ class InpaintParameters(CommonParameters):
         "Where the operator set `DEFAULT_MODEL`, that is the default.",
     )
     initial_image: PictureUrl = Field(
-        description="The picture to paint into: a blob URL of this service, or a `data:` URL. "
+        description="The picture to paint into: a blob URL of this service, or a `data:` URL"
+        f"{_OR_REMOTE}. "
         "Sides are cut down to multiples of 8.",
     )
     mask: PictureUrl = Field(
-        description="White is painted anew, black stays: a blob URL of this service, or a `data:` URL. "
+        description="White is painted anew, black stays: a blob URL of this service, or a `data:` URL"
+        f"{_OR_REMOTE}. "
         "Resized to the initial image where it differs.",
     )
 

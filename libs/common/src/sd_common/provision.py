@@ -9,14 +9,27 @@ import asyncio
 
 import structlog
 from nats.js import JetStreamContext
-from nats.js.api import StreamConfig
+from nats.js.api import KeyValueConfig, StreamConfig
 from nats.js.errors import BucketNotFoundError, NotFoundError
 
 from sd_common.blob_store import BlobStore
 from sd_common.logs import configure_logs
 from sd_common.nats_client import connect
-from sd_common.settings import LogSettings, MinioSettings, NatsSettings, StreamSettings, load_settings
-from sd_common.streams import USERS_BUCKET, events_stream, jobs_stream, users_bucket
+from sd_common.settings import (
+    LogSettings,
+    MinioSettings,
+    NatsSettings,
+    RetentionSettings,
+    StreamSettings,
+    load_settings,
+)
+from sd_common.streams import (
+    DUPLICATE_WINDOW_S,
+    events_stream,
+    idempotency_keys_bucket,
+    jobs_stream,
+    users_bucket,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +38,8 @@ async def provision_streams(js: JetStreamContext, settings: StreamSettings) -> N
     """Create what is missing and update what differs."""
     for stream in (jobs_stream(settings), events_stream(settings)):
         await _create_or_update(js, stream)
-    try:
-        await js.key_value(USERS_BUCKET)
-    except BucketNotFoundError:
-        await js.create_key_value(users_bucket(settings))
+    for bucket in (users_bucket(settings), idempotency_keys_bucket(settings)):
+        await _create_or_update_bucket(js, bucket)
 
 
 async def _create_or_update(js: JetStreamContext, stream: StreamConfig) -> None:
@@ -40,8 +51,23 @@ async def _create_or_update(js: JetStreamContext, stream: StreamConfig) -> None:
         await js.update_stream(stream)
 
 
+async def _create_or_update_bucket(js: JetStreamContext, bucket: KeyValueConfig) -> None:
+    try:
+        status = await (await js.key_value(bucket.bucket)).status()
+    except BucketNotFoundError:
+        await js.create_key_value(bucket)
+    else:
+        stream = status.stream_info.config
+        # No message id is remembered for longer than its message: the server refuses that.
+        window_s = min(bucket.ttl or DUPLICATE_WINDOW_S, DUPLICATE_WINDOW_S)
+        await js.update_stream(stream, max_age=bucket.ttl, duplicate_window=window_s, num_replicas=bucket.replicas)
+
+
 async def provision(
-    nats_settings: NatsSettings, stream_settings: StreamSettings, minio_settings: MinioSettings
+    nats_settings: NatsSettings,
+    stream_settings: StreamSettings,
+    minio_settings: MinioSettings,
+    retention_settings: RetentionSettings,
 ) -> None:
     """Make NATS and the S3 server ready for the services."""
     client = await connect(nats_settings, "provision")
@@ -51,12 +77,20 @@ async def provision(
         await client.shut()
     async with BlobStore(minio_settings) as blobs:
         await blobs.create_bucket()
+        await blobs.set_max_age(retention_settings.pictures_max_age_days)
     log.info("provisioned")
 
 
 def main() -> None:
     configure_logs(load_settings(LogSettings), "provision")
-    asyncio.run(provision(load_settings(NatsSettings), load_settings(StreamSettings), load_settings(MinioSettings)))
+    asyncio.run(
+        provision(
+            load_settings(NatsSettings),
+            load_settings(StreamSettings),
+            load_settings(MinioSettings),
+            load_settings(RetentionSettings),
+        )
+    )
 
 
 if __name__ == "__main__":

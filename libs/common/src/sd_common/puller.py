@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -43,15 +44,17 @@ _CLOSE_TIMEOUT_S = 2.0
 class Puller:
     """Takes jobs one at a time. Open with `start`; `close` hands back what was not taken."""
 
-    def __init__(self, client: NatsClient, stream: str, consumer: str) -> None:
+    def __init__(self, client: NatsClient, stream: str, consumer: str, heard: asyncio.Event | None = None) -> None:
+        """`heard` is set at every reply. Pullers that `next_of` waits for at once share it."""
         self._client = client
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox = client.new_inbox()
         self._jobs: asyncio.Queue[Msg] = asyncio.Queue()
-        self._heard = asyncio.Event()
+        self._heard = heard or asyncio.Event()
         self._num_requests = 0
         self._lost_at = 0.0
         self._is_outstanding = False
+        self._was_lost = False
         self._was_refused = False
         self._closing = False
         self._is_interrupted = False
@@ -63,31 +66,18 @@ class Puller:
         """Whether the server refused the last request, as it does where the consumer was deleted."""
         return self._was_refused
 
+    @property
+    def may_bring_a_job(self) -> bool:
+        """Whether a job may come that nobody waits for: a pull is open, or one was never answered."""
+        return self._is_outstanding or self._was_lost or not self._jobs.empty()
+
     async def start(self) -> None:
         """Subscribe to the replies. Nothing is pulled before the first `next`."""
         self._subscription = await self._client.subscribe(f"{self._inbox}.*", cb=self._on_reply)
 
     async def next(self, timeout_s: float) -> Msg | None:
         """A job; None when none came within `timeout_s`, or when interrupted. Safe to cancel. The pull stays open."""
-        loop = asyncio.get_running_loop()
-        self._is_interrupted = False
-        deadline = loop.time() + timeout_s
-        while self._jobs.empty():
-            self._heard.clear()  # before the pull: what is heard during it must not be missed
-            if not self._is_outstanding:
-                await self._pull(_WAITING_REQUEST)
-            now = loop.time()
-            if now >= deadline or self._is_interrupted:
-                return None
-            is_overdue = now >= self._lost_at
-            try:
-                # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the job.
-                async with asyncio.timeout_at(min(deadline, now + _GRACE_S if is_overdue else self._lost_at)):
-                    await self._heard.wait()
-            except TimeoutError:
-                if is_overdue:
-                    await self._lose_request()
-        return self._jobs.get_nowait()
+        return await next_of([self], timeout_s)
 
     def interrupt(self) -> None:
         """End the wait of `next`, if there is one."""
@@ -97,11 +87,12 @@ class Puller:
     async def next_if_any(self) -> Msg | None:
         """A job that waits now, or None. Safe to cancel. Where a pull is open, that pull has what there was."""
         if self._jobs.empty() and not self._is_outstanding:
-            self._heard.clear()
             await self._pull(_HASTY_REQUEST)
             try:
                 async with asyncio.timeout(_HASTY_TIMEOUT_S):
-                    await self._heard.wait()
+                    while self._is_outstanding:  # others may be heard meanwhile
+                        self._heard.clear()
+                        await self._heard.wait()
             except TimeoutError:
                 await self._lose_request()
         return None if self._jobs.empty() else self._jobs.get_nowait()
@@ -145,6 +136,40 @@ class Puller:
         self._lost_at = asyncio.get_running_loop().time() + _LOST_AFTER_S
 
     async def _lose_request(self) -> None:
+        self._was_lost |= self._is_outstanding
         self._is_outstanding = False
         self._was_refused = False
         self._heard.set()
+
+
+async def next_of(pullers: Sequence[Puller], timeout_s: float) -> Msg | None:
+    """A job of whichever puller has one first, the earlier ones before the later. They share `heard`.
+
+    Otherwise as `Puller.next`: safe to cancel, and all pulls stay open.
+    """
+    loop = asyncio.get_running_loop()
+    heard = pullers[0]._heard
+    for puller in pullers:
+        puller._is_interrupted = False
+    deadline = loop.time() + timeout_s
+    while True:
+        for puller in pullers:
+            if not puller._jobs.empty():
+                return puller._jobs.get_nowait()
+        heard.clear()  # before the pulls: what is heard during them must not be missed
+        for puller in pullers:
+            if not puller._is_outstanding:
+                await puller._pull(_WAITING_REQUEST)
+        now = loop.time()
+        if now >= deadline or any(puller._is_interrupted for puller in pullers):
+            return None
+        lost_at = min(puller._lost_at for puller in pullers)
+        is_overdue = now >= lost_at
+        try:
+            # Not `wait_for`: in Python 3.11 it swallows a cancellation that comes together with the job.
+            async with asyncio.timeout_at(min(deadline, now + _GRACE_S if is_overdue else lost_at)):
+                await heard.wait()
+        except TimeoutError:
+            for puller in pullers:
+                if is_overdue and now >= puller._lost_at:
+                    await puller._lose_request()

@@ -6,7 +6,9 @@ import sys
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from sd_common.parameters import MAX_PROMPT_CHARS, MAX_STEPS
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"", "0", "false", "no", "off"})
@@ -25,6 +27,20 @@ def parse_flag(value: Any) -> Any:
 
 
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
+
+
+def split_at_commas(text: str) -> list[str]:
+    """What stands between commas, without spaces around it and without what is empty."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_names(value: Any) -> Any:
+    """Names separated by commas."""
+    return split_at_commas(value) if isinstance(value, str) else value
+
+
+#: pydantic-settings would take the variable for JSON.
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)]
 
 
 class Settings(BaseSettings):
@@ -61,7 +77,19 @@ class StreamSettings(Settings):
         default=86_400, ge=60, description="Seconds for which the events of a task can be read."
     )
     jobs_max_per_model: int = Field(
-        default=10_000, ge=1, description="Jobs a model's queue holds; a submission beyond them is refused with 429."
+        default=10_000,
+        ge=1,
+        description="Jobs that each lane of a model's queue holds; a submission beyond them is refused with 429.",
+    )
+
+
+class RetentionSettings(Settings):
+    """How long pictures are kept; only provisioning reads these."""
+
+    pictures_max_age_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Days after which the S3 server deletes a picture, made or uploaded. Default: kept for ever.",
     )
 
 
@@ -81,7 +109,21 @@ class PictureSettings(Settings):
 
     max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1024, description="Largest picture taken, in bytes.")
     max_picture_pixels: int = Field(
-        default=2048 * 2048, ge=64 * 64, description="Largest picture taken, in pixels once decoded."
+        default=2048 * 2048, ge=64 * 64, description="Largest picture taken, in pixels once decoded, or made."
+    )
+
+
+class TaskSettings(PictureSettings):
+    """What a task may ask for, and how large its pictures may be."""
+
+    allowed_models: Names = Field(
+        default=(),
+        description="Names of the models that tasks may use, separated by commas; `*` and `?` stand for other "
+        "characters, and `owner/name@*` for revisions. Empty: all.",
+    )
+    max_steps: int = Field(default=MAX_STEPS, ge=1, le=MAX_STEPS, description="Most denoising steps of a task.")
+    max_prompt_chars: int = Field(
+        default=MAX_PROMPT_CHARS, ge=1, le=MAX_PROMPT_CHARS, description="Longest prompt, in characters."
     )
 
 

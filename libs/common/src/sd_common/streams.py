@@ -15,13 +15,16 @@ from nats.js.api import (
 
 from sd_common import subjects
 from sd_common.settings import StreamSettings
+from sd_common.subjects import ModelLane
 
 JOBS = "JOBS"
 EVENTS = "EVENTS"
 USERS_BUCKET = "users"
+IDEMPOTENCY_KEYS_BUCKET = "idempotency_keys"
 
-#: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker.
-ACK_WAIT_S = 30.0
+#: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker, unless the
+#: workers' settings say otherwise.
+DEFAULT_ACK_WAIT_S = 30.0
 #: A retried submission with the same task_id is one job within this many seconds.
 DUPLICATE_WINDOW_S = 120.0
 
@@ -30,7 +33,7 @@ def jobs_stream(settings: StreamSettings) -> StreamConfig:
     """Work to do. A job stays until it is acknowledged."""
     return StreamConfig(
         name=JOBS,
-        subjects=[subjects.JOBS],
+        subjects=list(subjects.JOBS),
         retention=RetentionPolicy.WORK_QUEUE,
         storage=StorageType.FILE,
         num_replicas=settings.nats_replicas,
@@ -64,15 +67,32 @@ def users_bucket(settings: StreamSettings) -> KeyValueConfig:
     )
 
 
-def jobs_consumer(key: str) -> ConsumerConfig:
-    """The consumer of one model's jobs, shared by all workers. `max_deliver` is unbounded: a worker counts attempts
-    itself, since a message past `max_deliver` stays in the stream and counts as backlog."""
+def idempotency_keys_bucket(settings: StreamSettings) -> KeyValueConfig:
+    """The task of each `Idempotency-Key`, for as long as its events can be read."""
+    return KeyValueConfig(
+        bucket=IDEMPOTENCY_KEYS_BUCKET,
+        history=1,
+        ttl=settings.events_max_age_s,
+        storage=StorageType.FILE,
+        replicas=settings.nats_replicas,
+        direct=True,
+    )
+
+
+def jobs_consumer_name(lane: ModelLane) -> str:
+    """A model key ends in hex digits: none is the name of another model's lane."""
+    return lane.model_key if lane.lane == "rest" else f"{lane.model_key}-{lane.lane}"
+
+
+def jobs_consumer(lane: ModelLane, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> ConsumerConfig:
+    """The consumer of one lane of a model's jobs, shared by all workers. `max_deliver` is unbounded: a worker counts
+    attempts itself, since a message past `max_deliver` stays in the stream and counts as backlog."""
     return ConsumerConfig(
-        name=key,
-        durable_name=key,
-        filter_subject=subjects.jobs_of_key(key),
+        name=jobs_consumer_name(lane),
+        durable_name=jobs_consumer_name(lane),
+        filter_subject=lane.jobs,
         ack_policy=AckPolicy.EXPLICIT,
-        ack_wait=ACK_WAIT_S,
+        ack_wait=ack_wait_s,
         max_deliver=-1,
         max_ack_pending=10_000,
         max_waiting=4096,

@@ -1,6 +1,7 @@
 """Every NATS subject of the service, built and parsed in one place.
 
-    jobs.<model_key>                          stream JOBS
+    jobs.<model_key>                          stream JOBS, lane `rest`
+    jobs.<model_key>.<lane>                   stream JOBS, lanes `first` and `next`
     events.<user>.<session>.<task_id>         stream EVENTS
     feed.<user>.<session>.<task_id>           EVENTS republished once stored, with the header `Nats-Sequence`
     progress.<user>.<session>.<task_id>       core, not stored
@@ -22,9 +23,11 @@ from typing import Literal
 
 from sd_common.errors import SubjectError
 from sd_common.keys import key_of_name
+from sd_common.lanes import Lane
 from sd_common.model_names import model_key
 
-JOBS = "jobs.*"
+JOBS = ("jobs.*", "jobs.*.first", "jobs.*.next")
+JOBS_OF_ALL_LANES = "jobs.>"
 EVENTS = "events.>"
 FEED = "feed.>"
 CANCELS = "cancels.*"
@@ -65,6 +68,22 @@ class TaskRef:
         return f"cancels.{self.task_id}"
 
 
+@dataclass(frozen=True)
+class ModelLane:
+    """One lane of a model's queue."""
+
+    model_key: str
+    lane: Lane
+
+    def __post_init__(self) -> None:
+        check_token(self.model_key)
+
+    @property
+    def jobs(self) -> str:
+        """The subject of its jobs. That of `rest` is the model's own, which is for whoever knows of no lanes."""
+        return f"jobs.{self.model_key}" if self.lane == "rest" else f"jobs.{self.model_key}.{self.lane}"
+
+
 def check_token(name: str) -> str:
     """Return `name`, or raise `SubjectError` where it is not one subject token."""
     if not _TOKEN.fullmatch(name):
@@ -72,22 +91,19 @@ def check_token(name: str) -> str:
     return name
 
 
-def jobs_of(model: str) -> str:
-    """The subject of a model's jobs."""
-    return f"jobs.{model_key(model)}"
+def jobs_of(model: str, lane: Lane = "rest") -> str:
+    """The subject of a model's jobs in a lane."""
+    return ModelLane(model_key(model), lane).jobs
 
 
-def jobs_of_key(key: str) -> str:
-    """The subject of the jobs of a model key."""
-    return f"jobs.{check_token(key)}"
-
-
-def key_of_jobs(subject: str) -> str:
-    """The model key that a job's subject names."""
-    prefix, _, key = subject.partition(".")
-    if prefix != "jobs":
-        raise SubjectError(f"'{subject}' is not a subject of jobs")
-    return check_token(key)
+def parse_jobs_subject(subject: str) -> ModelLane:
+    """The lane that a job's subject names."""
+    match subject.split("."):
+        case ["jobs", key]:
+            return ModelLane(key, "rest")
+        case ["jobs", key, "first" | "next" as lane]:
+            return ModelLane(key, lane)
+    raise SubjectError(f"'{subject}' is not a subject of jobs")
 
 
 def events_of_task(user: str, task_id: str) -> str:

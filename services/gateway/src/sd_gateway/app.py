@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack
 import structlog
 from aiohttp import web
 
-from sd_common.blob_store import BlobStore
+from sd_common.blob_store import SHORT_PATIENCE, BlobStore
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
+from sd_common.queue_position import QueuePositions
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
@@ -26,12 +27,17 @@ from sd_gateway.http.operations import add_operations
 from sd_gateway.http.routes import OPERATIONS
 from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
 from sd_gateway.http.service import add_documents
+from sd_gateway.idempotency_keys import IdempotencyKeys
+from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
+from sd_gateway.remote_pictures import INTERNET, Reach, RemotePictures
+from sd_gateway.request_rates import RequestRates
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
 from sd_gateway.task_pages import TaskPages
+from sd_gateway.unfinished_tasks import UnfinishedTasks
 from sd_gateway.websocket import Websockets
 
 log = structlog.get_logger(__name__)
@@ -50,8 +56,15 @@ _BODY_BYTES_PER_PICTURE_BYTE = 3
 class GatewayApp:
     """One gateway process, or the gateway's part of one."""
 
-    def __init__(self, settings: GatewaySettings, nats_settings: NatsSettings, minio_settings: MinioSettings) -> None:
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        nats_settings: NatsSettings,
+        minio_settings: MinioSettings,
+        reach: Reach = INTERNET,
+    ) -> None:
         self._settings = settings
+        self._reach = reach
         self._nats_settings = nats_settings
         self._minio_settings = minio_settings
         self._stack = AsyncExitStack()
@@ -64,9 +77,17 @@ class GatewayApp:
         async with AsyncExitStack() as stack:
             self._client = NatsClient(self._nats_settings, "gateway")
             stack.push_async_callback(self._client.shut)
-            blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
-            self._parts = self._wire(self._client, blobs)
+            blobs = await stack.enter_async_context(BlobStore(self._minio_settings, SHORT_PATIENCE))
+            remote_pictures = RemotePictures(
+                self._settings.remote_images,
+                self._settings.max_upload_bytes,
+                self._settings.remote_images_timeout_s,
+                self._reach,
+            )
+            await stack.enter_async_context(remote_pictures)
+            self._parts = self._wire(self._client, blobs, remote_pictures)
             stack.callback(self._parts.feed.stop)
+            stack.callback(self._parts.unfinished_tasks.stop)
             self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
             stack.callback(self._starting.cancel)
             runner = GatewayRunner(
@@ -109,24 +130,31 @@ class GatewayApp:
             return None
         return f"{self._settings.base_url}/txt2img?{self._settings.link_query}&token={token.access_token}"
 
-    def _wire(self, client: NatsClient, blobs: BlobStore) -> Parts:
+    def _wire(self, client: NatsClient, blobs: BlobStore, remote_pictures: RemotePictures) -> Parts:
         settings = self._settings
         task_log = TaskLog(client)
         queue = JobQueue(client)
         auth = AuthClient(client)
         feed = EventFeed(client, task_log)
-        input_pictures = InputPictures(blobs, settings.base_url, settings)
+        input_pictures = InputPictures(blobs, remote_pictures, settings.base_url, settings)
+        unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
+        submitter = Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
         return Parts(
             settings=settings,
+            nats=client,
             auth=auth,
             authenticator=Authenticator(auth),
+            request_rates=RequestRates(settings.requests_per_s),
             blobs=blobs,
             task_log=task_log,
             task_pages=TaskPages(task_log),
             feed=feed,
             served_models=ServedModels(client),
             input_pictures=input_pictures,
-            submitter=Submitter(queue, task_log, input_pictures, settings),
+            submitter=submitter,
+            idempotent_submitter=IdempotentSubmitter(IdempotencyKeys(client), task_log, submitter),
+            unfinished_tasks=unfinished_tasks,
+            queue_positions=QueuePositions(client),
             aborter=Aborter(client, queue, task_log),
             websockets=Websockets(client, feed, task_log, settings),
             readiness=self._readiness,
@@ -134,7 +162,13 @@ class GatewayApp:
 
     async def _start_parts(self) -> None:
         parts = self._parts
-        for start in (self._client.open, parts.feed.start, parts.served_models.start, parts.authenticator.fetch_keys):
+        for start in (
+            self._client.open,
+            parts.feed.start,
+            parts.served_models.start,
+            parts.authenticator.fetch_keys,
+            parts.unfinished_tasks.start,
+        ):
             while True:
                 try:
                     await start()
@@ -168,7 +202,7 @@ class GatewayApp:
 
 def create_web_app(parts: Parts) -> web.Application:
     """The aiohttp application."""
-    limit = _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
+    limit = parts.settings.max_body_bytes or _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
     app = web.Application(middlewares=[problem_middleware], client_max_size=limit)
     app[PARTS] = parts
     add_operations(app, OPERATIONS)

@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 import structlog
 
-from sd_common.auth_messages import ALGORITHM, AUDIENCE, ISSUER
+from sd_common.auth_messages import ALGORITHM, AUDIENCE, ISSUER, PUBLIC_USER
 from sd_common.subjects import check_token
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.errors import AccountRefused, NotAuthenticated
@@ -33,6 +33,11 @@ class Identity:
 
     user: str
     session: str
+
+    @property
+    def holder(self) -> str:
+        """Whom limits count for: the user, but each session of the public user, since those are different people's."""
+        return f"{self.user}.{self.session}" if self.user == PUBLIC_USER else self.user
 
 
 class Authenticator:

@@ -1,14 +1,17 @@
 """Errors of the gateway. Only `http/problems.py` turns them, and those of `sd_common`, into HTTP.
 
 GatewayError
-├── NotAuthenticated    no token, or one that is not valid
-├── AccountRefused      the auth service refused: wrong password, name taken, sign-up disabled
-├── TaskNotFound        the user has no such task
-├── TaskAborted         a task that a request waited for was aborted
-├── UnsupportedBody     a body of a type that the operation does not take
-├── MalformedBody       a body that cannot be read at all
-├── BodyTooLarge        a body beyond the limit
-└── InvalidInput        fields that are wrong, each with a sentence
+├── NotAuthenticated       no token, or one that is not valid
+├── AccountRefused         the auth service refused: wrong password, name taken, sign-up disabled
+├── TooManyUnfinishedTasks the user is at the limit
+├── IdempotencyKeyReused   another body came under this key before
+├── TaskNotFound           the user has no such task
+├── TaskAborted            a task that a request waited for was aborted
+├── UnsupportedBody        a body of a type that the operation does not take
+├── MalformedBody          a body that cannot be read at all
+├── BodyTooLarge           a body beyond the limit
+├── TooManyRequests        more at once, or in a second, than one user may ask for
+└── InvalidInput           fields that are wrong, each with a sentence
 """
 
 from __future__ import annotations
@@ -33,6 +36,26 @@ class AccountRefused(GatewayError):
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
         self.status = status
+
+
+class TooManyUnfinishedTasks(GatewayError):
+    """The user is at the limit."""
+
+    def __init__(self, max_per_user: int) -> None:
+        super().__init__(
+            f"You have {max_per_user:,} unfinished tasks, the most that a user may have: "
+            "try again when some have ended, or abort some with DELETE /task/{task_id}"
+        )
+
+
+class IdempotencyKeyReused(GatewayError):
+    """Another body came under this key before."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key came with another body before: "
+            "repeat that body to get its task, or take a new key for a new task"
+        )
 
 
 class TaskNotFound(GatewayError):
@@ -60,6 +83,14 @@ class MalformedBody(GatewayError):
 
 class BodyTooLarge(GatewayError):
     """A body beyond the limit."""
+
+
+class TooManyRequests(GatewayError):
+    """More at once, or in a second, than one user may ask for."""
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,13 @@ _NUM_RECENT = 2000
 
 
 class EventFeed:
-    """Listeners by session and by task. They are called in the order of the stream and must not block."""
+    """Listeners of all events, of a session's and of a task's. They are called in the order of the stream, and must not
+    block."""
 
     def __init__(self, client: NatsClient, task_log: TaskLog) -> None:
         self._client = client
         self._task_log = task_log
+        self._of_all: list[Listener] = []
         self._of_session: defaultdict[tuple[str, str], set[Listener]] = defaultdict(set)
         self._of_task: defaultdict[str, set[Listener]] = defaultdict(set)
         #: What was told lately, for those who have read the log up to the end that a lagging replica shows.
@@ -73,6 +75,10 @@ class EventFeed:
     async def has_come_to(self, sequence: int) -> bool:
         """Whether the stream has an event of this sequence, or had. Raises `Unavailable`."""
         return sequence <= self._last_sequence or sequence <= await self._task_log.last_sequence()
+
+    def on_event(self, listener: Listener) -> None:
+        """Call `listener` with every event, for good."""
+        self._of_all.append(listener)
 
     @contextlib.contextmanager
     def session_listener(self, user: str, session: str, listener: Listener) -> Iterator[None]:
@@ -145,7 +151,8 @@ class EventFeed:
         self._last_sequence = event.sequence
         self.recent.add(event)
         ref = event.ref
-        for listener in (*self._of_session.get((ref.user, ref.session), ()), *self._of_task.get(ref.task_id, ())):
+        of_session, of_task = self._of_session.get((ref.user, ref.session), ()), self._of_task.get(ref.task_id, ())
+        for listener in (*self._of_all, *of_session, *of_task):
             try:
                 listener(event)
             except Exception:

@@ -1,6 +1,7 @@
 """Pictures that a task starts from: checked, and stored as blobs, before the task is queued.
 
-So a job is small, does not change, and a worker needs no way out to the internet.
+So a job is small, does not change, and a worker needs no way out to the internet: the pictures of other hosts are
+fetched here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_common.pictures import open_picture
 from sd_common.settings import PictureSettings
 from sd_gateway.errors import FieldError, InvalidInput
+from sd_gateway.remote_pictures import RemotePictures
+from sd_gateway.remote_urls import is_remote
 
 Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
 
@@ -30,17 +33,23 @@ _FIELDS = ("initial_image", "mask")
 class InputPictures:
     """Takes pictures in, for tasks and for uploads."""
 
-    def __init__(self, blobs: BlobStore, base_url: str, limits: PictureSettings) -> None:
+    def __init__(self, blobs: BlobStore, remote: RemotePictures, base_url: str, limits: PictureSettings) -> None:
         self._blobs = blobs
+        self._remote = remote
         self._base_url = base_url
         self._limits = limits
 
-    async def stored(self, parameters: Parameters) -> Parameters:
-        """`parameters` with every picture named by its blob URL. Raises `InvalidInput`, with an entry per picture."""
+    async def stored(self, parameters: Parameters, holder: str) -> Parameters:
+        """`parameters` of `holder` with every picture named by its blob URL.
+
+        Raises `InvalidInput`, with an entry per picture; `TooManyRequests`; `Unavailable`.
+        """
         urls = {name: getattr(parameters, name) for name in _FIELDS if hasattr(parameters, name)}
         if not urls:
             return parameters
-        results = await asyncio.gather(*(self._stored_url(url) for url in urls.values()), return_exceptions=True)
+        results = await asyncio.gather(
+            *(self._stored_url(url, holder) for url in urls.values()), return_exceptions=True
+        )
         errors: list[FieldError] = []
         blob_urls: dict[str, str] = {}
         for name, result in zip(urls, results, strict=True):
@@ -62,7 +71,7 @@ class InputPictures:
         await self._blobs.put(blob_id, data, picture.content_type)
         return blob_url(self._base_url, blob_id)
 
-    async def _stored_url(self, url: str) -> str:
+    async def _stored_url(self, url: str, holder: str) -> str:
         if match := _DATA_URL.fullmatch(url):
             try:
                 data = base64.b64decode(match["base64"], validate=True)
@@ -72,9 +81,6 @@ class InputPictures:
         if blob_id := blob_id_of(self._base_url, url):
             await self._blobs.check_exists(blob_id)
             return blob_url(self._base_url, blob_id)
-        if url.startswith(("http://", "https://")):
-            raise PictureError(
-                f"Pictures of other hosts are not fetched: upload yours with POST /blob and give the URL you get, "
-                f"which begins with {self._base_url}/blob/"
-            )
-        raise PictureError("Must be a blob URL of this service, or a `data:image/…;base64,` URL")
+        if is_remote(url):
+            return await self.store(await self._remote.fetch(url, holder))
+        raise PictureError("Must be a blob URL of this service, an http or https URL, or a `data:image/…;base64,` URL")

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Annotated, Self
 
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+
+from sd_common.allowed_models import is_model_allowed
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, PictureSettings, SafetySettings
+from sd_common.settings import Flag, SafetySettings, TaskSettings, split_at_commas
+from sd_gateway.remote_urls import RemoteImages
+
+_HOST_PATTERN = re.compile(r"[a-z0-9*?.:-]+")
 
 
-class GatewaySettings(PictureSettings, SafetySettings):
+def parse_remote_images(value: object) -> object:
+    """`off`, `public`, or patterns of hosts, separated by commas."""
+    if not isinstance(value, str):
+        return value
+    word = value.strip().lower()
+    if word in ("off", "public"):
+        return word
+    patterns = tuple(split_at_commas(word))
+    if not patterns or not all(map(_HOST_PATTERN.fullmatch, patterns)):
+        raise ValueError("must be off, public, or hosts such as images.example.org,*.example.com")
+    return patterns
+
+
+class GatewaySettings(TaskSettings, SafetySettings):
     """What the gateway reads besides NATS_*, MINIO_* and LOG_*."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
@@ -30,12 +51,46 @@ class GatewaySettings(PictureSettings, SafetySettings):
         default=None,
         description="The model of tasks that name none. Default: that of each task kind (see `/docs`).",
     )
+    max_unfinished_tasks_per_user: int = Field(
+        default=1000,
+        ge=0,
+        description="Tasks that a user may have queued and running; a submission beyond them is refused with 429. "
+        "0: no limit. All who use public tokens are one user.",
+    )
+    remote_images: Annotated[RemoteImages, NoDecode, BeforeValidator(parse_remote_images)] = Field(
+        default="off",
+        description="Whether pictures of other hosts are fetched for tasks that start from them: `off`; `public`, from "
+        "all of the internet; or from hosts of these patterns alone, separated by commas (`*.example.org`).",
+    )
+    remote_images_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds that fetching one picture may take, with its redirects."
+    )
     websocket_queue_events: int = Field(
         default=1000, ge=1, description="Events held for a websocket client that reads slowly, before it is closed."
     )
     websocket_send_timeout_s: float = Field(
         default=10.0, gt=0, description="Seconds a websocket client may take to accept one event, before it is closed."
     )
+    max_websockets_per_user: int = Field(
+        default=100, ge=1, description="Websockets that one user may have open at this gateway."
+    )
+    requests_per_s: float = Field(
+        default=50.0,
+        gt=0,
+        description="Requests a second that one user may make at this gateway; ten seconds' worth may come at once.",
+    )
+    max_body_bytes: int | None = Field(
+        default=None,
+        ge=1024,
+        description="Largest body of a request. Default: three times `MAX_UPLOAD_BYTES`, which two pictures as data "
+        "URLs need.",
+    )
     shutdown_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that requests under way have to end once the gateway is told to stop."
     )
+
+    @model_validator(mode="after")
+    def check_that_the_default_model_is_allowed(self) -> Self:
+        if self.default_model is not None and not is_model_allowed(self.default_model, self.allowed_models):
+            raise ValueError(f"DEFAULT_MODEL is '{self.default_model}', which ALLOWED_MODELS does not allow")
+        return self

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 
 import structlog
 
+from sd_common.allowed_models import check_model_allowed
 from sd_common.blob_store import new_blob_id
-from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
+from sd_common.errors import ModelNotAllowed, SequenceConflict, TaskEnded, Unavailable
 from sd_common.events import PendingEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
+from sd_common.lanes import Lane, lane_of
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
+from sd_common.task_limits import exceeded_limits
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.settings import GatewaySettings
+from sd_gateway.unfinished_tasks import UnfinishedTasks
 
 log = structlog.get_logger(__name__)
 
@@ -25,43 +30,59 @@ Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
 
 
 def new_task(identity: Identity) -> TaskRef:
-    """Name a task that is to be submitted. The lines that this request logs from now on tell it."""
-    task_id = str(uuid.uuid4())
-    structlog.contextvars.bind_contextvars(task_id=task_id)
-    return TaskRef(identity.user, identity.session, task_id)
+    """Name a task that is to be submitted."""
+    ref = TaskRef(identity.user, identity.session, str(uuid.uuid4()))
+    bind_task(ref)
+    return ref
+
+
+def bind_task(ref: TaskRef) -> None:
+    """Have the lines that this request logs from now on tell the task."""
+    structlog.contextvars.bind_contextvars(task_id=ref.task_id)
 
 
 class Submitter:
     """Submits tasks."""
 
     def __init__(
-        self, queue: JobQueue, task_log: TaskLog, input_pictures: InputPictures, settings: GatewaySettings
+        self,
+        queue: JobQueue,
+        task_log: TaskLog,
+        input_pictures: InputPictures,
+        unfinished_tasks: UnfinishedTasks,
+        settings: GatewaySettings,
     ) -> None:
         self._queue = queue
         self._task_log = task_log
         self._input_pictures = input_pictures
-        self._default_model = settings.default_model
-        self._safety_filter_required = settings.safety_filter == "required"
+        self._unfinished_tasks = unfinished_tasks
+        self._settings = settings
 
-    async def submit(self, ref: TaskRef, parameters: Parameters) -> None:
-        """Queue the task. When this returns, the task ends in exactly one terminal event.
+    async def submit(self, ref: TaskRef, parameters: Parameters, blob_id: str | None = None) -> None:
+        """Queue the task, with its picture to go to `blob_id` where that was chosen before. When this returns, the task
+        ends in exactly one terminal event.
 
-        Raises `InvalidInput`, `QueueFull`, `Unavailable`.
+        Raises `InvalidInput`, `TooManyRequests`, `TooManyUnfinishedTasks`, `QueueFull`: nothing is queued then; and
+        `Unavailable`.
         """
-        if self._safety_filter_required and not parameters.safety_filter:
-            raise InvalidInput(
-                [FieldError("safety_filter", "The operator requires the safety filter: leave this out, or give true")]
+        default_model = self._settings.default_model
+        if default_model is not None and "model" not in parameters.model_fields_set:
+            parameters = parameters.model_copy(update={"model": default_model})
+        if errors := [FieldError(*error) for error in self._refusals(parameters)]:
+            raise InvalidInput(errors)
+        with self._unfinished_tasks.admitted(ref) as num_others:
+            job = Job(
+                task_id=ref.task_id,
+                user=ref.user,
+                session=ref.session,
+                blob_id=blob_id or new_blob_id(),
+                parameters=await self._input_pictures.stored(parameters, Identity(ref.user, ref.session).holder),
             )
-        if self._default_model is not None and "model" not in parameters.model_fields_set:
-            parameters = parameters.model_copy(update={"model": self._default_model})
-        job = Job(
-            task_id=ref.task_id,
-            user=ref.user,
-            session=ref.session,
-            blob_id=new_blob_id(),
-            parameters=await self._input_pictures.stored(parameters),
-        )
-        job_sequence = await self._queue.publish(job)
+            await self._queue_job(job, lane_of(num_others))
+
+    async def _queue_job(self, job: Job, lane: Lane) -> None:
+        ref = job.ref
+        job_sequence = await self._queue.publish(job, lane)
         try:
             await self._task_log.append(ref, PendingEvent(task_id=ref.task_id, job_sequence=job_sequence), NO_EVENT)
         except (SequenceConflict, TaskEnded):
@@ -69,3 +90,13 @@ class Submitter:
         except Unavailable:
             # The job is stored, so the task is accepted: the worker that takes it writes `pending`.
             log.warning("pending_event_left_to_worker", task_id=ref.task_id)
+
+    def _refusals(self, parameters: Parameters) -> Iterator[tuple[str, str]]:
+        """What the operator does not allow: fields, each with a sentence."""
+        if self._settings.safety_filter == "required" and not parameters.safety_filter:
+            yield "safety_filter", "The operator requires the safety filter: leave this out, or give true"
+        try:
+            check_model_allowed(parameters.model, self._settings.allowed_models)
+        except ModelNotAllowed as error:
+            yield "model", str(error)
+        yield from exceeded_limits(parameters, self._settings)

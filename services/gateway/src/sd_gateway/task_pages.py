@@ -1,8 +1,8 @@
 """A user's tasks, newest first, a page at a time.
 
-No list is kept. A task stands where its `pending` event stands in the log: so what is added, or goes on, moves no task
-from one page to another. The log can be read forwards alone, so a page looks for a place before its end that has a
-bounded number of the user's events after it, by how many there are from a sequence on, and reads from there.
+No list is kept. A task stands where its first event, `pending`, stands in the log: so what is added, or goes on, moves
+no task from one page to another. The log can be read forwards alone, so a page looks for a place before its end that
+has a bounded number of the user's events after it, by how many there are from a sequence on, and reads from there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 
 from sd_common import subjects
 from sd_common.auth_messages import PUBLIC_USER
+from sd_common.events import PendingEvent
 from sd_common.task_log import LoggedEvent, TaskLog
 from sd_gateway.authn import Identity
 
@@ -89,8 +90,12 @@ class TaskPages:
         async for event in self._task_log.replay(events, start, batch=num_window):
             if event.sequence >= end:
                 return
-            if event.event_type == "pending":
+            if event.event_type == "pending" and not _is_hand_back(event):
                 yield event
+
+
+def _is_hand_back(event: LoggedEvent) -> bool:
+    return isinstance(event.event, PendingEvent) and event.event.handed_back_by is not None
 
 
 def _events_of(identity: Identity) -> str:

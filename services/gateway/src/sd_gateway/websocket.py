@@ -3,7 +3,7 @@
 A stalled socket delays nobody: events are put into queues without waiting, and a client whose queue is full, or that
 does not accept an event in time, is closed. Progress is dropped before that; stored events never are.
 
-A client that names the last sequence that it has (`since`) gets what came after it from the log first (ADR 18).
+A client that names the last sequence that it has (`since`) gets what came after it from the log first (ADR 21).
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -45,6 +48,7 @@ class _Client:
 
     socket: web.WebSocketResponse
     transport: asyncio.Transport | None
+    holder: str
 
     async def close(self, code: WSCloseCode, reason: str) -> None:
         """Say why, and close. A client that does not even read that is cut off."""
@@ -79,7 +83,7 @@ class Websockets:
         self._feed = feed
         self._task_log = task_log
         self._settings = settings
-        self._clients: set[_Client] = set()
+        self._clients: defaultdict[str, set[_Client]] = defaultdict(set)
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
         """Complete the handshake."""
@@ -102,20 +106,23 @@ class Websockets:
         progress: bool,
     ) -> None:
         """Send the session's events until the client goes away: those after the sequence `since` first, where given."""
-        client = _Client(accepted, request.transport)
+        client = _Client(accepted, request.transport, identity.holder)
+        max_clients = self._settings.max_websockets_per_user
+        if len(self._clients.get(client.holder, ())) >= max_clients:
+            await client.close(WSCloseCode.TRY_AGAIN_LATER, f"You have {max_clients} websockets here: close one first")
+            return
         outbox = Outbox(self._settings.websocket_queue_events)
 
         async def on_progress(message: Msg) -> None:
             outbox.put_if_roomy(message.data)
 
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(self._registered(client))
             stack.enter_context(self._feed.session_listener(identity.user, identity.session, outbox.put))
             if progress:
                 subject = subjects.progress_of_session(identity.user, identity.session)
                 subscription = await self._nats.subscribe(subject, cb=on_progress)
                 stack.push_async_callback(subscription.unsubscribe)
-            self._clients.add(client)
-            stack.callback(self._clients.discard, client)
             sending = asyncio.create_task(self._send_all(client, outbox, identity, since), name="websocket-send")
             stack.callback(sending.cancel)
             async for _ in accepted:
@@ -123,7 +130,18 @@ class Websockets:
 
     async def close_all(self) -> None:
         """Tell every client that this gateway goes away."""
-        await asyncio.gather(*(client.close(WSCloseCode.GOING_AWAY, "Gateway is stopping") for client in self._clients))
+        clients = chain.from_iterable(self._clients.values())
+        await asyncio.gather(*(client.close(WSCloseCode.GOING_AWAY, "Gateway is stopping") for client in clients))
+
+    @contextlib.contextmanager
+    def _registered(self, client: _Client) -> Iterator[None]:
+        self._clients[client.holder].add(client)
+        try:
+            yield
+        finally:
+            self._clients[client.holder].discard(client)
+            if not self._clients[client.holder]:
+                del self._clients[client.holder]
 
     async def _send_all(self, client: _Client, outbox: Outbox, identity: Identity, since: int | None) -> None:
         try:

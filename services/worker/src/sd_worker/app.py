@@ -64,14 +64,14 @@ class WorkerApp:
             handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, settings)
             source = JobSource(
                 self._client,
-                JobQueue(self._client),
+                JobQueue(self._client, settings.job_ack_wait_s),
                 engine.resident_models,
                 settings.model_swap_after_s,
                 settings.worker_name,
             )
             await cancellations.start()
             engine.start()
-            self._consumer = JobConsumer(source, engine, handler, events)
+            self._consumer = JobConsumer(source, engine, handler, events, settings.job_ack_wait_s)
             stack.push_async_callback(self._drain, self._consumer, engine)
             await warm_up(engine, settings.preload_models)
             self._consumer.start()

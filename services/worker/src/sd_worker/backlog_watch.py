@@ -18,11 +18,12 @@ from nats.aio.subscription import Subscription
 from pydantic import ValidationError
 
 from sd_common import subjects
-from sd_common.backlog import Backlog, ModelBacklog
+from sd_common.backlog import Backlog, LaneBacklog
 from sd_common.job_queue import JobQueue
 from sd_common.messages import now
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
+from sd_common.subjects import ModelLane
 from sd_worker.spread import spread_s
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ class BacklogWatch:
         self._worker = worker
         self._on_news = on_news
         self._subscription: Subscription | None = None
-        self._models: dict[str, ModelBacklog] = {}
+        self._lanes: dict[ModelLane, LaneBacklog] = {}
         self._kept_at: float | None = None
         self._asks_after_s = INTERVAL_S
         self._is_own = False
@@ -69,7 +70,7 @@ class BacklogWatch:
                 await self._subscription.unsubscribe()
             self._subscription = None
 
-    async def current(self) -> list[ModelBacklog]:
+    async def current(self) -> list[LaneBacklog]:
         """What waits, at most `INTERVAL_S` old, asked for where nobody has told it. Raises `Unavailable`."""
         loop = asyncio.get_running_loop()
         if self._kept_at is None or loop.time() - self._kept_at >= INTERVAL_S:
@@ -79,7 +80,7 @@ class BacklogWatch:
             with contextlib.suppress(nats.errors.Error):  # the others ask for themselves
                 await self._client.publish(subjects.BACKLOG, backlog.model_dump_json().encode())
         kept_at = self._kept_at or 0.0
-        return [_aged(model, loop.time() - kept_at) for model in self._models.values()]
+        return [_aged(lane, loop.time() - kept_at) for lane in self._lanes.values()]
 
     def asks_in_s(self) -> float:
         """Seconds until this worker, if idle, should ask itself."""
@@ -87,22 +88,22 @@ class BacklogWatch:
             return 0.0
         return max(self._kept_at + self._asks_after_s - asyncio.get_running_loop().time(), 0.0)
 
-    def took_one(self, model_key: str) -> None:
-        """Correct the copy: a job of this model has been taken. The others are taken to have come evenly since."""
-        model = self._models.get(model_key)
-        if model is None or model.num_waiting <= 1:
-            self.found_none(model_key)
+    def took_one(self, lane: ModelLane) -> None:
+        """Correct the copy: a job of this lane has been taken. The others are taken to have come evenly since."""
+        backlog = self._lanes.get(lane)
+        if backlog is None or backlog.num_waiting <= 1:
+            self.found_none(lane)
             return
-        num_waiting = model.num_waiting - 1
-        wait_s = model.oldest_wait_s * num_waiting / model.num_waiting
-        self._models[model_key] = model.model_copy(update={"num_waiting": num_waiting, "oldest_wait_s": wait_s})
+        num_waiting = backlog.num_waiting - 1
+        wait_s = backlog.oldest_wait_s * num_waiting / backlog.num_waiting
+        self._lanes[lane] = backlog.model_copy(update={"num_waiting": num_waiting, "oldest_wait_s": wait_s})
 
-    def found_none(self, model_key: str) -> None:
-        """Correct the copy: no job of this model can be had."""
-        self._models.pop(model_key, None)
+    def found_none(self, lane: ModelLane) -> None:
+        """Correct the copy: no job of this lane can be had."""
+        self._lanes.pop(lane, None)
 
     def _keep(self, backlog: Backlog, *, is_own: bool) -> None:
-        self._models = {model.model_key: model for model in backlog.models}
+        self._lanes = {lane.model_lane: lane for lane in backlog.lanes}
         self._kept_at = asyncio.get_running_loop().time()
         self._asks_after_s = INTERVAL_S + spread_s(_SPREAD_S)
         self._is_own = is_own
@@ -122,7 +123,7 @@ class BacklogWatch:
         self._on_news()
 
 
-def _aged(model: ModelBacklog, age_s: float) -> ModelBacklog:
-    if not model.num_waiting:
-        return model
-    return model.model_copy(update={"oldest_wait_s": model.oldest_wait_s + age_s})
+def _aged(lane: LaneBacklog, age_s: float) -> LaneBacklog:
+    if not lane.num_waiting:
+        return lane
+    return lane.model_copy(update={"oldest_wait_s": lane.oldest_wait_s + age_s})

@@ -23,7 +23,6 @@ from sd_common.errors import TaskEnded, Unavailable
 from sd_common.jobs import Job, JobHead
 from sd_common.logs import bound_task
 from sd_common.retries import retried_while_away
-from sd_common.streams import ACK_WAIT_S
 from sd_common.tracing import continued_trace
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, TaskLost
@@ -33,7 +32,8 @@ from sd_worker.run_task import TaskHandler
 
 log = structlog.get_logger(__name__)
 
-_IN_PROGRESS_INTERVAL_S = ACK_WAIT_S / 3
+#: How often a job is told to be in progress within its ack_wait: two such messages may get lost.
+_NUM_TOLD_PER_ACK_WAIT = 3
 #: Pause before a job is given out again whose parts did not answer.
 _RETRY_DELAY_S = 5.0
 _PAUSE_S = 1.0
@@ -46,11 +46,20 @@ _MAX_FAILED_DELIVERIES = 10
 class JobConsumer:
     """Runs jobs until it is told to drain."""
 
-    def __init__(self, source: JobSource, engine: EngineBridge, handler: TaskHandler, events: EventPublisher) -> None:
+    def __init__(
+        self,
+        source: JobSource,
+        engine: EngineBridge,
+        handler: TaskHandler,
+        events: EventPublisher,
+        ack_wait_s: float,
+    ) -> None:
         self._source = source
         self._engine = engine
         self._handler = handler
         self._events = events
+        self._num_refused = 0
+        self._in_progress_every_s = ack_wait_s / _NUM_TOLD_PER_ACK_WAIT
         self._taking: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         #: Why no jobs can be taken at the moment.
@@ -60,7 +69,9 @@ class JobConsumer:
         self._taking = asyncio.create_task(self._take_jobs(), name="take-jobs")
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take no more jobs, and wait until those taken have ended. Returns whether they have within `timeout_s`."""
+        """Take no more jobs, hand back those that have not begun, and wait until the others have ended. Returns whether
+        they have within `timeout_s`."""
+        self._handler.drain()
         if self._taking is not None:
             while not self._taking.done():  # nats-py swallows a cancellation here and there
                 self._taking.cancel()
@@ -115,7 +126,7 @@ class JobConsumer:
                     await self._refuse(message, error)
                     return
                 with bound_task(job.task_id):
-                    async with _kept_in_progress(message):
+                    async with _kept_in_progress(message, self._in_progress_every_s):
                         await self._run(message, job, has_come)
         finally:
             has_come()
@@ -125,7 +136,8 @@ class JobConsumer:
         reason = "The job cannot be read: " + "; ".join(
             f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors(include_input=False)
         )
-        log.error("not_a_job", subject=message.subject, reason=reason)
+        self._num_refused += 1
+        log.error("not_a_job", subject=message.subject, reason=reason, num_refused=self._num_refused)
         try:
             with contextlib.suppress(ValidationError, TaskEnded):
                 ref = JobHead.model_validate_json(message.data).ref
@@ -186,12 +198,12 @@ async def _acknowledge(message: Msg) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _kept_in_progress(message: Msg) -> AsyncIterator[None]:
+async def _kept_in_progress(message: Msg, every_s: float) -> AsyncIterator[None]:
     """The server gives the job to nobody else while inside."""
 
     async def keep() -> None:
         while True:
-            await asyncio.sleep(_IN_PROGRESS_INTERVAL_S)
+            await asyncio.sleep(every_s)
             with contextlib.suppress(nats.errors.Error):
                 await message.in_progress()
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from sd_worker.engine.tasks import EngineTask, KnownModel, Load, Outcome, Progress
+from sd_worker.engine.errors import EngineStopped
+from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, Outcome, Progress
 
 #: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full
 #: one, and a little that waits to fill the place of what ends.
@@ -20,6 +21,7 @@ class EngineLike(Protocol):
     def start(self) -> None: ...
     def submit(self, task: EngineTask) -> None: ...
     def cancel(self, task_id: str) -> None: ...
+    def drain(self) -> None: ...
     def stop(self, timeout_s: float) -> bool: ...
     def has_failed(self) -> bool: ...
     def resident_models(self) -> Sequence[str]: ...
@@ -74,7 +76,10 @@ class EngineBridge:
 
     async def run(self, task: EngineTask, on_progress: Callable[[Progress], None]) -> Outcome:
         """Run `task` to its outcome. `on_progress` is called on the event loop."""
-        self._engine.submit(task)  # refused while a task of its id runs; what it tells comes in later turns of the loop
+        try:
+            self._engine.submit(task)  # what it tells comes in later turns of the loop
+        except EngineStopped:
+            return Cancelled(task.task_id)
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._outcomes[task.task_id] = future
         self._listeners[task.task_id] = on_progress
@@ -92,6 +97,10 @@ class EngineBridge:
     def cancel(self, task_id: str) -> None:
         """The task's outcome will be `Cancelled`, unless it has one already."""
         self._engine.cancel(task_id)
+
+    def drain(self) -> None:
+        """The outcome of tasks that have not begun will be `Cancelled`, and of those that come."""
+        self._engine.drain()
 
     def resident_models(self) -> Sequence[str]:
         """Names of the models in memory, the most recently used last."""

@@ -1,8 +1,8 @@
-"""Jobs, one at a time, of whichever model is best taken next.
+"""Jobs, one at a time, of whichever model is best taken next, from its lanes in turn.
 
-While there is nothing to do, one pull stays open for the model used last, so that its next job arrives at once; jobs of
-other models are found in the backlog, which workers tell each other a few times a second. While the worker has no room
-for a task no pull is open, so that jobs wait where any worker can have them.
+While there is nothing to do, pulls stay open for all lanes of the model used last, so that a job of it arrives at once;
+jobs of other models are found in the backlog, which workers tell each other a few times a second. While the worker has
+no room for a task no pull is open, so that jobs wait where any worker can have them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from collections.abc import Callable, Sequence
 import structlog
 from nats.aio.msg import Msg
 
-from sd_common.backlog import ModelBacklog
+from sd_common.backlog import LaneBacklog
 from sd_common.job_queue import JobQueue
+from sd_common.lanes import LANES
 from sd_common.nats_client import NatsClient
-from sd_common.puller import Puller
-from sd_common.streams import JOBS
+from sd_common.puller import Puller, next_of
+from sd_common.streams import JOBS, jobs_consumer_name
+from sd_common.subjects import ModelLane, parse_jobs_subject
 from sd_worker.admission import Candidate, admission_order
 from sd_worker.backlog_watch import BacklogWatch
 from sd_worker.held_models import HeldModelsWatch
+from sd_worker.lane_turns import LaneTurns
 from sd_worker.spread import spread_s
 
 log = structlog.get_logger(__name__)
@@ -51,7 +54,10 @@ class JobSource:
         self._swap_after_s = swap_after_s
         self._backlog = BacklogWatch(client, queue, worker, self._on_news)
         self._held = HeldModelsWatch(client, worker, resident_models)
-        self._pullers: dict[str, Puller] = {}
+        self._turns = LaneTurns()
+        self._pullers: dict[ModelLane, Puller] = {}
+        self._heard = asyncio.Event()
+        self._with_consumer: set[ModelLane] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._tried_at: dict[str, float] = {}
         self._last_key: str | None = None
@@ -71,49 +77,59 @@ class JobSource:
         """Stop. A job that arrives meanwhile goes back to the queue."""
         await self._held.stop()
         await self._backlog.stop()
-        self._close_all_but(None)
+        self._close_all()
         if self._closing:
             await asyncio.wait(self._closing)
 
     async def _take(self) -> Msg | None:
         """A job that is there."""
         tried: set[str] = set()
-        while keys := [key for key in self._order(await self._backlog.current()) if key not in tried]:
-            key = keys[0]
+        while True:
+            backlog = await self._backlog.current()
+            key = next((key for key in self._order(backlog) if key not in tried), None)
+            if key is None:
+                return None
             if key not in self._held.memory().held and self._held.knows_others():
                 if (job := await self._wait(spread_s(_GIVE_WAY_S))) is not None:
                     return job
                 if key not in self._order(await self._backlog.current()):
                     continue  # another worker is about to load it
             tried.add(key)
-            if (job := await self._take_from(key)) is not None:
+            if (job := await self._take_from(key, backlog)) is not None:
                 return job
-        return None
 
-    def _order(self, backlog: Sequence[ModelBacklog]) -> list[str]:
+    def _order(self, backlog: Sequence[LaneBacklog]) -> list[str]:
         now = asyncio.get_running_loop().time()
         elsewhere = self._held.elsewhere()
-        self._tried_at = {model.model_key: self._tried_at.get(model.model_key, now) for model in backlog}
+        self._tried_at = {lane.model_key: self._tried_at.get(lane.model_key, now) for lane in backlog}
         candidates = []
-        for model in backlog:
-            key, wait_s = model.model_key, model.oldest_wait_s
-            if not model.num_waiting:
+        for key in self._tried_at:
+            lanes = [lane for lane in backlog if lane.model_key == key]
+            wait_s = max(lane.oldest_wait_s for lane in lanes)
+            if not any(lane.num_waiting for lane in lanes):
                 # A job that was handed back, or whose worker was lost, has been given out once and shows in no wait. So
                 # a model that this worker has not tried for long counts as waiting too.
                 wait_s = now - self._tried_at[key]
                 if wait_s < min(_TRY_RUNNING_AFTER_S, self._swap_after_s) and not self._backlog.is_own:
                     continue
-            candidates.append(Candidate(key, model.num_jobs, wait_s, key in elsewhere))
+            num_jobs = sum(lane.num_jobs for lane in lanes)
+            candidates.append(Candidate(key, num_jobs, wait_s, key in elsewhere))
         return admission_order(candidates, self._held.memory(), self._swap_after_s)
 
-    async def _take_from(self, key: str) -> Msg | None:
+    async def _take_from(self, key: str, backlog: Sequence[LaneBacklog]) -> Msg | None:
         self._tried_at[key] = asyncio.get_running_loop().time()
-        job = await (await self._puller(key)).next_if_any()
-        if job is None:
-            self._backlog.found_none(key)
-            return None
-        self._note_taken(key, job)
-        return job
+        num_waiting = {lane.model_lane: lane.num_waiting for lane in backlog if lane.model_key == key}
+        self._with_consumer.update(num_waiting)  # the worker that told of their jobs has created them
+        for lane in self._turns.order(key):
+            # A worker that takes many a second must not wait for the next backlog to hear of somebody's first task. So
+            # where jobs wait, every lane is tried in its turn, which costs 0.3 ms.
+            if lane not in num_waiting and not any(num_waiting.values()):
+                continue
+            if (job := await (await self._puller(lane)).next_if_any()) is not None:
+                self._note_taken(lane, job)
+                return job
+            self._backlog.found_none(lane)
+        return None
 
     async def _wait(self, timeout_s: float, *, for_news: bool = False) -> Msg | None:
         """A job of the model used last, should one come within `timeout_s`, or before there is news of the backlog."""
@@ -121,14 +137,14 @@ class JobSource:
         if key is None:
             await self._sleep(timeout_s, for_news)
             return None
-        puller = await self._puller(key)
+        pullers = await asyncio.gather(*(self._puller(ModelLane(key, lane)) for lane in LANES))
         self._waits_for_news = for_news
         try:
-            job = await puller.next(timeout_s)
+            job = await next_of(pullers, timeout_s)
         finally:
             self._waits_for_news = False
         if job is not None:
-            self._note_taken(key, job)
+            self._note_taken(parse_jobs_subject(job.subject), job)
         return job
 
     async def _sleep(self, timeout_s: float, for_news: bool) -> None:
@@ -140,44 +156,49 @@ class JobSource:
         self._waits_for_news = False
 
     def _idle_key(self) -> str | None:
-        """The model that a pull is kept open for: the one used last, while it is held."""
+        """The model that pulls are kept open for: the one used last, while it is held."""
         held = self._held.memory().held
-        if self._last_key is None or self._last_key not in held:
-            if self._last_key in self._pullers:
-                self._close(self._last_key)
+        if self._last_key not in held:
+            self._close_all()
             self._last_key = held[-1] if held else None
         return self._last_key
 
-    def _note_taken(self, key: str, job: Msg) -> None:
-        # The pull that is open for another model would bring a second job. Nothing is awaited here: a cancellation
-        # would lose the job.
-        self._close_all_but(key)
-        self._last_key = key
-        self._held.took(key, job)
-        self._backlog.took_one(key)
+    def _note_taken(self, lane: ModelLane, job: Msg) -> None:
+        # Pulls that are open for other lanes would bring a second job. Nothing is awaited here: a cancellation would
+        # lose the job. Closing costs 1 ms, so the model's lanes that were only tried stay for the next try.
+        for other, puller in list(self._pullers.items()):
+            if other != lane and (other.model_key != lane.model_key or puller.may_bring_a_job):
+                self._close(other)
+        self._last_key = lane.model_key
+        self._turns.took(lane)
+        self._held.took(lane.model_key, job)
+        self._backlog.took_one(lane)
 
     def _on_news(self) -> None:
         if self._waits_for_news:
             self._news.set()
-            if self._last_key in self._pullers:
-                self._pullers[self._last_key].interrupt()
+            for puller in self._pullers.values():
+                puller.interrupt()
 
-    async def _puller(self, key: str) -> Puller:
-        if key in self._pullers and self._pullers[key].was_refused:  # its consumer may have been deleted
-            self._close(key)
-            await self._queue.create_consumer(key)
-        if key not in self._pullers:  # the worker that told of its jobs has created its consumer
-            puller = Puller(self._client, JOBS, key)
+    async def _puller(self, lane: ModelLane) -> Puller:
+        if lane in self._pullers and self._pullers[lane].was_refused:  # its consumer may have been deleted
+            self._close(lane)
+            self._with_consumer.discard(lane)
+        if lane not in self._with_consumer:
+            await self._queue.create_consumer(lane)
+            self._with_consumer.add(lane)
+        if lane not in self._pullers:
+            puller = Puller(self._client, JOBS, jobs_consumer_name(lane), self._heard)
             await puller.start()
-            self._pullers[key] = puller
-        return self._pullers[key]
+            self._pullers[lane] = puller
+        return self._pullers[lane]
 
-    def _close_all_but(self, kept: str | None) -> None:
-        for key in [key for key in self._pullers if key != kept]:
-            self._close(key)
+    def _close_all(self) -> None:
+        for lane in list(self._pullers):
+            self._close(lane)
 
-    def _close(self, key: str) -> None:
-        closing = asyncio.create_task(self._pullers.pop(key).close(), name="close-puller")
+    def _close(self, lane: ModelLane) -> None:
+        closing = asyncio.create_task(self._pullers.pop(lane).close(), name="close-puller")
         self._closing.add(closing)
         closing.add_done_callback(self._on_closed)
 

@@ -54,12 +54,12 @@ class EventPublisher:
     async def start(self, ref: TaskRef, job_sequence: int) -> Attempt:
         """Append `started`, and `pending` before it where nobody has.
 
-        Attempts are counted by `started` events, not by deliveries: a job that was handed back before it was started
-        costs none. Raises `TaskEnded`, also when it ends the task here since its attempts are used up.
+        Attempts are counted by events, not by deliveries (ADR 4). Raises `TaskEnded`, also when it ends the task here
+        since its attempts are used up.
         """
         while True:
             last = await self._last_of_unended(ref, job_sequence)
-            number = last.event.attempt + 1 if isinstance(last.event, StartedEvent) else 1
+            number = _num_attempts(last.event) + 1
             if number > self._max_attempts:
                 await self.refuse(ref, job_sequence, "attempts_exhausted", self._exhausted_reason)
                 raise TaskEnded(ref.task_id, "aborted")
@@ -86,16 +86,35 @@ class EventPublisher:
             raise TaskEnded(ref.task_id, last.event.event_type)
         return last
 
+    async def hand_back(self, attempt: Attempt, job_sequence: int) -> None:
+        """Append `pending`: the job is about to go back to the queue, and the attempt does not count. Raises
+        `TaskEnded`, `TaskLost`."""
+        event = PendingEvent(
+            task_id=attempt.ref.task_id,
+            job_sequence=job_sequence,
+            num_attempts=attempt.number - 1,
+            handed_back_by=self._worker,
+        )
+        await self._follow(attempt, event)
+
+    async def check(self, attempt: Attempt) -> None:
+        """Raises `TaskEnded`, `TaskLost` where the attempt is not the task's last event any more."""
+        last = await self._task_log.last(attempt.ref)
+        if last is not None and is_terminal(last.event):
+            raise TaskEnded(attempt.ref.task_id, last.event.event_type)
+        if last is None or last.sequence != attempt.started_sequence:
+            raise TaskLost(attempt.ref.task_id)
+
     async def finish(self, attempt: Attempt, result: TaskResult, timings: TaskTimings) -> None:
         """Append `finished`. Raises `TaskEnded`, `TaskLost`."""
         event = FinishedEvent(
             task_id=attempt.ref.task_id, attempt=attempt.number, worker=self._worker, result=result, timings=timings
         )
-        await self._end(attempt, event)
+        await self._follow(attempt, event)
 
     async def abort(self, attempt: Attempt, code: AbortCode, reason: str) -> None:
         """Append `aborted`. Raises `TaskEnded`, `TaskLost`."""
-        await self._end(attempt, AbortedEvent(task_id=attempt.ref.task_id, reason=reason, code=code))
+        await self._follow(attempt, AbortedEvent(task_id=attempt.ref.task_id, reason=reason, code=code))
 
     def progress(self, ref: TaskRef, progress: Progress) -> None:
         """Publish without waiting; it may get lost."""
@@ -111,9 +130,9 @@ class EventPublisher:
         self._publishing.add(publishing)
         publishing.add_done_callback(self._publishing.discard)
 
-    async def _end(self, attempt: Attempt, event: TerminalEvent) -> None:
+    async def _follow(self, attempt: Attempt, event: PendingEvent | TerminalEvent) -> None:
         try:
-            # Only as the end of this very attempt: a worker whose job was given away meanwhile changes nothing.
+            # Only after this very attempt: a worker whose job was given away meanwhile changes nothing.
             await self._task_log.append(attempt.ref, event, attempt.started_sequence)
         except SequenceConflict as error:
             raise TaskLost(attempt.ref.task_id) from error
@@ -121,3 +140,13 @@ class EventPublisher:
     async def _publish(self, subject: str, payload: bytes) -> None:
         with contextlib.suppress(nats.errors.Error):
             await self._client.publish(subject, payload)
+
+
+def _num_attempts(event: PendingEvent | StartedEvent | TerminalEvent) -> int:
+    """How often the task was started, up to its last event, by workers that did not hand it back."""
+    match event:
+        case PendingEvent():
+            return event.num_attempts
+        case StartedEvent():
+            return event.attempt
+    return 0

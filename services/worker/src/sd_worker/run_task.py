@@ -8,13 +8,18 @@ import time
 from collections.abc import Callable
 
 import structlog
+from PIL import Image
 
 from sd_common import subjects
+from sd_common.allowed_models import check_model_allowed
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
-from sd_common.events import CANCELLED_BY_USER, TaskResult, TaskTimings
+from sd_common.errors import ModelNotAllowed, Unavailable
+from sd_common.events import CANCELLED_BY_USER, AbortCode, TaskResult, TaskTimings
 from sd_common.jobs import Job
 from sd_common.messages import now
+from sd_common.model_names import model_key
+from sd_common.task_limits import exceeded_limits
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
@@ -63,8 +68,10 @@ class TaskHandler:
         self._events = events
         self._input_pictures = input_pictures
         self._blobs = blobs
-        self._base_url = settings.base_url
+        self._settings = settings
         self._running: set[str] = set()
+        self._fetching: set[asyncio.Future[list[Image.Image | None]]] = set()
+        self._is_draining = False
         self._imposed: dict[str, bool] = {}
         if settings.safety_filter == "required":
             self._imposed["safety_filter"] = True
@@ -76,9 +83,8 @@ class TaskHandler:
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
-        if subject != subjects.jobs_of(job.parameters.model):
-            reason = f"The job's subject is not that of its model, '{job.parameters.model}'"
-            await self._events.refuse(job.ref, job_sequence, "invalid_input", reason)
+        if (refusal := self._refusal(job, subject)) is not None:
+            await self._events.refuse(job.ref, job_sequence, *refusal)
             return
         if job.task_id in self._running:
             # Delivered again to this very worker, which did not tell in time that the job is in progress.
@@ -89,22 +95,42 @@ class TaskHandler:
         finally:
             self._running.discard(job.task_id)
 
+    def drain(self) -> None:
+        """Hand back, from now on, each task that the engine has not begun."""
+        self._is_draining = True
+        self._engine.drain()
+        for fetching in self._fetching:
+            fetching.cancel()
+
+    def _refusal(self, job: Job, subject: str) -> tuple[AbortCode, str] | None:
+        """Why a job is not even started, for programs and in a sentence. Gateways submit no such jobs; others may."""
+        if subjects.parse_jobs_subject(subject).model_key != model_key(job.parameters.model):
+            return "invalid_input", f"The job's subject is not that of its model, '{job.parameters.model}'"
+        try:
+            check_model_allowed(job.parameters.model, self._settings.allowed_models)
+        except ModelNotAllowed as error:
+            return "model_unavailable", str(error)
+        exceeded = [f"{field}: {sentence}" for field, sentence in exceeded_limits(job.parameters, self._settings)]
+        return ("invalid_input", "; ".join(exceeded)) if exceeded else None
+
     async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> None:
         with self._cancellations.watched(job.ref) as cancellation:
+            if self._is_draining or self._engine.has_failed():
+                raise HandedBack("the worker begins no more tasks")
             attempt = await self._events.start(job.ref, job_sequence)
             try:
                 outcome = await self._run_engine(job, cancellation, has_come)
+                await self._tell(job, attempt, outcome, cancellation)
             except InputRejected as error:
                 has_come()
                 await self._events.abort(attempt, "invalid_input", str(error))
-                return
-            await self._tell(job, attempt, outcome, cancellation)
+            except (HandedBack, Unavailable):
+                if not self._engine.has_failed():  # else the attempt counts: no task is to break every worker's device
+                    await self._events.hand_back(attempt, job_sequence)
+                raise
 
     async def _run_engine(self, job: Job, cancellation: Cancellation, has_come: Callable[[], None]) -> Outcome:
-        initial_image, mask = await asyncio.gather(
-            self._input_pictures.fetch(job.parameters, "initial_image"),
-            self._input_pictures.fetch(job.parameters, "mask"),
-        )
+        initial_image, mask = await self._fetch(job, "initial_image", "mask")
         if cancellation.requested:
             return Cancelled(job.task_id)
         # Gateways refuse a task that turns the filter off; jobs may come from others.
@@ -115,14 +141,28 @@ class TaskHandler:
         has_come()
         return await self._engine.run(task, lambda progress: self._events.progress(job.ref, progress))
 
+    async def _fetch(self, job: Job, *fields: str) -> list[Image.Image | None]:
+        fetches = [self._input_pictures.fetch(job.parameters, field) for field in fields]
+        fetching = asyncio.ensure_future(asyncio.gather(*fetches))
+        self._fetching.add(fetching)
+        if self._is_draining:
+            fetching.cancel()
+        try:
+            return await fetching
+        except asyncio.CancelledError:
+            raise HandedBack("the worker was told to stop") from None
+        finally:
+            self._fetching.discard(fetching)
+
     async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> None:
         match outcome:
             case Finished():
+                await self._events.check(attempt)
                 upload_started_at = time.perf_counter()
                 await upload(self._blobs, job.blob_id, outcome.png)
                 timings = _timings(job, outcome, time.perf_counter() - upload_started_at)
                 result = TaskResult(
-                    blob_url=blob_url(self._base_url, job.blob_id),
+                    blob_url=blob_url(self._settings.base_url, job.blob_id),
                     parameters_used=outcome.parameters_used,
                     nsfw_content_detected=outcome.nsfw_content_detected,
                 )

@@ -6,24 +6,20 @@ import os
 import secrets
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
-from pydantic_settings import NoDecode
+from pydantic import Field, SecretStr
 
 from sd_common.health import HealthPort
-from sd_common.settings import Flag, PictureSettings, SafetySettings
-
-
-def _split_at_commas(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+from sd_common.settings import Flag, Names, SafetySettings, TaskSettings
+from sd_common.streams import DEFAULT_ACK_WAIT_S
 
 
 def _name_of_this_process() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
-class WorkerSettings(PictureSettings, SafetySettings):
+class WorkerSettings(TaskSettings, SafetySettings):
     """What a worker reads besides NATS_URL, MINIO_* and LOG_*."""
 
     base_url: str = Field(
@@ -61,7 +57,7 @@ class WorkerSettings(PictureSettings, SafetySettings):
     vae_tiling: Flag = Field(
         default=False, description="Decode large pictures in tiles: less memory, and seams may show."
     )
-    preload_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_at_commas)] = Field(
+    preload_models: Names = Field(
         default=(),
         description="Models that are loaded, and have made a picture, before the worker is ready; separated by commas.",
     )
@@ -84,6 +80,11 @@ class WorkerSettings(PictureSettings, SafetySettings):
     )
     max_attempts: int = Field(
         default=5, ge=1, description="How often a task is started, should its workers be lost, before it is aborted."
+    )
+    job_ack_wait_s: float = Field(
+        default=DEFAULT_ACK_WAIT_S,
+        ge=2,
+        description="Seconds after which the job of a worker that is silent goes to another; the same for all workers.",
     )
     drain_timeout_s: float = Field(
         default=300.0, ge=0, description="Seconds that running tasks have to end once the worker is told to stop."

@@ -1,4 +1,4 @@
-"""Whose a request is."""
+"""Whose a request is; one too many of a user is refused."""
 
 from __future__ import annotations
 
@@ -10,5 +10,11 @@ from sd_gateway.parts import PARTS
 
 
 async def authenticate(request: web.Request) -> Identity:
-    """The identity that the request's token stands for. Raises `NotAuthenticated`, `Unavailable`."""
-    return await request.app[PARTS].authenticator.identify(token_of(request))
+    """The identity that the request's token stands for.
+
+    Raises `NotAuthenticated`, `TooManyRequests`, `Unavailable`.
+    """
+    parts = request.app[PARTS]
+    identity = await parts.authenticator.identify(token_of(request))
+    parts.request_rates.count(identity.holder)
+    return identity

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from sd_common.errors import Unavailable
 from sd_common.events import ProgressEvent, StoredEvent
-from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
+from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated, TooManyRequests
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.operations import Answer, Operation
@@ -44,10 +44,11 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
         identity = await request.app[PARTS].authenticator.verify(token)
+        request.app[PARTS].request_rates.count(identity.holder)
         await _check_since(request.app[PARTS].feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
         await close_websocket(socket, WSCloseCode.POLICY_VIOLATION, str(error))
-    except Unavailable as error:
+    except (TooManyRequests, Unavailable) as error:
         await close_websocket(socket, WSCloseCode.TRY_AGAIN_LATER, str(error))
     else:
         await websockets.serve(request, socket, identity, since=query.since, progress=query.progress)
@@ -67,6 +68,7 @@ OPERATIONS = (
         "/events",
         events,
         tag="events",
+        needs_nats=False,
         summary="The events of a session, over a websocket",
         description="Each message is one event in JSON: those of all tasks submitted with the same token, as they are "
         "stored, with their `sequence`. A client that was disconnected goes on with `since=<the last sequence that it "

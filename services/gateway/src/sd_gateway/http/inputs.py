@@ -40,6 +40,19 @@ def read_query(request: web.Request, adapter: TypeAdapter[T]) -> T:
     return checked(lambda: adapter.validate_strings(parameters, extra="forbid"))
 
 
+def read_header(request: web.Request, name: str, adapter: TypeAdapter[T]) -> T | None:
+    """The header's value, None where there is none. Raises `InvalidInput`."""
+    values = request.headers.getall(name, [])
+    if not values:
+        return None
+    if len(values) > 1:
+        raise InvalidInput([FieldError(name, "Given more than once")])
+    try:
+        return adapter.validate_python(values[0])
+    except ValidationError as error:
+        raise InvalidInput([FieldError(name, str(entry["msg"])) for entry in error.errors()]) from error
+
+
 async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
     """The JSON body. Raises `UnsupportedBody`, `MalformedBody`, `InvalidInput`."""
     if request.content_type not in ("application/json", "application/octet-stream"):  # the latter: no type given

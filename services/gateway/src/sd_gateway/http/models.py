@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from pydantic import BaseModel, Field, TypeAdapter
 
+from sd_common.allowed_models import is_model_allowed
 from sd_common.model_names import model_key
 from sd_common.parameters import DEFAULT_INPAINT_MODEL, DEFAULT_MODEL, DefaultParameters, TaskKind
 from sd_gateway.http.authentication import authenticate
@@ -49,7 +50,11 @@ async def list_models(request: web.Request) -> web.Response:
     await authenticate(request)
     default_model = parts.settings.default_model
     models = Models(
-        models=[_model(served) for served in parts.served_models.current()],
+        models=[
+            _model(served)
+            for served in parts.served_models.current()
+            if is_model_allowed(served.name, parts.settings.allowed_models)
+        ],
         default_models={kind: default_model or usual for kind, usual in _DEFAULT_MODELS.items()},
     )
     headers = {"Cache-Control": "no-store"}
@@ -74,9 +79,10 @@ OPERATIONS = (
         "/models",
         list_models,
         tag="models",
+        needs_nats=False,
         summary="The models at hand",
         description="Those that workers have in memory or below their `MODEL_DIR`. Other models of the Hugging Face "
-        "hub can be named too: a worker downloads them when a task first does.",
+        "hub can be named too, where the operator allows them: a worker downloads them when a task first does.",
         answers={200: Answer("The models", TypeAdapter(Models))},
     ),
 )

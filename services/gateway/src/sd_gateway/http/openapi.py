@@ -73,6 +73,8 @@ def _schemas(operations: tuple[Operation, ...]) -> tuple[dict[_Key, Schema], dic
             inputs.append(((operation.operation_id, "body"), "validation", operation.body))
         if operation.query is not None:
             inputs.append(((operation.operation_id, "query"), "validation", operation.query))
+        for name, header in operation.headers.items():
+            inputs.append(((operation.operation_id, name), "validation", header))
         for status, answer in operation.answers.items():
             if answer.schema is not None:
                 inputs.append(((operation.operation_id, str(status)), "serialization", answer.schema))
@@ -115,6 +117,10 @@ def _parameters(operation: Operation, schemas: dict[_Key, Schema], components: d
         schema = components[schema["$ref"].removeprefix(_REF.format(model=""))] if "$ref" in schema else schema
         for name, field in schema["properties"].items():
             parameters.append(_query_parameter(name, field, name in schema.get("required", ())))
+    for name in operation.headers:
+        header = dict(schemas[(operation.operation_id, name)])
+        description = header.pop("description")
+        parameters.append({"name": name, "in": "header", "description": description, "schema": header})
     return parameters
 
 
@@ -141,7 +147,7 @@ def _responses(operation: Operation, schemas: dict[_Key, Schema]) -> Schema:
     }
     statuses = set(operation.problems)
     if operation.token == "bearer":  # noqa: S105 - a way to pass tokens
-        statuses |= {401}
+        statuses |= {401, 429}
     if operation.tag != "service":
         statuses |= {503}
     problem = {problems.CONTENT_TYPE: {"schema": schemas[("", "problem")]}}

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import TypeAdapter
 
+from sd_gateway.parts import PARTS
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BodyKind = Literal["application/json", "application/x-www-form-urlencoded", "multipart/form-data"]
 
@@ -38,8 +40,11 @@ class Operation:
     description: str = ""
     path_parameters: Mapping[str, str] = field(default_factory=dict)
     query: TypeAdapter[Any] | None = None
+    headers: Mapping[str, TypeAdapter[Any]] = field(default_factory=dict)
     body: TypeAdapter[Any] | None = None
     body_kind: BodyKind = "application/json"
+    #: Whether it is refused at once while there is no connection to NATS. What was begun before tries for longer.
+    needs_nats: bool = True
     #: The replaced API takes passwords in the query.
     password_in_query: bool = False
     #: "bearer": as a header or in the query; "query": in the query alone, for browsers' websockets.
@@ -53,4 +58,13 @@ class Operation:
 def add_operations(app: web.Application, operations: tuple[Operation, ...]) -> None:
     """Route requests to the operations' handlers."""
     for operation in operations:
-        app.router.add_route(operation.method, operation.path, operation.handler)
+        handler = _once_connected(operation.handler) if operation.needs_nats else operation.handler
+        app.router.add_route(operation.method, operation.path, handler)
+
+
+def _once_connected(handler: Handler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        await request.app[PARTS].nats.check_connected()
+        return await handler(request)
+
+    return handle

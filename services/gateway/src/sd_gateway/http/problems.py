@@ -12,11 +12,14 @@ from sd_gateway.errors import (
     AccountRefused,
     BodyTooLarge,
     GatewayError,
+    IdempotencyKeyReused,
     InvalidInput,
     MalformedBody,
     NotAuthenticated,
     TaskAborted,
     TaskNotFound,
+    TooManyRequests,
+    TooManyUnfinishedTasks,
     UnsupportedBody,
 )
 
@@ -57,7 +60,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
         case InvalidInput():
             fields = [ProblemField(field=entry.field, detail=entry.detail) for entry in error.errors]
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=fields), {}
-        case SubjectError():
+        case SubjectError() | IdempotencyKeyReused():
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)), {}
         case NotAuthenticated():
             return create_problem(HTTPStatus.UNAUTHORIZED, str(error)), {"WWW-Authenticate": "Bearer"}
@@ -75,8 +78,10 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, str(error)), {}
         case BodyTooLarge():
             return create_problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)), {}
-        case QueueFull():
+        case QueueFull() | TooManyUnfinishedTasks():
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
+        case TooManyRequests():
+            return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(error.retry_after_s)}
         case Unavailable():
             return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
         case GatewayError():

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
 from sd_common.errors import SubjectError
-from sd_common.events import StoredEvent
+from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
 from sd_common.parameters import TaskParameters
 from sd_common.task_log import LoggedEvent
 from sd_gateway.errors import TaskNotFound
 from sd_gateway.http.authentication import authenticate
-from sd_gateway.http.inputs import read_json
+from sd_gateway.http.inputs import read_header, read_json
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
 from sd_gateway.submit import Parameters, new_task
+
+#: Of an `Idempotency-Key`.
+MAX_KEY_CHARS = 255
+
+
+class PendingTask(PendingEvent):
+    """The task is queued."""
+
+    position: int | None = Field(
+        ge=1,
+        description="How many tasks of its model are taken up to it and with it: 1 is next. Users have turns, so that "
+        "tasks that come later may come before it. null where it cannot be told.",
+    )
+
+
+TaskState = Annotated[
+    PendingTask | StartedEvent | FinishedEvent | AbortedEvent,
+    Field(discriminator="event_type"),
+]
 
 
 def infer_params_type(body: Any) -> Any:
@@ -31,18 +52,55 @@ task_body: TypeAdapter[Parameters] = TypeAdapter(Annotated[TaskParameters, Befor
 task_id_adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(description="Names the task from now on.")])
 
 
+def check_idempotency_key(key: str) -> str:
+    if not (1 <= len(key) <= MAX_KEY_CHARS and key.isprintable()):
+        raise PydanticCustomError("idempotency_key", f"Must be 1 to {MAX_KEY_CHARS} printable characters")
+    return key
+
+
+IDEMPOTENCY_KEY = "Idempotency-Key"
+idempotency_key: TypeAdapter[str] = TypeAdapter(
+    Annotated[
+        str,
+        Field(
+            description="Chosen by the client, such as a UUID. The same key with the same body names the same task, "
+            "however often and at whichever gateway it is sent; with another body it is refused with 422.",
+            json_schema_extra={"minLength": 1, "maxLength": MAX_KEY_CHARS},
+        ),
+        AfterValidator(check_idempotency_key),
+    ]
+)
+
+
 async def create_task(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     identity = await authenticate(request)
+    key = read_header(request, IDEMPOTENCY_KEY, idempotency_key)
     parameters = await read_json(request, task_body)
-    ref = new_task(identity)
-    await parts.submitter.submit(ref, parameters)
+    if key is None:
+        ref = new_task(identity)
+        await parts.submitter.submit(ref, parameters)
+    else:
+        ref = await parts.idempotent_submitter.submit(identity, key, parameters)
     return web.json_response(ref.task_id, headers={"Location": f"/task/{ref.task_id}"})
 
 
 async def get_task(request: web.Request) -> web.Response:
     last = await _last_event(request)
-    return web.Response(body=last.shown(), content_type="application/json", headers={"Cache-Control": "no-store"})
+    body = last.shown()
+    if (job_sequence := _job_sequence(last)) is not None:
+        position = await request.app[PARTS].queue_positions.of(job_sequence)
+        body = b'{"position":%s,%s' % (json.dumps(position).encode(), body[1:])
+    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
+def _job_sequence(last: LoggedEvent) -> int | None:
+    """The job of a pending task."""
+    try:
+        event = last.event
+    except ValidationError:  # of a later version
+        return None
+    return event.job_sequence if isinstance(event, PendingEvent) else None
 
 
 async def delete_task(request: web.Request) -> web.Response:
@@ -75,6 +133,7 @@ OPERATIONS = (
         description="The recommended interface: the answer comes at once, the task is followed by "
         "`GET /task/{task_id}` or the websocket `/events`. "
         "A task whose id was answered ends in exactly one `finished` or `aborted` event.",
+        headers={IDEMPOTENCY_KEY: idempotency_key},
         body=task_body,
         answers={200: Answer("The task's id", task_id_adapter, headers={"Location": "Where the task is followed."})},
         problems=(400, 413, 415, 422, 429),
@@ -85,8 +144,9 @@ OPERATIONS = (
         get_task,
         tag="tasks",
         summary="The last event of a task",
+        description="That of a queued task tells its `position` in the queue too.",
         path_parameters=_TASK_ID,
-        answers={200: Answer("The last event", TypeAdapter(StoredEvent))},
+        answers={200: Answer("The last event", TypeAdapter(TaskState))},
         problems=(404,),
     ),
     Operation(

@@ -63,6 +63,7 @@ class Engine:
         self._outcomes: list[Outcome] = []
         #: Something has ended since waiting tasks were looked at.
         self._may_start = False
+        self._is_draining = False
 
     def submit(self, task: EngineTask) -> None:
         """Take a task. Every task gets exactly one outcome from `tick`."""
@@ -79,6 +80,13 @@ class Engine:
                 self._groups.discard(sample)
                 with torch.inference_mode():  # as in `tick`: pipelines restore the mode that they were begun in
                     self._follow(sample, sample.throw(TaskCancelled(task_id)))
+
+    def drain(self) -> None:
+        """Cancel what has not begun, give up the load, and begin nothing more."""
+        self._is_draining = True
+        for task_id in tuple(self._waiting):
+            self.cancel(task_id)
+        self._models.stop()
 
     def cancel_all(self) -> None:
         """Cancel every task."""
@@ -193,8 +201,8 @@ class Engine:
         del self._waiting[task_id]
         sample = Sample(waiting, model, NUM_FIXED_ROWS, self._at_step)
         self._samples[task_id] = sample
-        self._models.pin(model.name)
-        self._rooms.enter(waiting.fill_in(model))
+        self._models.pin(model)
+        self._rooms.enter(sample, waiting.fill_in(model))
         self._on_progress(sample.progress())
         self._follow(sample, sample.resume())
 
@@ -222,18 +230,24 @@ class Engine:
         """Put a sample where it waits next, or end it."""
         match call:
             case NetworkCall():
+                if call.stage == "decode":
+                    # The next one begins now: were it to wait for the pixels, the passes meanwhile would be half empty.
+                    self._leave_room(sample)
                 self._groups.add(sample, call)
             case ThreadCall():
                 self._finishing.run(sample, call)
             case _:
                 self._end(sample)
 
+    def _leave_room(self, sample: Sample) -> None:
+        self._rooms.leave(sample)
+        self._may_start = True
+
     def _end(self, sample: Sample) -> None:
         task, model, error = sample.task, sample.take_model(), sample.rendezvous.error
         del self._samples[task.task_id]
-        self._models.unpin(model.name)
-        self._rooms.leave(sample.waiting.fill_in(model))
-        self._may_start = True
+        self._models.unpin(model)
+        self._leave_room(sample)
         if sample.rendezvous.ended is not None:
             self._finishing.finish(sample, sample.rendezvous.ended)
         elif error is None or isinstance(error, TaskCancelled):
@@ -250,6 +264,8 @@ class Engine:
                 waiting.load_requested_at = None
                 self._waiting[failure.task_id] = waiting
                 self._waiting.move_to_end(failure.task_id, last=False)
+                if self._is_draining:
+                    self.cancel(failure.task_id)
                 return
         if failure.code == "internal":
             self._models.check_device()

@@ -58,6 +58,7 @@ class EngineThread:
         self._orders: list[Callable[[], None]] = []
         self._task_ids: set[str] = set()
         self._has_news = False
+        self._is_draining = False
         self._is_stopping = False
         self._has_failed = False
 
@@ -66,9 +67,10 @@ class EngineThread:
         self._thread.start()
 
     def submit(self, task: EngineTask) -> None:
-        """Take a task. Raises `EngineStopped`, or `TaskAlreadySubmitted` while a task of its id has no outcome."""
+        """Take a task. Raises `EngineStopped` after `drain` or `stop`, `TaskAlreadySubmitted` while a task of its id
+        has no outcome."""
         with self._changed:
-            if self._is_stopping:
+            if self._is_draining or self._is_stopping:
                 raise EngineStopped("The engine takes no more tasks")
             if task.task_id in self._task_ids:
                 raise TaskAlreadySubmitted(task.task_id)
@@ -80,6 +82,12 @@ class EngineThread:
         ready."""
         with self._changed:
             self._order(lambda: self._engine.cancel(task_id))
+
+    def drain(self) -> None:
+        """End tasks that have not begun as `Cancelled`, at the next tick, and take no more. Those that run go on."""
+        with self._changed:
+            self._is_draining = True
+            self._order(self._engine.drain)
 
     def stop(self, timeout_s: float) -> bool:
         """Cancel all tasks, and end. Idempotent. Returns whether all outcomes were told within `timeout_s` seconds."""

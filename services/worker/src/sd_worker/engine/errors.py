@@ -7,7 +7,7 @@
     ├── DeviceUnavailable       a device that this machine does not have
     ├── TaskCancelled           unwinds a running task's pipeline; never leaves the engine
     ├── TaskAlreadySubmitted    a task id that has not ended yet
-    └── EngineStopped           a task submitted after `stop`
+    └── EngineStopped           a task submitted after `drain` or `stop`
 
 The messages of `InvalidInput` and `ModelUnavailable` are sentences for the client: they say what to do, and hold no
 path.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -37,7 +38,7 @@ class LoadedModel:
         if isinstance(vae, torch.nn.Module) and self.config_of("vae").get("force_upcast"):
             vae.to(self._vae_dtype)
 
-    @property
+    @cached_property
     def num_bytes(self) -> int:
         """Bytes of all parameters and buffers."""
         modules = [part for part in self.pipeline.components.values() if isinstance(part, torch.nn.Module)]

@@ -55,8 +55,9 @@ class Models:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         self._load: _Load | None = None
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
-        self._num_bytes: dict[str, int] = {}
-        self._num_samples: Counter[str] = Counter()
+        #: Also on models that have been dropped: those are in memory until their last sample ends.
+        self._num_samples: Counter[LoadedModel] = Counter()
+        self._has_garbage = False
         self._resident: tuple[KnownModel, ...] = ()
         self._is_stopped = False
 
@@ -89,6 +90,9 @@ class Models:
     def poll(self) -> tuple[str, BaseException | None] | None:
         """Take the load further, where it can be. Returns the name of a model that has become resident, or that and the
         error because of which it has not."""
+        if self._has_garbage:
+            self._has_garbage = False
+            self._free()
         load = self._load
         if load is None:
             return None
@@ -114,28 +118,31 @@ class Models:
         """Raises `DeviceUnavailable` where the device does not do the simplest thing any more, as after CUDA errors."""
         check_device(self._device)
 
-    def pin(self, name: str) -> None:
+    def pin(self, model: LoadedModel) -> None:
         """A sample runs on the model, which is resident."""
-        self._num_samples[name] += 1
-        if next(reversed(self._models)) != name:
-            self._models.move_to_end(name)
+        self._num_samples[model] += 1
+        if next(reversed(self._models)) != model.name:
+            self._models.move_to_end(model.name)
             self._publish()
 
-    def unpin(self, name: str) -> None:
+    def unpin(self, model: LoadedModel) -> None:
         """It has ended."""
-        self._num_samples[name] -= 1
+        self._num_samples[model] -= 1
+        if not self._num_samples[model]:
+            del self._num_samples[model]
+            if self._models.get(model.name) is not model:
+                self._has_garbage = True
 
     def drop(self, name: str) -> None:
-        """Keep a model no longer: its memory is free when nobody holds it. Not resident: nothing happens."""
+        """Keep a model no longer: its memory is free when no sample runs on it. Not resident: nothing happens."""
         if self._models.pop(name, None) is None:
             return
-        del self._num_bytes[name]
         self._publish()
         self._free()
 
     def drop_unused(self, but: str | None = None) -> int:
         """Drop all models that no sample runs on; returns how many."""
-        unused = [name for name in self._models if not self._num_samples[name] and name != but]
+        unused = [name for name, model in self._models.items() if model not in self._num_samples and name != but]
         for name in unused:
             self.drop(name)
         self._free()
@@ -152,14 +159,15 @@ class Models:
         return *resident, *(model for model in self._loader.known() if model.name not in names)
 
     def stop(self) -> None:
-        """Load nothing more. A download that is under way ends at its next progress."""
+        """Load nothing more. The load that is under way is given up: it ends at its next progress. Idempotent."""
         self._is_stopped = True
+        self._load = None
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, load: _Load) -> LoadedModel:
         def on_progress(progress: LoadProgress) -> None:
             if self._is_stopped:
-                raise EngineStopped("the download is given up")
+                raise EngineStopped("the load is given up")
             load.progress = progress
             self._on_change()
 
@@ -172,7 +180,6 @@ class Models:
 
     def _has_come(self, load: _Load, model: LoadedModel) -> tuple[str, None]:
         self._models[load.name] = model
-        self._num_bytes[load.name] = model.num_bytes
         self._load = None
         self._publish()
         return load.name, None
@@ -189,15 +196,17 @@ class Models:
         return load.name, error
 
     def _make_room(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
-        if is_to_be_alone:
-            self.drop_unused()
-            return not self._models
-        while self._models and sum(self._num_bytes.values()) + num_bytes > self._budget_bytes:
-            unused = next((name for name in self._models if not self._num_samples[name]), None)
+        budget_bytes = 0 if is_to_be_alone else self._budget_bytes
+        while (in_memory := self._in_memory()) and sum(in_memory) + num_bytes > budget_bytes:
+            unused = next((name for name, model in self._models.items() if model not in self._num_samples), None)
             if unused is None:
                 return False
             self.drop(unused)
         return True
+
+    def _in_memory(self) -> list[int]:
+        """Bytes of each model in memory."""
+        return [model.num_bytes for model in {*self._models.values(), *self._num_samples}]
 
     def _publish(self) -> None:
         # A tuple replaced as a whole: other threads never see a dictionary change under them.

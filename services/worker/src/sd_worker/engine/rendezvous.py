@@ -62,10 +62,6 @@ class Rendezvous(Generic[Ended]):
         self.ended: Ended | None = None
         self.error: BaseException | None = None
 
-    @property
-    def has_ended(self) -> bool:
-        return bool(self._greenlet.dead)
-
     def resume(self, result: object = None) -> None:
         """Start it, or go on with the result of the call that it is parked at, until it is parked again or ends."""
         self._switch(lambda: self._greenlet.switch() if self.parked is None else self._greenlet.switch(result))

@@ -25,6 +25,7 @@ class Rooms:
     """The rows that samples take up, by place."""
 
     def __init__(self) -> None:
+        self._inside: dict[Hashable, Room] = {}
         self._rows: Counter[Hashable] = Counter()
         self._caps: dict[Hashable, float] = {}
         self.last_share = 1.0
@@ -46,13 +47,17 @@ class Rooms:
         taken = self._rows[room.place]
         return taken == 0 or taken + room.num_rows <= self._caps.get(room.place, 0)
 
-    def enter(self, room: Room) -> None:
+    def enter(self, sample: Hashable, room: Room) -> None:
         """A sample has begun."""
+        self._inside[sample] = room
         self._rows[room.place] += room.num_rows
         self.last_share = self.share_of(room)
 
-    def leave(self, room: Room) -> None:
-        """A sample has ended."""
+    def leave(self, sample: Hashable) -> None:
+        """A sample needs no more passes of its network. One that has left already is let pass."""
+        room = self._inside.pop(sample, None)
+        if room is None:
+            return
         self._rows[room.place] -= room.num_rows
         if not self._rows[room.place]:
             del self._rows[room.place]

@@ -1,0 +1,28 @@
+"""The operator's limits for what a task asks for, which may be tighter than those of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.settings import TaskSettings
+
+
+def exceeded_limits(
+    parameters: Txt2ImgParameters | Img2ImgParameters | InpaintParameters, limits: TaskSettings
+) -> Iterator[tuple[str, str]]:
+    """The fields that ask for too much, each with a sentence that tells the limit.
+
+    What a task leaves out is for the model's own defaults, which are the operator's to choose.
+    """
+    for name in ("prompt", "negative_prompt"):
+        num_chars = len(getattr(parameters, name) or "")
+        if num_chars > limits.max_prompt_chars:
+            yield name, f"Has {num_chars:,} characters; at most {limits.max_prompt_chars:,} are taken here"
+    if "steps" in parameters.model_fields_set and parameters.steps > limits.max_steps:
+        yield "steps", f"Is {parameters.steps}; at most {limits.max_steps} are made here"
+    if isinstance(parameters, Txt2ImgParameters) and parameters.model_fields_set & {"width", "height"}:
+        num_pixels = parameters.width * parameters.height
+        if num_pixels > limits.max_picture_pixels:
+            size = f"{parameters.width}×{parameters.height}, {num_pixels:,} pixels"
+            yield "width", f"The picture would be {size}; at most {limits.max_picture_pixels:,} are made here"

@@ -1,0 +1,119 @@
+"""The bucket of idempotency keys: which task a key of a user names (ADR 19)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.kv import KeyValue
+from pydantic import Field
+
+from sd_common.blob_store import new_blob_id
+from sd_common.errors import Unavailable
+from sd_common.messages import BlobId, Message, Token
+from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
+from sd_common.retries import retried_while_away
+from sd_common.streams import IDEMPOTENCY_KEYS_BUCKET
+from sd_common.subjects import TaskRef
+from sd_gateway.authn import Identity
+from sd_gateway.errors import IdempotencyKeyReused
+
+log = structlog.get_logger(__name__)
+
+#: Revision of a key that has no record yet.
+_NO_RECORD = 0
+
+T = TypeVar("T")
+
+
+class IdempotencyRecord(Message):
+    """The task of a key, as stored. The session is that of the first submission: a renewed token has another."""
+
+    user: Token
+    session: Token
+    task_id: Token
+    blob_id: BlobId
+    digest: str | None = Field(description="Of the task's parameters; null while any may have the key.")
+
+    @property
+    def ref(self) -> TaskRef:
+        return TaskRef(self.user, self.session, self.task_id)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A key's record and its revision, and whether this claim wrote it."""
+
+    name: str
+    record: IdempotencyRecord
+    revision: int
+    is_new: bool
+
+
+class IdempotencyKeys:
+    """All keys. Every call raises `Unavailable` where the bucket does not answer."""
+
+    def __init__(self, client: NatsClient) -> None:
+        self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
+        self._bucket: KeyValue | None = None
+
+    async def claim(self, identity: Identity, key: str, digest: str) -> Claim:
+        """The key's record: a new one where there is none.
+
+        Raises `IdempotencyKeyReused` where it is that of other parameters.
+        """
+        name = f"{identity.user}.{hashlib.sha256(key.encode()).hexdigest()}"
+        record = IdempotencyRecord(
+            user=identity.user,
+            session=identity.session,
+            task_id=str(uuid.uuid4()),
+            blob_id=new_blob_id(),
+            digest=digest,
+        )
+        while True:
+            with contextlib.suppress(KeyWrongLastSequenceError):  # it is there already
+                return Claim(name, record, await self._update(name, record, _NO_RECORD), is_new=True)
+            # Somebody changed it meanwhile; or it has aged out, or is not at that replica yet.
+            with contextlib.suppress(KeyWrongLastSequenceError, KeyNotFoundError):
+                return await self._claim_existing(name, digest)
+
+    async def release(self, claim: Claim) -> None:
+        """Let any parameters have the key, since the task was refused. The task stays the key's: whoever submits it at
+        this moment submits no second one."""
+        with contextlib.suppress(KeyWrongLastSequenceError):  # an earlier try had landed
+            await self._update(claim.name, claim.record.model_copy(update={"digest": None}), claim.revision)
+
+    async def _claim_existing(self, name: str, digest: str) -> Claim:
+        entry = await self._call(lambda bucket: bucket.get(name))
+        record, revision = IdempotencyRecord.model_validate_json(entry.value or b""), entry.revision or 0
+        if record.digest is None:
+            record = record.model_copy(update={"digest": digest})
+            return Claim(name, record, await self._update(name, record, revision), is_new=True)
+        if record.digest != digest:
+            raise IdempotencyKeyReused
+        return Claim(name, record, revision, is_new=False)
+
+    async def _update(self, name: str, record: IdempotencyRecord, revision: int) -> int:
+        return await self._call(lambda bucket: bucket.update(name, _bytes_of(record), last=revision))
+
+    async def _call(self, call: Callable[[KeyValue], Awaitable[T]]) -> T:
+        async def opened() -> T:
+            if self._bucket is None:  # when first needed, not at start: the gateway may be there before the bucket is
+                self._bucket = await self._js.key_value(IDEMPOTENCY_KEYS_BUCKET)
+            return await call(self._bucket)
+
+        try:
+            return await retried_while_away(opened)
+        except BucketNotFoundError as error:
+            log.error("no_bucket", bucket=IDEMPOTENCY_KEYS_BUCKET, hint="run `python -m sd_common.provision`")
+            raise Unavailable("The store of idempotency keys") from error
+
+
+def _bytes_of(record: IdempotencyRecord) -> bytes:
+    return record.model_dump_json().encode()

@@ -1,0 +1,116 @@
+"""The verdict sees what it is there to see: each promise, broken in events made up for it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from chaos.asked import AskedTask, ask
+from chaos.disturbances import Disturbance, Happened
+from chaos.evidence import Leftovers, Told
+from chaos.takeovers import takeover_times_s
+from chaos.verdict import (
+    broken_promises_of_keys,
+    broken_promises_of_leftovers,
+    broken_promises_of_tasks,
+    findings,
+)
+
+TASK = "one"
+SEED = 7
+
+
+def told(*types: str, task_id: str = TASK, seed: int = SEED, attempts: Iterable[int] = (1, 2, 3)) -> list[Told]:
+    """A task's events, a second apart. `attempts` are those of its starts; it is finished by the last."""
+    numbers = iter(attempts)
+    attempt = 0
+    events = []
+    for sequence, event_type in enumerate(types, start=1):
+        body: dict[str, Any] = {"event_type": event_type, "worker": "w"}
+        if event_type == "started":
+            attempt = next(numbers)
+        body["attempt"] = attempt
+        body["result"] = {"blob_url": f"http://x/blob/{task_id}", "parameters_used": {"seed": seed}}
+        events.append(Told(sequence, float(sequence), "session", task_id, body))
+    return events
+
+
+def accepted(**changes: Any) -> AskedTask:
+    task = ask(SEED, random.Random(0))
+    task.manner = "follows"
+    task.task_id, task.accepted_at_s = TASK, 1.0
+    for name, value in changes.items():
+        setattr(task, name, value)
+    return task
+
+
+def broken(events: list[Told], **changes: Any) -> list[str]:
+    return list(broken_promises_of_tasks([accepted(**changes)], events))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        told("pending", "started", "finished"),
+        told("pending", "started", "started", "finished"),
+        told("pending", "started", "pending", "started", "finished", attempts=(1, 1)),
+    ],
+)
+def test_a_task_that_ended_once_breaks_no_promise(events: list[Told]) -> None:
+    assert broken(events) == []
+
+
+def test_a_deleted_task_may_be_aborted() -> None:
+    assert broken(told("pending", "aborted"), manner="deletes", deleted_at_s=3.0) == []
+
+
+@pytest.mark.parametrize(
+    ("events", "changes", "sentence"),
+    [
+        ([], {}, "lost"),
+        (told("pending", "started"), {}, "lost"),
+        (told("pending", "started", "finished", "aborted"), {}, "2 terminal events"),
+        (told("started", "finished"), {}, "out of order"),
+        (told("pending", "started", "finished", "started"), {}, "out of order"),
+        (told("pending", "started", "started", "finished", attempts=(1, 3)), {}, "attempts"),
+        (told("pending", "started", "finished"), {"accepted_at_s": -200.0}, "took longer"),
+        (told("pending", "aborted"), {}, "aborted though nobody asked"),
+        (told("pending", "aborted"), {"manner": "deletes", "deleted_at_s": 1.5}, "not ended when that was answered"),
+        (told("pending", "started", "finished"), {"blob_url": "http://x/blob/other"}, "no finished task"),
+    ],
+)
+def test_a_broken_promise_is_told(events: list[Told], changes: dict[str, Any], sentence: str) -> None:
+    assert any(sentence in told_of for told_of in broken(events, **changes))
+
+
+def test_a_zombies_finish_is_told() -> None:
+    events = told("pending", "started", "started", "finished")
+    events[-1].body["attempt"] = 1
+    assert any("finished by attempt" in sentence for sentence in broken(events))
+
+
+def test_a_task_that_nobody_was_told_of_must_end_too() -> None:
+    assert any("0 terminal events" in sentence for sentence in broken_promises_of_tasks([], told("pending")))
+
+
+def test_a_second_task_for_one_submission_is_told() -> None:
+    events = [*told("pending", "started", "finished"), *told("pending", "started", "finished", task_id="two")]
+    assert len(list(broken_promises_of_keys([accepted()], events))) == 1
+
+
+@pytest.mark.parametrize("left", [Leftovers(1, {}), Leftovers(0, {"shapes": 1})])
+def test_what_is_left_over_is_told(left: Leftovers) -> None:
+    assert len(list(broken_promises_of_leftovers(left))) == 1
+
+
+def test_lost_and_doubled_tasks_are_counted() -> None:
+    found = findings([accepted(task_id="lost"), accepted()], told("pending", "finished", "finished"))
+    assert (len(found.accepted), found.num_lost, found.num_doubled) == (2, 1, 1)
+
+
+def test_a_takeover_is_timed_from_the_kill_of_the_worker_that_ran_the_task() -> None:
+    killed = [Happened(Disturbance(0, worker, "worker", "killed", 0), 2.5) for worker in ("w", "another")]
+    assert takeover_times_s(killed, told("pending", "started", "started", "finished")) == [0.5]

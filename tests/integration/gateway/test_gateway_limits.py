@@ -1,0 +1,112 @@
+"""What the operator allows, as clients of a gateway meet it. Every refusal tells the limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType
+from integration.gateway.conftest import StartGateway
+
+from sd_common.job_queue import JobQueue
+from sd_common.nats_client import NatsClient
+from support.client import PATIENCE_S, Client
+
+_NO_NAME = "must be a repository id on the hub"
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters", "field", "sentence"),
+    [
+        (
+            {"allowed_models": ("shapes", "owner/*")},
+            {"model": "stranger/model"},
+            "model",
+            "Model 'stranger/model' is not allowed here: name one of shapes, owner/*",
+        ),
+        ({"allowed_models": ("shapes",)}, {}, "model", "Model 'CompVis/stable-diffusion-v1-4' is not allowed here"),
+        ({"allowed_models": ("owner/*",)}, {"model": "owner/name@refs/pr/1"}, "model", "not allowed here"),
+        ({"max_steps": 50}, {"steps": 51}, "steps", "at most 50 are made here"),
+        ({"max_prompt_chars": 10}, {"prompt": "x" * 11}, "prompt", "at most 10 are taken here"),
+        ({"max_picture_pixels": 256 * 256}, {"width": 512}, "width", "at most 65,536 are made here"),
+        ({}, {"model": "../models/shapes"}, "model", _NO_NAME),
+        ({}, {"model": "/etc/passwd"}, "model", _NO_NAME),
+        ({}, {"model": "\\\\host\\share"}, "model", _NO_NAME),
+        ({}, {"model": "//host/share"}, "model", _NO_NAME),
+        ({}, {"model": "C:\\models\\shapes"}, "model", _NO_NAME),
+        ({}, {"model": "shapes\x00"}, "model", _NO_NAME),
+        ({}, {"model": "owner/name@../../x"}, "model", _NO_NAME),
+    ],
+)
+async def test_what_is_not_allowed_is_refused_at_submission(
+    start_gateway: StartGateway,
+    nats_client: NatsClient,
+    settings: dict[str, Any],
+    parameters: dict[str, Any],
+    field: str,
+    sentence: str,
+) -> None:
+    _, url = await start_gateway(**settings)
+    async with Client(url) as client:
+        for told in (
+            await client.post("/task", json={"prompt": "x", **parameters}),
+            await client.get("/txt2img", params={"prompt": "x", **parameters}),
+        ):
+            assert told.status == 422
+            [entry] = told.json["errors"]
+            assert entry["field"] == field
+            assert sentence in entry["detail"]
+    assert await JobQueue(nats_client).depths() == []
+
+
+async def test_an_allowed_model_is_taken(start_gateway: StartGateway) -> None:
+    _, url = await start_gateway(allowed_models=("owner/*@v1",))
+    async with Client(url) as client:
+        task_id = await client.submit(prompt="x", model="owner/name@v1")
+        assert (await client.last_event(task_id))["event_type"] == "pending"
+
+
+async def test_a_body_beyond_the_limit_is_refused(start_gateway: StartGateway) -> None:
+    _, url = await start_gateway(max_body_bytes=2048)
+    async with Client(url) as client:
+        told = await client.post("/task", json={"prompt": "x" * 3000})
+    assert told.status == 413
+    assert told.json["detail"] == "The body is larger than 2,048 bytes"
+
+
+async def test_requests_beyond_the_rate_are_told_to_wait_and_those_of_others_are_not(
+    start_gateway: StartGateway,
+) -> None:
+    _, url = await start_gateway(requests_per_s=0.2)
+    async with Client(url) as client, Client(url) as other:
+        await client.take_public_token()
+        await other.take_public_token()
+        answers = [await client.get("/models") for _ in range(3)]
+        assert [told.status for told in answers] == [200, 200, 429]
+        assert 1 <= int(answers[2].headers["Retry-After"]) <= 5
+        assert "More than 0.2 requests a second" in answers[2].json["detail"]
+        async with client.events() as events:
+            closed = await events.socket.receive(PATIENCE_S)
+            assert (closed.type, events.socket.close_code) == (WSMsgType.CLOSE, 1013)
+        assert (await other.get("/models")).status == 200
+
+
+async def test_a_websocket_too_many_is_closed_and_there_is_room_again_once_one_has_gone(
+    start_gateway: StartGateway,
+) -> None:
+    _, url = await start_gateway(max_websockets_per_user=2)
+    async with Client(url) as client, Client(url) as other:
+        await client.take_public_token()
+        await other.take_public_token()
+        async with client.events() as first, other.events() as of_other:
+            async with client.events(), client.events() as third:
+                closed = await third.socket.receive(PATIENCE_S)
+                assert closed.extra == "You have 2 websockets here: close one first"
+                assert third.socket.close_code == 1013
+            task_id = await client.submit(prompt="x")
+            assert (await first.next())["task_id"] == task_id
+            async with client.events() as again:
+                task_id = await client.submit(prompt="x")
+                assert (await again.next())["task_id"] == task_id
+            task_id = await other.submit(prompt="x")
+            assert (await of_other.next())["task_id"] == task_id

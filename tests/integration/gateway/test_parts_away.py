@@ -1,0 +1,232 @@
+"""A part that is away: what needs it is refused at once, and told when to try again; the rest goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from integration.gateway.conftest import StartGateway
+from PIL import Image
+
+from sd_auth.app import AuthApp
+from sd_common import nats_client as nats_client_module
+from sd_common.blob_store import SHORT_PATIENCE, BlobStore, Patience, new_blob_id
+from sd_common.errors import Unavailable
+from sd_common.job_queue import JobQueue
+from sd_common.nats_client import NatsClient
+from sd_common.provision import provision_streams
+from sd_common.settings import MinioSettings, StreamSettings
+from sd_embedded.s3_server import S3Server
+from support.client import PATIENCE_S, Answered, Client
+from support.servers import NatsServer
+
+_TASK = {"prompt": "x", "model": "shapes"}
+#: A second, and what a loaded machine adds.
+_AT_ONCE_S = 2.5
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server that may be stopped: the session's is that of other tests too."""
+    server = S3Server(tmp_path_factory.mktemp("s3"), "test", secrets.token_hex(20))
+    server.start()
+    yield server
+    server.terminate()
+
+
+@pytest_asyncio.fixture
+async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
+    """Of a gateway that was ready."""
+    _, url = await start_gateway()
+    async with Client(url) as client:
+        await client.take_public_token()
+        yield client
+
+
+def _picture() -> bytes:
+    with io.BytesIO() as file:
+        Image.new("RGB", (64, 64)).save(file, "PNG")
+        return file.getvalue()
+
+
+def _img2img() -> dict[str, str]:
+    return {**_TASK, "initial_image": f"data:image/png;base64,{base64.b64encode(_picture()).decode()}"}
+
+
+async def _missing(client: Client) -> set[str]:
+    answer = await client.get("/readyz")
+    missing = set(answer.json.get("missing", ()))
+    assert answer.status == (503 if missing else 200)
+    return missing
+
+
+def _assert_unavailable(answer: Answered, part: str) -> None:
+    assert answer.status == 503, answer.body
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json["detail"] == f"{part} does not answer at the moment: try again in a few seconds"
+
+
+# NATS
+
+
+async def test_without_nats_every_task_call_is_refused_at_once_and_the_rest_goes_on(
+    client: Client, nats_server: NatsServer
+) -> None:
+    task_id = await client.submit(**_TASK)
+    blob_url = await client.upload(_picture())
+    await asyncio.to_thread(nats_server.kill)
+    for _ in range(2):
+        started = time.monotonic()
+        refused = await asyncio.gather(
+            client.post("/task", json=_TASK),
+            client.post("/task", json=_TASK, headers={"Idempotency-Key": "key"}),
+            client.get(f"/task/{task_id}"),
+            client.delete(f"/task/{task_id}"),
+            client.get("/txt2img", params=_TASK),
+            client.post("/token/all"),
+        )
+        assert time.monotonic() - started < _AT_ONCE_S
+        for answer in refused:
+            _assert_unavailable(answer, "The message broker")
+    for path in ("/healthz", "/docs", "/openapi.json", "/models"):
+        assert (await client.get(path)).status == 200
+    assert (await client.get(blob_url)).body == _picture()
+    await client.upload(_picture())
+    assert await _missing(client) == {"nats"}
+    nats_server.start()
+
+
+async def test_a_request_waits_for_a_connection_that_was_lost_a_moment_ago(
+    monkeypatch: pytest.MonkeyPatch, client: Client, nats_server: NatsServer
+) -> None:
+    monkeypatch.setattr(nats_client_module, "RECONNECT_WITHIN_S", PATIENCE_S)
+    await asyncio.to_thread(nats_server.kill)
+    submitting = asyncio.ensure_future(client.submit(**_TASK))
+    assert await _missing(client) == {"nats"}
+    assert not submitting.done()
+    nats_server.start()
+    assert (await client.last_event(await submitting))["event_type"] == "pending"
+
+
+async def test_a_submission_rides_through_a_while_without_its_stream(client: Client, nats_client: NatsClient) -> None:
+    """As in a leader change: the connection is up, and nobody answers for the stream."""
+    js = nats_client.jetstream()
+    await js.delete_stream("JOBS")
+    submitting = asyncio.ensure_future(client.submit(**_TASK))
+    assert await _missing(client) == set()
+    await client.upload(_picture())
+    assert not submitting.done()
+    await provision_streams(js, StreamSettings(_env_file=None))
+    assert (await client.last_event(await submitting))["event_type"] == "pending"
+    assert [depth.num_jobs for depth in await JobQueue(nats_client).depths()] == [1]
+
+
+# S3
+
+
+async def _assert_pictures_are_refused(client: Client, blob_url: str) -> None:
+    for answer in await asyncio.gather(
+        client.get(blob_url),
+        client.post("/blob", data={"blob_data": io.BytesIO(_picture())}),
+        client.post("/task", json=_img2img()),
+    ):
+        _assert_unavailable(answer, "The picture store")
+
+
+async def test_without_s3_tasks_without_pictures_are_taken(client: Client, s3_server: S3Server) -> None:
+    blob_url = await client.upload(_picture())
+    await asyncio.to_thread(s3_server.kill)
+    started = time.monotonic()
+    await _assert_pictures_are_refused(client, blob_url)
+    assert time.monotonic() - started < _AT_ONCE_S
+    task_id = await client.submit(**_TASK)
+    assert (await client.last_event(task_id))["event_type"] == "pending"
+    assert (await client.delete(f"/task/{task_id}")).status == 204
+    assert await _missing(client) == {"s3"}
+    s3_server.start()
+    async with asyncio.timeout(PATIENCE_S):
+        while (await client.get(blob_url)).status != 200:  # noqa: ASYNC110 - another process becomes ready
+            await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+def stopped_s3(s3_server: S3Server) -> Iterator[None]:
+    """The S3 server takes connections and does not answer, once it is stopped; it goes on after the test."""
+    yield
+    os.kill(s3_server.pid, signal.SIGCONT)
+
+
+@pytest.mark.usefixtures("stopped_s3")
+async def test_an_s3_server_that_hangs_is_given_up_in_bounded_time(client: Client, s3_server: S3Server) -> None:
+    blob_url = await client.upload(_picture())
+    os.kill(s3_server.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    await _assert_pictures_are_refused(client, blob_url)
+    assert time.monotonic() - started < SHORT_PATIENCE.read_timeout_s + _AT_ONCE_S
+    await client.submit(**_TASK)
+    assert await _missing(client) == {"s3"}
+    os.kill(s3_server.pid, signal.SIGCONT)
+    assert (await client.get(blob_url)).body == _picture()
+
+
+@pytest.mark.usefixtures("stopped_s3")
+async def test_no_call_waits_for_long_behind_others_that_hang(
+    minio_settings: MinioSettings, s3_server: S3Server
+) -> None:
+    """More calls than there may be transfers at once."""
+    patience = Patience(read_timeout_s=0.5, num_retries=0, call_timeout_s=1.0)
+    async with BlobStore(minio_settings, patience) as blobs:
+        os.kill(s3_server.pid, signal.SIGSTOP)
+        started = time.monotonic()
+        calls = (blobs.get(new_blob_id()) for _ in range(200))
+        refused = await asyncio.gather(*calls, return_exceptions=True)
+        assert time.monotonic() - started < 1.0 + _AT_ONCE_S
+    assert {type(error) for error in refused} == {Unavailable}
+
+
+# auth
+
+
+async def test_without_auth_tokens_are_verified_and_tasks_taken(client: Client, auth: AuthApp) -> None:
+    await auth.stop()
+    await client.submit(**_TASK)
+    await client.upload(_picture())
+    assert await _missing(client) == set()
+    started = time.monotonic()
+    _assert_unavailable(await client.post("/token/all"), "The auth service")
+    _assert_unavailable(
+        await client.post("/token", data={"username": "alice", "password": "x" * 8}), "The auth service"
+    )
+    assert time.monotonic() - started < _AT_ONCE_S
+
+
+# The queue
+
+
+async def test_a_full_queue_says_when_to_try_again_and_others_are_taken(
+    client: Client, nats_client: NatsClient
+) -> None:
+    await provision_streams(nats_client.jetstream(), StreamSettings(_env_file=None, jobs_max_per_model=2))
+    for _ in range(3):  # one waits in the lane `first`, the others fill `next`
+        await client.submit(**_TASK)
+    for refused in (await client.post("/task", json=_TASK), await client.get("/txt2img", params=_TASK)):
+        assert refused.status == 429
+        assert int(refused.headers["Retry-After"]) > 0
+        assert refused.json["detail"].startswith("The queue of model 'shapes' is full: try again when")
+    await client.submit(**{**_TASK, "model": "another"})
+
+
+async def test_a_task_that_has_aged_out_is_told_as_such(client: Client, nats_client: NatsClient) -> None:
+    task_id = await client.submit(**_TASK)
+    await nats_client.jetstream().purge_stream("EVENTS")
+    for answer in (await client.get(f"/task/{task_id}"), await client.delete(f"/task/{task_id}")):
+        assert answer.status == 404
+        assert answer.json["detail"] == f"You have no task '{task_id}', or it has aged out"
