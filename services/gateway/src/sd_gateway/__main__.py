@@ -13,9 +13,8 @@ from sd_common.settings import LogSettings, MinioSettings, NatsSettings, load_se
 from sd_gateway.app import GatewayApp
 from sd_gateway.settings import GatewaySettings
 
-
-#: Of `gc.set_threshold`. Everything stands still for 0.3 s while the objects of 5,000 websockets are gone through, which
-#: the last of Python's own (700, 10, 10) had it do for every thousand that connected.
+#: Of `gc.set_threshold`. Everything stands still for 0.3 s while the objects of 5,000 websockets are gone through: with
+#: the last of Python's own (700, 10, 10), whenever another thousand had connected.
 _GC_THRESHOLDS = (700, 10, 100)
 
 
