@@ -254,8 +254,8 @@ async def test_recent_events_are_those_of_the_session_in_order(feed: EventFeed, 
             await _live(task_log, new_ref("alice", "session-2"))
             last = await _live(task_log, new_ref())
         await heard.until(last)
-    assert [event.sequence for event in feed.recent("alice", "session-1", 5)] == [6, 10, 11, 12, 16, 17, 18]
-    assert feed.recent("alice", "session-1", last) == feed.recent("bob", "session-1", 0) == []
+    assert [event.sequence for event in feed.recent.of_session("alice", "session-1", 5)] == [6, 10, 11, 12, 16, 17, 18]
+    assert feed.recent.of_session("alice", "session-1", last) == feed.recent.of_session("bob", "session-1", 0) == []
 
 
 async def test_a_stream_that_is_made_anew_is_told_from_its_beginning(

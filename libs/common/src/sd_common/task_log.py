@@ -7,6 +7,7 @@ exactly one terminal event, whoever races.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
-from sd_common.direct_get import get_batch
+from sd_common.direct_get import Batch, get_batch
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import (
     AbortedEvent,
@@ -37,6 +38,8 @@ StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 NO_EVENT = 0
 _WRONG_LAST_SEQUENCE = 10071
 _REPLAY_BATCH = 500
+#: Batches asked for at once: when a thousand websockets come back together, each would wait for all, and time out.
+_NUM_BATCHES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class TaskLog:
     def __init__(self, client: NatsClient) -> None:
         self._client = client
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
+        self._asking = asyncio.Semaphore(_NUM_BATCHES_AT_ONCE)
 
     async def append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
         """Append `event` if `expected_sequence` is the task's last, and return its sequence.
@@ -157,7 +161,12 @@ class TaskLog:
 
     async def _get(self, request: dict[str, Any]) -> tuple[list[LoggedEvent], int]:
         """The events that a batched direct get answers, and how many it left."""
-        batch = await retried_while_away(lambda: get_batch(self._client, EVENTS, request, REQUEST_TIMEOUT_S))
+
+        async def ask() -> Batch:
+            async with self._asking:
+                return await get_batch(self._client, EVENTS, request, REQUEST_TIMEOUT_S)
+
+        batch = await retried_while_away(ask)
         events: list[LoggedEvent] = []
         for message in batch.messages:
             headers = message.headers or {}

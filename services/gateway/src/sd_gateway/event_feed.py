@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from itertools import takewhile
 from typing import TypeVar
 
 import structlog
@@ -22,6 +21,7 @@ from sd_common.errors import SubjectError, Unavailable
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import LoggedEvent, TaskLog
+from sd_gateway.recent_events import RecentEvents
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,6 @@ _LOOK_EVERY_S = 5.0
 #: Pauses before the log is read again when it does not show yet what the stream has (a replica that lags), or is away.
 _FIRST_PAUSE_S = 0.05
 _MAX_PAUSE_S = 1.0
-#: Events remembered for those who have read the log up to its end, as a replica that lags shows it.
 _NUM_RECENT = 2000
 
 
@@ -48,7 +47,8 @@ class EventFeed:
         self._of_all: list[Listener] = []
         self._of_session: defaultdict[tuple[str, str], set[Listener]] = defaultdict(set)
         self._of_task: defaultdict[str, set[Listener]] = defaultdict(set)
-        self._recent: deque[LoggedEvent] = deque(maxlen=_NUM_RECENT)
+        #: What was told lately, for those who have read the log up to the end that a lagging replica shows.
+        self.recent = RecentEvents(_NUM_RECENT)
         self._last_sequence = 0
         self._highest_heard = 0
         self._may_be_behind = asyncio.Event()
@@ -75,11 +75,6 @@ class EventFeed:
     async def has_come_to(self, sequence: int) -> bool:
         """Whether the stream has an event of this sequence, or had. Raises `Unavailable`."""
         return sequence <= self._last_sequence or sequence <= await self._task_log.last_sequence()
-
-    def recent(self, user: str, session: str, since: int) -> list[LoggedEvent]:
-        """Events of the session with a sequence greater than `since`, of those told in the last moments, in order."""
-        events = takewhile(lambda event: event.sequence > since, reversed(self._recent))
-        return [event for event in events if (event.ref.user, event.ref.session) == (user, session)][::-1]
 
     def on_event(self, listener: Listener) -> None:
         """Call `listener` with every event, for good."""
@@ -141,7 +136,7 @@ class EventFeed:
         if newest < told:
             log.warning("stream_made_anew", last_sequence=told, newest=newest)
             self._last_sequence = self._highest_heard = 0
-            self._recent.clear()
+            self.recent.clear()
         self._last_sequence = max(self._last_sequence, oldest - 1)  # what has aged out is not waited for
         self._highest_heard = max(self._highest_heard, newest)
         if self._last_sequence < self._highest_heard:
@@ -154,7 +149,7 @@ class EventFeed:
         if event.sequence <= self._last_sequence:
             return
         self._last_sequence = event.sequence
-        self._recent.append(event)
+        self.recent.add(event)
         ref = event.ref
         of_session, of_task = self._of_session.get((ref.user, ref.session), ()), self._of_task.get(ref.task_id, ())
         for listener in (*self._of_all, *of_session, *of_task):

@@ -12,7 +12,10 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -80,7 +83,7 @@ class Websockets:
         self._feed = feed
         self._task_log = task_log
         self._settings = settings
-        self._clients: set[_Client] = set()
+        self._clients: defaultdict[str, set[_Client]] = defaultdict(set)
 
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
         """Complete the handshake."""
@@ -105,7 +108,7 @@ class Websockets:
         """Send the session's events until the client goes away: those after the sequence `since` first, where given."""
         client = _Client(accepted, request.transport, identity.holder)
         max_clients = self._settings.max_websockets_per_user
-        if sum(other.holder == client.holder for other in self._clients) >= max_clients:
+        if len(self._clients.get(client.holder, ())) >= max_clients:
             await client.close(WSCloseCode.TRY_AGAIN_LATER, f"You have {max_clients} websockets here: close one first")
             return
         outbox = Outbox(self._settings.websocket_queue_events)
@@ -114,8 +117,7 @@ class Websockets:
             outbox.put_if_roomy(message.data)
 
         async with contextlib.AsyncExitStack() as stack:
-            self._clients.add(client)
-            stack.callback(self._clients.discard, client)
+            stack.enter_context(self._registered(client))
             stack.enter_context(self._feed.session_listener(identity.user, identity.session, outbox.put))
             if progress:
                 subject = subjects.progress_of_session(identity.user, identity.session)
@@ -128,7 +130,18 @@ class Websockets:
 
     async def close_all(self) -> None:
         """Tell every client that this gateway goes away."""
-        await asyncio.gather(*(client.close(WSCloseCode.GOING_AWAY, "Gateway is stopping") for client in self._clients))
+        clients = chain.from_iterable(self._clients.values())
+        await asyncio.gather(*(client.close(WSCloseCode.GOING_AWAY, "Gateway is stopping") for client in clients))
+
+    @contextlib.contextmanager
+    def _registered(self, client: _Client) -> Iterator[None]:
+        self._clients[client.holder].add(client)
+        try:
+            yield
+        finally:
+            self._clients[client.holder].discard(client)
+            if not self._clients[client.holder]:
+                del self._clients[client.holder]
 
     async def _send_all(self, client: _Client, outbox: Outbox, identity: Identity, since: int | None) -> None:
         try:
@@ -161,7 +174,7 @@ class Websockets:
         session = subjects.events_of_session(identity.user, identity.session)
         while True:
             outbox.begin_anew()
-            recent = self._feed.recent(identity.user, identity.session, sent)
+            recent = self._feed.recent.of_session(identity.user, identity.session, sent)
             async for event in self._task_log.replay(session, sent + 1):
                 await self._send(client, event.shown())
                 sent = event.sequence
