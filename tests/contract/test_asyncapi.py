@@ -49,6 +49,7 @@ def test_every_subject_that_is_built_is_a_channel() -> None:
     filled = {channel.address.replace("{", "").replace("}", "") for channel in CHANNELS}
     built = {ref.events, ref.progress, ref.cancels, f"feed.{ref.events.removeprefix('events.')}", "jobs.model_key"}
     built |= {subjects.WORKERS.replace("*", "worker_key"), subjects.ROLL_CALL, subjects.BACKLOG, subjects.HELD_MODELS}
+    built |= {subjects.REVOKED_TOKENS.replace("*", "token_id")}
     asked = {value for name, value in vars(auth_messages).items() if name.isupper() and str(value).startswith("auth.")}
     assert filled == built | asked
 

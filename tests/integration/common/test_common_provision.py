@@ -73,6 +73,19 @@ async def test_users_are_kept_without_history(nats_client: NatsClient, provision
     assert _chosen(await _config_of(nats_client, "KV_users"), expected) == expected
 
 
+async def test_revoked_tokens_are_told_once_stored_and_have_a_life_of_their_own(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    expected = {
+        "max_msgs_per_subject": 1,
+        "storage": "file",
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "republish": {"src": "$KV.revoked_tokens.*", "dest": "revoked_tokens.{{wildcard(1)}}"},
+    }
+    assert _chosen(await _config_of(nats_client, "KV_revoked_tokens"), expected) == expected
+
+
 async def test_the_consumer_of_a_model_is_as_the_contract_says(
     nats_client: NatsClient, provisioned: NatsSettings
 ) -> None:
@@ -109,7 +122,7 @@ async def test_several_that_provision_an_empty_server_at_once_agree(
 ) -> None:
     await asyncio.gather(*(provision_streams(nats_client.jetstream(), _STREAMS) for _ in range(5)))
     streams = {info.config.name for info in await nats_client.jetstream().streams_info()}
-    assert streams == {"JOBS", "EVENTS", "KV_users"}
+    assert streams == {"JOBS", "EVENTS", "KV_users", "KV_revoked_tokens"}
 
 
 async def test_a_changed_setting_is_applied_and_jobs_stay(nats_client: NatsClient, provisioned: NatsSettings) -> None:

@@ -16,7 +16,7 @@ _SECRET_KEY = "0123456789abcdef0123456789abcdef"
 
 
 def _tokens(secret_key: str = _SECRET_KEY) -> Tokens:
-    return Tokens(SecretStr(secret_key), expire_minutes=1)
+    return Tokens(SecretStr(secret_key), [], expire_minutes=1)
 
 
 def test_the_derivation_is_pinned() -> None:

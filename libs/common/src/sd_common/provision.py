@@ -16,7 +16,7 @@ from sd_common.blob_store import BlobStore
 from sd_common.logs import configure_logs
 from sd_common.nats_client import connect
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, StreamSettings, load_settings
-from sd_common.streams import USERS_BUCKET, events_stream, jobs_stream, users_bucket
+from sd_common.streams import events_stream, jobs_stream, revoked_tokens_bucket, users_bucket
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +25,11 @@ async def provision_streams(js: JetStreamContext, settings: StreamSettings) -> N
     """Create what is missing and update what differs."""
     for stream in (jobs_stream(settings), events_stream(settings)):
         await _create_or_update(js, stream)
-    try:
-        await js.key_value(USERS_BUCKET)
-    except BucketNotFoundError:
-        await js.create_key_value(users_bucket(settings))
+    for bucket in (users_bucket(settings), revoked_tokens_bucket(settings)):
+        try:
+            await js.key_value(bucket.bucket)
+        except BucketNotFoundError:
+            await js.create_key_value(bucket)
 
 
 async def _create_or_update(js: JetStreamContext, stream: StreamConfig) -> None:

@@ -19,6 +19,7 @@ from sd_common.settings import StreamSettings
 JOBS = "JOBS"
 EVENTS = "EVENTS"
 USERS_BUCKET = "users"
+REVOKED_TOKENS_BUCKET = "revoked_tokens"
 
 #: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker.
 ACK_WAIT_S = 30.0
@@ -61,6 +62,18 @@ def users_bucket(settings: StreamSettings) -> KeyValueConfig:
     """Users by name."""
     return KeyValueConfig(
         bucket=USERS_BUCKET, history=1, storage=StorageType.FILE, replicas=settings.nats_replicas, direct=True
+    )
+
+
+def revoked_tokens_bucket(settings: StreamSettings) -> KeyValueConfig:
+    """Revoked tokens by id. Each entry has a life of its own, as long as that of its token."""
+    return KeyValueConfig(
+        bucket=REVOKED_TOKENS_BUCKET,
+        history=1,
+        storage=StorageType.FILE,
+        replicas=settings.nats_replicas,
+        direct=True,
+        republish=RePublish(src=f"$KV.{REVOKED_TOKENS_BUCKET}.*", dest="revoked_tokens.{{wildcard(1)}}"),
     )
 
 

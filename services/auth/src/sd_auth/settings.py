@@ -20,6 +20,11 @@ class AuthSettings(Settings):
         description="Needed. The signing key of tokens is derived from it; the same for all replicas, at least "
         "32 characters, kept from every other service. Changing it ends all tokens. `openssl rand -hex 32` makes one.",
     )
+    secret_key_previous: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secrets, comma-separated, whose tokens are accepted but with which none is signed: former values "
+        "of `SECRET_KEY`, until their tokens have expired.",
+    )
     enable_signup: Flag = Field(default=False, description="Whether anybody may sign up.")
     enable_public_access: Flag = Field(
         default=False, description="Whether anybody may get a token of the public user `all`, without a password."
@@ -37,6 +42,11 @@ class AuthSettings(Settings):
         default=8081, description="Port of `/healthz` and `/readyz`; 0 for any that is free, `off` for none."
     )
 
+    @property
+    def previous_secret_keys(self) -> list[SecretStr]:
+        """Each of `SECRET_KEY_PREVIOUS`."""
+        return [SecretStr(secret) for secret in _split(self.secret_key_previous)]
+
     @field_validator("secret_key")
     @classmethod
     def check_secret_key(cls, value: SecretStr) -> SecretStr:
@@ -47,3 +57,18 @@ class AuthSettings(Settings):
                 {"characters": MIN_SECRET_KEY_CHARS},
             )
         return value
+
+    @field_validator("secret_key_previous")
+    @classmethod
+    def check_secret_key_previous(cls, value: SecretStr) -> SecretStr:
+        if any(len(secret) < MIN_SECRET_KEY_CHARS for secret in _split(value)):
+            raise PydanticCustomError(
+                "secret_key_previous",
+                "has a secret of less than {characters} characters: separate whole secrets by commas",
+                {"characters": MIN_SECRET_KEY_CHARS},
+            )
+        return value
+
+
+def _split(secrets: SecretStr) -> list[str]:
+    return [part for secret in secrets.get_secret_value().split(",") if (part := secret.strip())]
