@@ -28,6 +28,7 @@ from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
 from sd_gateway.http.service import add_documents
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
+from sd_gateway.revoked_tokens import RevokedTokens
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
@@ -66,6 +67,7 @@ class GatewayApp:
             blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
             self._parts = self._wire(self._client, blobs)
             stack.callback(self._parts.feed.stop)
+            stack.callback(self._parts.revoked_tokens.stop)
             self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
             stack.callback(self._starting.cancel)
             runner = GatewayRunner(
@@ -113,12 +115,15 @@ class GatewayApp:
         task_log = TaskLog(client)
         queue = JobQueue(client)
         auth = AuthClient(client)
+        revoked_tokens = RevokedTokens(client)
+        authenticator = Authenticator(auth, revoked_tokens)
         feed = EventFeed(client, task_log)
         input_pictures = InputPictures(blobs, settings.base_url, settings)
         return Parts(
             settings=settings,
             auth=auth,
-            authenticator=Authenticator(auth),
+            authenticator=authenticator,
+            revoked_tokens=revoked_tokens,
             blobs=blobs,
             task_log=task_log,
             feed=feed,
@@ -126,13 +131,19 @@ class GatewayApp:
             input_pictures=input_pictures,
             submitter=Submitter(queue, task_log, input_pictures, settings),
             aborter=Aborter(client, queue, task_log),
-            websockets=Websockets(client, feed, settings),
+            websockets=Websockets(client, feed, authenticator, settings),
             readiness=self._readiness,
         )
 
     async def _start_parts(self) -> None:
         parts = self._parts
-        for start in (self._client.open, parts.feed.start, parts.served_models.start, parts.authenticator.fetch_keys):
+        for start in (
+            self._client.open,
+            parts.feed.start,
+            parts.served_models.start,
+            parts.revoked_tokens.start,
+            parts.authenticator.fetch_keys,
+        ):
             while True:
                 try:
                     await start()
@@ -162,6 +173,8 @@ class GatewayApp:
         # Tokens are verified here: the keys are needed, not the service.
         if not self._parts.authenticator.has_keys:
             raise Unavailable("The auth service")
+        if not self._parts.revoked_tokens.is_known:
+            raise Unavailable("The list of revoked tokens")
 
 
 def create_web_app(parts: Parts) -> web.Application:

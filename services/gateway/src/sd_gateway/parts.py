@@ -14,6 +14,7 @@ from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.input_pictures import InputPictures
+from sd_gateway.revoked_tokens import RevokedTokens
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
@@ -27,6 +28,7 @@ class Parts:
     settings: GatewaySettings
     auth: AuthClient
     authenticator: Authenticator
+    revoked_tokens: RevokedTokens
     blobs: BlobStore
     task_log: TaskLog
     feed: EventFeed

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from sd_common import subjects
 from sd_common.nats_client import NatsClient
 from sd_common.task_log import LoggedEvent
-from sd_gateway.authn import Identity
+from sd_gateway.authn import Authenticator, VerifiedToken
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.settings import GatewaySettings
 
@@ -93,9 +93,12 @@ def _reset(transport: asyncio.Transport) -> None:
 class Websockets:
     """Serves websocket clients."""
 
-    def __init__(self, client: NatsClient, feed: EventFeed, settings: GatewaySettings) -> None:
+    def __init__(
+        self, client: NatsClient, feed: EventFeed, authenticator: Authenticator, settings: GatewaySettings
+    ) -> None:
         self._nats = client
         self._feed = feed
+        self._authenticator = authenticator
         self._settings = settings
         self._clients: set[_Client] = set()
 
@@ -108,9 +111,10 @@ class Websockets:
         return accepted
 
     async def serve(
-        self, request: web.Request, accepted: web.WebSocketResponse, identity: Identity, *, progress: bool
+        self, request: web.Request, accepted: web.WebSocketResponse, token: VerifiedToken, *, progress: bool
     ) -> None:
-        """Send the session's events until the client goes away."""
+        """Send the session's events until the client goes away, or its token is not valid any more."""
+        identity = token.identity
         client = _Client(accepted, request.transport)
         outbox = _Outbox(self._settings.websocket_queue_events)
 
@@ -130,12 +134,18 @@ class Websockets:
             stack.callback(self._clients.discard, client)
             sending = asyncio.create_task(self._send_all(client, outbox), name="websocket-send")
             stack.callback(sending.cancel)
+            ending = asyncio.create_task(self._close_once_refused(client, token), name="websocket-token-end")
+            stack.callback(ending.cancel)
             async for _ in accepted:
                 pass  # reads answer pings and see the close; what clients say is ignored
 
     async def close_all(self) -> None:
         """Tell every client that this gateway goes away."""
         await asyncio.gather(*(client.close(WSCloseCode.GOING_AWAY, "Gateway is stopping") for client in self._clients))
+
+    async def _close_once_refused(self, client: _Client, token: VerifiedToken) -> None:
+        refusal = await self._authenticator.wait_until_refused(token)
+        await client.close(WSCloseCode.POLICY_VIOLATION, str(refusal))
 
     async def _send_all(self, client: _Client, outbox: _Outbox) -> None:
         try:

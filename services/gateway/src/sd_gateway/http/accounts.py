@@ -9,8 +9,8 @@ from pydantic import TypeAdapter
 
 from sd_common.auth_messages import AccessToken, LogInRequest, SignUpRequest, User
 from sd_common.messages import Message
-from sd_gateway.errors import FieldError, InvalidInput
-from sd_gateway.http.inputs import checked, read_form, read_json
+from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
+from sd_gateway.http.inputs import checked, read_form, read_json, token_of
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
 
@@ -38,6 +38,14 @@ async def log_in_by_query(request: web.Request) -> web.Response:
 
 async def public_token(request: web.Request) -> web.Response:
     return _json(await request.app[PARTS].auth.public_token())
+
+
+async def revoke_token(request: web.Request) -> web.Response:
+    token = token_of(request)
+    if token is None:
+        raise NotAuthenticated("Give the token that is to be revoked, as `Authorization: Bearer <token>`")
+    await request.app[PARTS].authenticator.revoke(token)
+    return web.Response(status=204)
 
 
 def _credentials_of_query(request: web.Request, adapter: TypeAdapter[M]) -> M:
@@ -93,6 +101,16 @@ OPERATIONS = (
         answers=_TOKEN,
         problems=(400, 401, 413, 415, 422),
         token=None,
+    ),
+    Operation(
+        "DELETE",
+        "/token",
+        revoke_token,
+        tag="accounts",
+        summary="Log out",
+        description="Revokes the token that the request brings: it is refused from now on, and its websockets are "
+        "closed. Tasks that were submitted with it go on.",
+        answers={204: Answer("The token is revoked", content_types=())},
     ),
     Operation(
         "POST",

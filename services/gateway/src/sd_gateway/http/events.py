@@ -35,13 +35,13 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         query = read_query(request, events_query)
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
-        identity = await request.app[PARTS].authenticator.verify(token)
+        verified = await request.app[PARTS].authenticator.verify(token)
     except (NotAuthenticated, InvalidInput) as error:
         await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=str(error).encode()[:120])
     except Unavailable as error:
         await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=str(error).encode()[:120])
     else:
-        await websockets.serve(request, socket, identity, progress=query.progress)
+        await websockets.serve(request, socket, verified, progress=query.progress)
     return socket
 
 
@@ -53,7 +53,8 @@ OPERATIONS = (
         tag="events",
         summary="The events of a session, over a websocket",
         description="Each message is one event in JSON: those of all tasks submitted with the same token, as they are "
-        "stored, with their `sequence`. Without a valid token the websocket is closed with code 1008.",
+        "stored, with their `sequence`. Without a valid token the websocket is closed with code 1008, "
+        "and so it is once the token has expired or was revoked.",
         query=events_query,
         answers={
             101: Answer(
