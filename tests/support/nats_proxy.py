@@ -39,6 +39,7 @@ class NatsProxy:
             task.cancel()
         if self._carrying:
             await asyncio.wait(self._carrying)
+        await asyncio.sleep(0)  # transports that are closed end in the loop's next turn
 
     async def mend(self) -> None:
         """Let connections through."""
@@ -51,15 +52,10 @@ class NatsProxy:
         task.add_done_callback(self._carrying.discard)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
-        try:
-            with contextlib.suppress(OSError):
+        with contextlib.closing(writer), contextlib.suppress(OSError):
+            server_reader, server_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
+            with contextlib.closing(server_writer):
                 await asyncio.gather(_copy(reader, server_writer), _copy(server_reader, writer))
-        finally:
-            for end in (writer, server_writer):
-                end.close()
-                with contextlib.suppress(OSError):
-                    await end.wait_closed()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
