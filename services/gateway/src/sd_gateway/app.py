@@ -16,6 +16,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
+from sd_gateway.account_limits import AccountLimits
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.errors import AccountRefused
@@ -23,8 +24,10 @@ from sd_gateway.event_feed import EventFeed
 from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.openapi import create_document
 from sd_gateway.http.operations import add_operations
+from sd_gateway.http.origins import add_cors_headers, origin_middleware
 from sd_gateway.http.routes import OPERATIONS
 from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
+from sd_gateway.http.security_headers import add_security_headers
 from sd_gateway.http.service import add_documents
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
@@ -124,6 +127,7 @@ class GatewayApp:
             auth=auth,
             authenticator=authenticator,
             revoked_tokens=revoked_tokens,
+            account_limits=AccountLimits(settings),
             blobs=blobs,
             task_log=task_log,
             feed=feed,
@@ -180,8 +184,9 @@ class GatewayApp:
 def create_web_app(parts: Parts) -> web.Application:
     """The aiohttp application."""
     limit = _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
-    app = web.Application(middlewares=[problem_middleware], client_max_size=limit)
+    app = web.Application(middlewares=[problem_middleware, origin_middleware], client_max_size=limit)
     app[PARTS] = parts
+    app.on_response_prepare.extend([add_security_headers, add_cors_headers])
     add_operations(app, OPERATIONS)
     add_documents(app, create_document())
     return app

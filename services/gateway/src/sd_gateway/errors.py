@@ -2,6 +2,8 @@
 
 GatewayError
 ├── NotAuthenticated    no token, or one that is not valid
+├── OriginNotAllowed    a web page of an origin that may not use this
+├── RateExceeded        somebody asked too often
 ├── AccountRefused      the auth service refused: wrong password, name taken, sign-up disabled
 ├── TaskNotFound        the user has no such task
 ├── TaskAborted         a task that a request waited for was aborted
@@ -13,6 +15,7 @@ GatewayError
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +28,21 @@ class GatewayError(Exception):
 
 class NotAuthenticated(GatewayError):
     """No token, or one that is not valid."""
+
+
+class OriginNotAllowed(GatewayError):
+    """A web page of an origin that may not use this."""
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(f"Pages of '{origin}' may not use this: the operator can add it to ALLOWED_ORIGINS")
+
+
+class RateExceeded(GatewayError):
+    """Somebody asked too often."""
+
+    def __init__(self, what: str, retry_after_s: float) -> None:
+        self.retry_after_s = math.ceil(retry_after_s)
+        super().__init__(f"Too many {what}: try again in {self.retry_after_s} s")
 
 
 class AccountRefused(GatewayError):

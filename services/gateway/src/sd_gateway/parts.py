@@ -10,6 +10,7 @@ from aiohttp import web
 from sd_common.blob_store import BlobStore
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
+from sd_gateway.account_limits import AccountLimits
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
@@ -29,6 +30,7 @@ class Parts:
     auth: AuthClient
     authenticator: Authenticator
     revoked_tokens: RevokedTokens
+    account_limits: AccountLimits
     blobs: BlobStore
     task_log: TaskLog
     feed: EventFeed

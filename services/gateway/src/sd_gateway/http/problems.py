@@ -15,6 +15,8 @@ from sd_gateway.errors import (
     InvalidInput,
     MalformedBody,
     NotAuthenticated,
+    OriginNotAllowed,
+    RateExceeded,
     TaskAborted,
     TaskNotFound,
     UnsupportedBody,
@@ -61,6 +63,10 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)), {}
         case NotAuthenticated():
             return create_problem(HTTPStatus.UNAUTHORIZED, str(error)), {"WWW-Authenticate": "Bearer"}
+        case OriginNotAllowed():
+            return create_problem(HTTPStatus.FORBIDDEN, str(error)), {}
+        case RateExceeded():
+            return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(error.retry_after_s)}
         case AccountRefused():
             headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
             return create_problem(HTTPStatus(error.status), str(error)), headers
