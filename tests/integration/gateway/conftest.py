@@ -18,6 +18,9 @@ from sd_common.settings import MinioSettings, NatsSettings
 from sd_gateway.app import GatewayApp
 from sd_gateway.settings import GatewaySettings
 
+#: All tests come from one address.
+_NO_RATES: dict[str, Any] = dict.fromkeys(("sign_up_rate", "log_in_rate", "public_token_rate", "name_rate"))
+
 StartGateway = Callable[..., Awaitable[tuple[GatewayApp, str]]]
 StartAuth = Callable[..., Awaitable[AuthApp]]
 
@@ -59,7 +62,7 @@ async def start_gateway(
         async def start(nats_settings: NatsSettings = provisioned, **settings: Any) -> tuple[GatewayApp, str]:
             listening = socket.create_server(("127.0.0.1", 0))
             base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            gateway_settings = GatewaySettings(_env_file=None, base_url=base_url, **settings)
+            gateway_settings = GatewaySettings(_env_file=None, **{"base_url": base_url, **_NO_RATES, **settings})
             gateway = GatewayApp(gateway_settings, nats_settings, minio_settings)
             running.push_async_callback(gateway.stop)
             await gateway.start(listening)

@@ -27,6 +27,16 @@ def parse_flag(value: Any) -> Any:
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
 
 
+def split_at_commas(text: str) -> list[str]:
+    """What stands between commas, without spaces around it and without what is empty."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_names(value: Any) -> Any:
+    """Names separated by commas."""
+    return split_at_commas(value) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """Base of every settings class.
 

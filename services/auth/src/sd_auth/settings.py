@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
 from sd_common.health import HealthPort
-from sd_common.settings import Flag, Settings
+from sd_common.settings import Flag, Settings, split_at_commas
 
 MIN_SECRET_KEY_CHARS = 32
 
@@ -45,7 +45,7 @@ class AuthSettings(Settings):
     @property
     def previous_secret_keys(self) -> list[SecretStr]:
         """Each of `SECRET_KEY_PREVIOUS`."""
-        return [SecretStr(secret) for secret in _split(self.secret_key_previous)]
+        return [SecretStr(secret) for secret in split_at_commas(self.secret_key_previous.get_secret_value())]
 
     @field_validator("secret_key")
     @classmethod
@@ -61,14 +61,10 @@ class AuthSettings(Settings):
     @field_validator("secret_key_previous")
     @classmethod
     def check_secret_key_previous(cls, value: SecretStr) -> SecretStr:
-        if any(len(secret) < MIN_SECRET_KEY_CHARS for secret in _split(value)):
+        if any(len(secret) < MIN_SECRET_KEY_CHARS for secret in split_at_commas(value.get_secret_value())):
             raise PydanticCustomError(
                 "secret_key_previous",
                 "has a secret of less than {characters} characters: separate whole secrets by commas",
                 {"characters": MIN_SECRET_KEY_CHARS},
             )
         return value
-
-
-def _split(secrets: SecretStr) -> list[str]:
-    return [part for secret in secrets.get_secret_value().split(",") if (part := secret.strip())]

@@ -3,7 +3,7 @@
 GatewayError
 ├── NotAuthenticated    no token, or one that is not valid
 ├── OriginNotAllowed    a web page of an origin that may not use this
-├── RateExceeded        somebody asked too often
+├── TooManyRequests     more at once, or in a time, than anybody may ask for
 ├── AccountRefused      the auth service refused: wrong password, name taken, sign-up disabled
 ├── TaskNotFound        the user has no such task
 ├── TaskAborted         a task that a request waited for was aborted
@@ -15,7 +15,6 @@ GatewayError
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,12 +36,12 @@ class OriginNotAllowed(GatewayError):
         super().__init__(f"Pages of '{origin}' may not use this: the operator can add it to ALLOWED_ORIGINS")
 
 
-class RateExceeded(GatewayError):
-    """Somebody asked too often."""
+class TooManyRequests(GatewayError):
+    """More at once, or in a time, than anybody may ask for."""
 
-    def __init__(self, what: str, retry_after_s: float) -> None:
-        self.retry_after_s = math.ceil(retry_after_s)
-        super().__init__(f"Too many {what}: try again in {self.retry_after_s} s")
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class AccountRefused(GatewayError):

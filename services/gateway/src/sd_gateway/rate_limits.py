@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import OrderedDict
@@ -11,12 +12,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from pydantic_settings import NoDecode
 
-from sd_gateway.errors import RateExceeded
+from sd_gateway.errors import TooManyRequests
 
 _PERIODS_S = {"second": 1, "minute": 60, "hour": 3600}
 _RATE = re.compile(rf"(\d{{1,9}})\s*/\s*({'|'.join(_PERIODS_S)})")
 #: A flood of keys must not fill the memory. The one that was quiet for longest is forgotten first.
 _MAX_KEYS = 100_000
+#: Far more than sums of floats are off by: the last use of a rate is one too.
+_ROUNDING_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -55,14 +58,20 @@ class RateLimit:
         #: When all uses of a key will have come back, the key that was used last at the end.
         self._whole_at: OrderedDict[str, float] = OrderedDict()
 
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._whole_at)
+
     def use(self, key: str) -> None:
-        """Count one use, or raise `RateExceeded` and count nothing."""
+        """Count one use, or raise `TooManyRequests` and count nothing."""
         if self._rate is None:
             return
         now = time.monotonic()
         whole_at = max(self._whole_at.get(key, now), now) + self._rate.period_s / self._rate.num
-        if whole_at > now + self._rate.period_s:
-            raise RateExceeded(self._what, retry_after_s=whole_at - now - self._rate.period_s)
+        wait_s = whole_at - now - self._rate.period_s
+        if wait_s > _ROUNDING_S:
+            retry_after_s = math.ceil(wait_s)
+            raise TooManyRequests(f"Too many {self._what}: try again in {retry_after_s} s", retry_after_s)
         self._whole_at[key] = whole_at
         self._whole_at.move_to_end(key)
         self._forget(now)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, PictureSettings, SafetySettings
+from sd_common.settings import Flag, PictureSettings, SafetySettings, parse_names
 from sd_gateway.rate_limits import Rate, RateSetting
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
@@ -18,16 +18,12 @@ _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)
 Network = IPv4Network | IPv6Network
 
 
-def _split(value: Any) -> Any:
-    return [part for each in value.split(",") if (part := each.strip())] if isinstance(value, str) else value
-
-
 def _parse_networks(value: Any) -> Any:
-    return tuple(ip_network(each, strict=False) if isinstance(each, str) else each for each in _split(value))
+    return tuple(ip_network(each, strict=False) if isinstance(each, str) else each for each in parse_names(value))
 
 
 def _parse_origins(value: Any) -> Any:
-    origins = tuple(each.lower() for each in _split(value))
+    origins = tuple(each.lower() for each in parse_names(value))
     for origin in origins:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"'{origin}' is no origin: give scheme, host and port alone, as https://example.org:8443")

@@ -16,9 +16,9 @@ from sd_gateway.errors import (
     MalformedBody,
     NotAuthenticated,
     OriginNotAllowed,
-    RateExceeded,
     TaskAborted,
     TaskNotFound,
+    TooManyRequests,
     UnsupportedBody,
 )
 
@@ -65,7 +65,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.UNAUTHORIZED, str(error)), {"WWW-Authenticate": "Bearer"}
         case OriginNotAllowed():
             return create_problem(HTTPStatus.FORBIDDEN, str(error)), {}
-        case RateExceeded():
+        case TooManyRequests():
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(error.retry_after_s)}
         case AccountRefused():
             headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
