@@ -18,7 +18,8 @@ class AuthSettings(Settings):
         default=SecretStr(""),
         validate_default=True,  # so that a missing one gets the same sentence as a short one
         description="Needed. The signing key of tokens is derived from it; the same for all replicas, at least "
-        "32 characters, kept from every other service. Changing it ends all tokens. `openssl rand -hex 32` makes one.",
+        "32 characters, kept from every other service. Changing it ends all tokens, unless the former one is listed in "
+        "`SECRET_KEY_PREVIOUS`. `openssl rand -hex 32` makes one.",
     )
     secret_key_previous: SecretStr = Field(
         default=SecretStr(""),

@@ -18,8 +18,8 @@ from sd_gateway.http.security_headers import CONTENT_SECURITY_POLICY
 from sd_gateway.parts import PARTS
 
 _YEAR_S = 365 * 24 * 3600
-#: Opened by itself, a blob can show a picture and do nothing else.
-_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'"
+#: Opened by itself, a blob can show a picture and do nothing else. Browsers put it into a page with styles of theirs.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"
 _NO_PICTURE = "application/octet-stream"
 
 blob_url_adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(description="The picture's URL.")])
