@@ -200,6 +200,8 @@ class GatewayApp:
             raise Unavailable("The message broker")
         if not self._starting.done():
             raise Unavailable("The event feed")
+        if not self._parts.revoked_tokens.is_known:
+            raise Unavailable("The list of revoked tokens")
 
     async def _check_s3(self) -> None:
         await asyncio.wait_for(self._parts.blobs.check_available(), _READINESS_TIMEOUT_S)
@@ -208,8 +210,6 @@ class GatewayApp:
         # Tokens are verified here: the keys are needed, not the service.
         if not self._parts.authenticator.has_keys:
             raise Unavailable("The auth service")
-        if not self._parts.revoked_tokens.is_known:
-            raise Unavailable("The list of revoked tokens")
 
 
 def create_web_app(parts: Parts) -> web.Application:
