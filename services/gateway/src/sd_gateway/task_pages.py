@@ -17,7 +17,7 @@ from sd_common.events import PendingEvent
 from sd_common.task_log import LoggedEvent, TaskLog
 from sd_gateway.authn import Identity
 
-TaskState = Literal["pending", "started", "finished", "aborted"]
+StateName = Literal["pending", "started", "finished", "aborted"]
 
 #: What a page is read in: tasks of three events each, and some that were started again.
 _EVENTS_PER_TASK = 6
@@ -41,7 +41,7 @@ class TaskPages:
     def __init__(self, task_log: TaskLog) -> None:
         self._task_log = task_log
 
-    async def page(self, identity: Identity, *, before: int | None, limit: int, state: TaskState | None) -> TaskPage:
+    async def page(self, identity: Identity, *, before: int | None, limit: int, state: StateName | None) -> TaskPage:
         """Up to `limit` tasks in `state`, of those that stand before the sequence `before`.
 
         There may be fewer though more follow. Raises `Unavailable`.

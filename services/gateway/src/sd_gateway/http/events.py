@@ -8,11 +8,12 @@ from aiohttp import WSCloseCode, web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from sd_common.errors import Unavailable
-from sd_common.events import ProgressEvent, StoredEvent
+from sd_common.events import ProgressEvent
 from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated, TooManyRequests
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.http.shown_events import ShownEvent
 from sd_gateway.parts import PARTS
 from sd_gateway.websocket import close_websocket
 
@@ -81,7 +82,7 @@ OPERATIONS = (
         answers={
             101: Answer(
                 "The websocket; its messages are as described by the schema",
-                TypeAdapter(Annotated[StoredEvent | ProgressEvent, Field()]),
+                TypeAdapter(Annotated[ShownEvent | ProgressEvent, Field()]),
             )
         },
         problems=(400,),

@@ -10,13 +10,13 @@ from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from sd_common.events import StoredEvent
 from sd_gateway.errors import NotAuthenticated
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.http.shown_events import ShownEvent
 from sd_gateway.parts import PARTS
-from sd_gateway.task_pages import TaskState
+from sd_gateway.task_pages import StateName
 
 
 def cursor_of(sequence: int) -> str:
@@ -44,7 +44,7 @@ class TasksQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    state: TaskState | None = Field(default=None, description="Only tasks whose last event is of this type.")
+    state: StateName | None = Field(default=None, description="Only tasks whose last event is of this type.")
     limit: int = Field(default=20, ge=1, le=100, description="The most tasks of a page.")
     cursor: Cursor | None = Field(default=None, description="The `next_cursor` of the page before.")
 
@@ -52,7 +52,7 @@ class TasksQuery(BaseModel):
 class TaskList(BaseModel):
     """A page of the user's tasks."""
 
-    tasks: list[StoredEvent] = Field(description="The last event of each task, the newest task first.")
+    tasks: list[ShownEvent] = Field(description="The last event of each task, the newest task first.")
     next_cursor: str | None = Field(description="The `cursor` of the next page; null where there is none.")
 
 

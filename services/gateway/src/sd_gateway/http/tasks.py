@@ -10,13 +10,19 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from pydantic_core import PydanticCustomError
 
 from sd_common.errors import SubjectError
-from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
+from sd_common.events import PendingEvent
 from sd_common.parameters import TaskParameters
 from sd_common.task_log import LoggedEvent
 from sd_gateway.errors import TaskNotFound
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_header, read_json
 from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.http.shown_events import (
+    ShownAbortedEvent,
+    ShownFinishedEvent,
+    ShownPendingEvent,
+    ShownStartedEvent,
+)
 from sd_gateway.parts import PARTS
 from sd_gateway.submit import Parameters, new_task
 
@@ -24,7 +30,7 @@ from sd_gateway.submit import Parameters, new_task
 MAX_KEY_CHARS = 255
 
 
-class PendingTask(PendingEvent):
+class PendingTask(ShownPendingEvent):
     """The task is queued."""
 
     position: int | None = Field(
@@ -35,7 +41,7 @@ class PendingTask(PendingEvent):
 
 
 TaskState = Annotated[
-    PendingTask | StartedEvent | FinishedEvent | AbortedEvent,
+    PendingTask | ShownStartedEvent | ShownFinishedEvent | ShownAbortedEvent,
     Field(discriminator="event_type"),
 ]
 
