@@ -91,7 +91,7 @@ async def measure(
 ) -> list[list[str]]:
     nats = await connect(NatsSettings(_env_file=None, nats_url=SecretStr(nats_url)), "benchmark")
     task_log = TaskLog(nats)
-    tokens = Tokens(SecretStr(secret_key), 240)
+    tokens = Tokens(SecretStr(secret_key), (), 240)
     minted = [tokens.mint(f"user-{number}").access_token for number in range(arguments.clients)]
     sessions = [session_of(token) for token in minted]
     clients = Clients(base_url, minted)

@@ -40,6 +40,7 @@ SETTINGS: dict[str, tuple[type[Settings], ...]] = {
 #: Who may know what. Values that no setting asks for would do.
 SECRETS = {
     "SECRET_KEY": {"auth"},
+    "SECRET_KEY_PREVIOUS": {"auth"},
     "MINIO_ACCESS_KEY": {"gateway", "worker", "provision"},
     "MINIO_SECRET_KEY": {"gateway", "worker", "provision"},
     "HUGGINGFACE_TOKEN": {"worker"},

@@ -52,6 +52,7 @@ def test_every_subject_that_is_built_is_a_channel() -> None:
     lanes = [ModelLane("model_key", lane) for lane in LANES]
     built |= {lane.jobs.replace(f".{lane.lane}", ".lane") for lane in lanes}
     built |= {subjects.WORKERS.replace("*", "worker_key"), subjects.ROLL_CALL, subjects.BACKLOG, subjects.HELD_MODELS}
+    built |= {subjects.REVOKED_TOKENS.replace("*", "token_id")}
     asked = {value for name, value in vars(auth_messages).items() if name.isupper() and str(value).startswith("auth.")}
     assert filled == built | asked
 

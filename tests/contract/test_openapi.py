@@ -162,6 +162,7 @@ def test_there_are_no_other_files_that_the_page_could_load() -> None:
     assert names == {
         "docs.html",
         "docs.js",
+        "page.css",
         "swagger-ui/LICENSE",
         "swagger-ui/NOTICE",
         "swagger-ui/favicon-32x32.png",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from support.client import Client
 from support.stack import EmbeddedStack
+
+_JSON = {"Content-Type": "application/json"}
 
 
 async def test_a_user_signs_up_logs_in_and_finds_tasks_from_every_session(client: Client) -> None:
@@ -54,8 +59,64 @@ async def test_a_wrong_password_and_an_unknown_user_are_told_alike(client: Clien
     assert wrong.json == unknown.json
 
 
-async def test_passwords_are_not_logged(client: Client, stack: EmbeddedStack) -> None:
-    await client.post("/user/eve", params={"password": "do not log me"})
-    await client.post("/token/eve", params={"password": "do not log me"})
-    assert "do not log me" not in stack.log
-    assert "do+not+log+me" not in stack.log
+async def test_who_logs_out_is_out(session: Client) -> None:
+    async with session.events() as events:
+        assert (await session.delete("/token")).status == 204
+        assert (await events.socket.receive(20)).data == 1008
+    answer = await session.get("/task/none")
+    assert answer.status == 401
+    assert "revoked" in answer.json["detail"]
+
+
+@pytest.fixture(scope="module")
+def telling_stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[EmbeddedStack]:
+    """A stack of its own, which logs all that it can."""
+    env = {"ENABLE_SIGNUP": "1", "LOG_LEVEL": "DEBUG", "WORKERS": "0"}
+    stack = EmbeddedStack(tmp_path_factory.mktemp("telling"), model_dir, env)
+    stack.wait_until_ready()
+    yield stack
+    assert stack.process.terminate(timeout_s=60) == 0, stack.log
+
+
+async def test_passwords_and_tokens_are_in_no_log_and_no_answer(telling_stack: EmbeddedStack) -> None:
+    secret = "swordfish"
+    password = f"{secret}-{secret}"
+    async with Client(telling_stack.base_url) as client:
+        answers = [
+            await client.post("/user", json={"username": "eve", "password": password}),
+            await client.post("/user", json={"username": "eve", "password": password}),
+            await client.post("/user/mallory", params={"password": password}),
+            await client.post("/user", json={"username": "e v e", "password": password}),
+            await client.post("/user", json={"username": "eve2", "password": [password]}),
+            await client.post("/user", json={"username": "eve2", "password": secret * 200}),
+            await client.post("/user", json={"username": "eve2", "password": password, "more": password}),
+            await client.post("/user", data=f'{{"username": "eve", "password": "{password}" ', headers=_JSON),
+            await client.post("/user", data={"username": "eve", "password": password}),
+            await client.post("/token", data={"username": "nobody", "password": password}),
+            await client.post("/token", data={"username": "eve", "password": password + "x"}),
+            await client.post("/token", data={"password": password}),
+            await client.post("/token", json={"username": "eve", "password": password}),
+            await client.post("/token/eve", params={"password": password + "x"}),
+            await client.post("/token/e.v.e", params={"password": password}),
+            await client.get("/user/eve", params={"password": password}),
+            await client.post("/nowhere", params={"password": password}),
+            await client.post("/token/eve", params={"password": password}, headers={"X-Long": secret * 100_000}),
+        ]
+        await client.sign_up_and_log_in("ada", password)
+        token = client.token
+        assert token
+        answers += [
+            await client.get("/task/none"),
+            await client.get("/task/none", params={"token": token}),
+            await client.get("/txt2img", params={"token": token, "steps": "x"}),
+            await client.delete("/token"),
+            await client.get("/task/none", params={"token": token}),
+        ]
+    assert {answer.status for answer in answers} >= {200, 204, 400, 401, 404, 405, 409, 415, 422}
+    for answer in answers:
+        assert secret not in answer.body.decode() + str(answer.headers), answer
+        assert token not in answer.body.decode() + str(answer.headers), answer
+    assert "auth_request" in telling_stack.log
+    assert secret not in telling_stack.log
+    assert token not in telling_stack.log
+    assert token.rpartition(".")[2] not in telling_stack.log

@@ -14,9 +14,12 @@ from sd_common.auth_messages import (
     ERROR_CODE_HEADER,
     ERROR_HEADER,
     LOG_IN,
+    REVOKE,
     SIGN_UP,
     AccessToken,
     LogInRequest,
+    RevokedToken,
+    RevokeRequest,
     SignUpRequest,
     User,
 )
@@ -41,6 +44,7 @@ class Refused(Exception):
 def create_auth_settings(
     *,
     secret_key: str = SECRET_KEY,
+    secret_key_previous: str = "",
     enable_signup: bool = True,
     enable_public_access: bool = True,
     print_link_with_token: bool = True,
@@ -50,6 +54,7 @@ def create_auth_settings(
     return AuthSettings(
         _env_file=None,
         secret_key=SecretStr(secret_key),
+        secret_key_previous=SecretStr(secret_key_previous),
         enable_signup=enable_signup,
         enable_public_access=enable_public_access,
         print_link_with_token=print_link_with_token,
@@ -79,3 +84,8 @@ async def sign_up(client: Client, username: str, password: str = PASSWORD) -> Us
 async def log_in(client: Client, username: str, password: str = PASSWORD) -> AccessToken:
     """A token of a user."""
     return await ask(client, LOG_IN, AccessToken, LogInRequest(username=username, password=SecretStr(password)))
+
+
+async def revoke(client: Client, token: AccessToken) -> RevokedToken:
+    """Accept a token no more."""
+    return await ask(client, REVOKE, RevokedToken, RevokeRequest(token=SecretStr(token.access_token)))

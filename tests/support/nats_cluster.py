@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from sd_embedded.nats_server import NatsServer
 
 NUM_NODES = 3
+#: What a node logs of the one that it will follow in all that is about streams.
+_LED = "new metadata leader"
+_LED_WITHIN_S = 30.0
+_POLL_S = 0.05
 
 
 class NatsCluster:
@@ -32,9 +37,14 @@ class NatsCluster:
         return ",".join(node.url for node in self.nodes.values())
 
     def start(self) -> None:
-        """Returns when every node listens; that they have found each other, their first request tells."""
+        """Returns when the nodes have chosen who leads."""
         for node in self.nodes.values():
             node.start()
+        deadline = time.monotonic() + _LED_WITHIN_S
+        while not any(_LED in node.log for node in self.nodes.values()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"The nodes chose no leader within {_LED_WITHIN_S:g} s")
+            time.sleep(_POLL_S)
 
     def kill(self) -> None:
         """End all as a crash would."""

@@ -148,5 +148,5 @@ async def test_the_service_is_found_by_its_name(auth: AuthApp, nats_client: Nats
     """`nats micro info auth` of the NATS command line asks this way."""
     info = json.loads((await nats_client.request(f"$SRV.INFO.{SERVICE_NAME}", b"", timeout=5)).data)
     endpoints = {(each["subject"], each["queue_group"]) for each in info["endpoints"]}
-    operations = ("sign_up", "log_in", "public_token", "link_token", "jwks")
+    operations = ("sign_up", "log_in", "public_token", "link_token", "revoke", "jwks")
     assert endpoints == {(f"auth.{operation}", "auth") for operation in operations}

@@ -11,7 +11,7 @@ from sd_auth.app import AuthApp
 from sd_common.nats_client import connect
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
-from support.auth_requests import PASSWORD, Refused, create_auth_settings, log_in, sign_up
+from support.auth_requests import PASSWORD, Refused, create_auth_settings, log_in, revoke, sign_up
 from support.servers import nats_server
 
 _CONFIG = """
@@ -19,7 +19,9 @@ authorization {
   users: [
     { user: admin, password: pw }
     { user: auth, password: pw, permissions: {
-        publish: ["$KV.users.*", "$JS.API.STREAM.INFO.KV_users", "$JS.API.DIRECT.GET.KV_users.>"]
+        publish: ["$KV.users.*", "$JS.API.STREAM.INFO.KV_users", "$JS.API.DIRECT.GET.KV_users.>",
+          "$KV.revoked_tokens.*", "$JS.API.STREAM.INFO.KV_revoked_tokens",
+          "$JS.API.DIRECT.GET.KV_revoked_tokens.>"]
         subscribe: ["_INBOX_auth.>", "auth.*", "$SRV.>"]
         allow_responses: true } }
   ]
@@ -39,7 +41,9 @@ async def test_the_permissions_in_the_readme_are_enough(tmp_path: Path) -> None:
         app = AuthApp(create_auth_settings(), auth_settings)
         await app.start()
         await sign_up(client, "alice")
-        await log_in(client, "alice", PASSWORD)
+        token = await log_in(client, "alice", PASSWORD)
+        for _ in range(2):
+            assert (await revoke(client, token)).token_id
         with pytest.raises(Refused):
             await sign_up(client, "alice")
         await app.stop()

@@ -113,6 +113,15 @@ async def test_an_unknown_user_costs_as_much_time_as_a_wrong_password(auth: Auth
     assert await median_s("nobody") > await median_s("alice") / 3
 
 
+async def test_a_user_whose_password_is_shorter_than_new_ones_can_be_logs_in(
+    auth: AuthApp, nats_client: NatsClient
+) -> None:
+    users, passwords = Users(nats_client), Passwords()
+    await users.create(UserRecord(username="alice", password_hash=await passwords.hash("short")))
+    await passwords.aclose()
+    assert (await log_in(nats_client, "alice", "short")).access_token
+
+
 async def test_a_short_password_is_wrong_not_invalid_at_log_in(auth: AuthApp, nats_client: NatsClient) -> None:
     with pytest.raises(Refused) as refused:
         await ask(nats_client, LOG_IN, AccessToken, b'{"username": "alice", "password": "x"}')

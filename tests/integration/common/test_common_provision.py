@@ -22,7 +22,7 @@ from sd_common.settings import MinioSettings, NatsSettings, RetentionSettings, S
 from support.servers import S3Server
 
 _NS = 10**9
-_NAMES = ("JOBS", "EVENTS", "KV_users", "KV_idempotency_keys")
+_NAMES = ("JOBS", "EVENTS", "KV_users", "KV_idempotency_keys", "KV_revoked_tokens")
 _STREAMS = StreamSettings(_env_file=None, nats_replicas=1, events_max_age_s=86_400, jobs_max_per_model=10_000)
 
 
@@ -80,6 +80,19 @@ async def test_idempotency_keys_are_kept_for_as_long_as_events(
 ) -> None:
     expected = {"max_msgs_per_subject": 1, "storage": "file", "allow_direct": True, "max_age": 24 * 3600 * _NS}
     assert _chosen(await _config_of(nats_client, "KV_idempotency_keys"), expected) == expected
+
+
+async def test_revoked_tokens_are_told_once_stored_and_have_a_life_of_their_own(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    expected = {
+        "max_msgs_per_subject": 1,
+        "storage": "file",
+        "allow_direct": True,
+        "allow_msg_ttl": True,
+        "republish": {"src": "$KV.revoked_tokens.*", "dest": "revoked_tokens.{{wildcard(1)}}"},
+    }
+    assert _chosen(await _config_of(nats_client, "KV_revoked_tokens"), expected) == expected
 
 
 async def test_the_consumer_of_a_model_is_as_the_contract_says(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 
@@ -17,36 +19,57 @@ from sd_gateway.app import GatewayApp
 from sd_gateway.remote_pictures import INTERNET, Reach
 from sd_gateway.settings import GatewaySettings
 
+#: All tests come from one address.
+_NO_RATES: dict[str, Any] = dict.fromkeys(("sign_up_rate", "log_in_rate", "public_token_rate", "name_rate"))
+
 StartGateway = Callable[..., Awaitable[tuple[GatewayApp, str]]]
+StartAuth = Callable[..., Awaitable[AuthApp]]
+
+
+@pytest.fixture
+def secret_key() -> SecretStr:
+    """What tokens are signed with."""
+    return SecretStr(secrets.token_hex(32))
 
 
 @pytest_asyncio.fixture
-async def auth(provisioned: NatsSettings) -> AsyncIterator[AuthApp]:
-    """An auth service that gives everybody public tokens."""
-    secret_key = SecretStr(secrets.token_hex(32))
-    auth_settings = AuthSettings(_env_file=None, secret_key=secret_key, enable_public_access=True, health_port=None)
-    auth = AuthApp(auth_settings, provisioned)
-    await auth.start()
-    yield auth
-    await auth.stop()
+async def start_auth(provisioned: NatsSettings, secret_key: SecretStr) -> AsyncIterator[StartAuth]:
+    """Starts an auth service with settings of the test's; stopped when the test ends."""
+    async with AsyncExitStack() as running:
+
+        async def start(**settings: Any) -> AuthApp:
+            defaults = {"secret_key": secret_key, "enable_public_access": True, "enable_signup": True}
+            app = AuthApp(AuthSettings(_env_file=None, health_port=None, **{**defaults, **settings}), provisioned)
+            running.push_async_callback(app.stop)
+            await app.start()
+            return app
+
+        yield start
+
+
+@pytest_asyncio.fixture
+async def auth(start_auth: StartAuth) -> AuthApp:
+    """The auth service."""
+    return await start_auth()
 
 
 @pytest_asyncio.fixture
 async def start_gateway(
-    provisioned: NatsSettings, minio_settings: MinioSettings, auth: AuthApp
+    auth: AuthApp, provisioned: NatsSettings, minio_settings: MinioSettings
 ) -> AsyncIterator[StartGateway]:
     """Starts a gateway with settings of the test's, and tells where it listens; stopped when the test ends."""
-    gateways: list[GatewayApp] = []
+    async with AsyncExitStack() as running:
 
-    async def start(*, reach: Reach = INTERNET, **settings: Any) -> tuple[GatewayApp, str]:
-        listening = socket.create_server(("127.0.0.1", 0))
-        base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        gateway_settings = GatewaySettings(_env_file=None, base_url=base_url, **settings)
-        gateways.append(GatewayApp(gateway_settings, provisioned, minio_settings, reach))
-        await gateways[-1].start(listening)
-        await gateways[-1].ready()
-        return gateways[-1], base_url
+        async def start(
+            nats_settings: NatsSettings = provisioned, *, reach: Reach = INTERNET, **settings: Any
+        ) -> tuple[GatewayApp, str]:
+            listening = socket.create_server(("127.0.0.1", 0))
+            base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            gateway_settings = GatewaySettings(_env_file=None, **{"base_url": base_url, **_NO_RATES, **settings})
+            gateway = GatewayApp(gateway_settings, nats_settings, minio_settings, reach)
+            running.push_async_callback(gateway.stop)
+            await gateway.start(listening)
+            await gateway.ready()
+            return gateway, base_url
 
-    yield start
-    for gateway in gateways:
-        await gateway.stop()
+        yield start

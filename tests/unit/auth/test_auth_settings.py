@@ -43,9 +43,20 @@ def test_a_secret_key_that_misses_or_is_short_is_told_with_the_remedy(
     assert not secret_key or secret_key not in told
 
 
+def test_previous_secrets_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", _SECRET_KEY)
+    assert load_settings(AuthSettings).previous_secret_keys == []
+    monkeypatch.setenv("SECRET_KEY_PREVIOUS", f" {'a' * 32} , {'b' * 40},")
+    settings = load_settings(AuthSettings)
+    assert [each.get_secret_value() for each in settings.previous_secret_keys] == ["a" * 32, "b" * 40]
+    assert "a" * 32 not in repr(settings)
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
+        ("SECRET_KEY_PREVIOUS", "too short"),
+        ("SECRET_KEY_PREVIOUS", f"{'a' * 32},{'b' * 31}"),
         ("ENABLE_SIGNUP", "maybe"),
         ("ACCESS_TOKEN_EXPIRE_MINUTES", "0"),
         ("HEALTH_PORT", "65536"),

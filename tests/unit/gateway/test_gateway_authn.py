@@ -15,12 +15,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from sd_common.auth_messages import ALGORITHM, AUDIENCE, ISSUER, AccessToken, PublicKey, PublicKeys
+from sd_common.auth_messages import ALGORITHM, AUDIENCE, ISSUER, LEEWAY_S, AccessToken, PublicKey, PublicKeys
 from sd_common.errors import Unavailable
 from sd_gateway import authn
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator, Identity
 from sd_gateway.errors import AccountRefused, NotAuthenticated
+from sd_gateway.revoked_tokens import RevokedTokens
 
 
 def _base64url(data: bytes) -> str:
@@ -80,6 +81,19 @@ class _Auth:
         return AccessToken(access_token=self.public, expires_in=60)
 
 
+class _Revoked:
+    """The revoked tokens, as if they had been read."""
+
+    def __init__(self) -> None:
+        self.token_ids: set[str] = set()
+        self.is_known = True
+
+    async def is_revoked(self, token_id: str) -> bool:
+        if not self.is_known:
+            raise Unavailable("The message broker")
+        return token_id in self.token_ids
+
+
 class _Clock:
     """A clock that stands until it is moved."""
 
@@ -108,12 +122,25 @@ def auth(signer: _Signer) -> _Auth:
 
 
 @pytest.fixture
-async def authenticator(auth: _Auth, clock: _Clock) -> Authenticator:
-    authenticator = Authenticator(cast(AuthClient, auth))
+def revoked() -> _Revoked:
+    return _Revoked()
+
+
+@pytest.fixture
+async def authenticator(auth: _Auth, revoked: _Revoked, clock: _Clock) -> Authenticator:
+    authenticator = _create_authenticator(auth, revoked)
     assert not authenticator.has_keys
     await authenticator.fetch_keys()
     assert authenticator.has_keys
     return authenticator
+
+
+def _create_authenticator(auth: _Auth, revoked: _Revoked) -> Authenticator:
+    return Authenticator(cast(AuthClient, auth), cast(RevokedTokens, revoked))
+
+
+async def _user_of(authenticator: Authenticator, token: str) -> str:
+    return (await authenticator.identify(token)).user
 
 
 async def _assert_refused(authenticator: Authenticator, token: str) -> None:
@@ -126,11 +153,34 @@ async def test_a_valid_token_tells_the_user_and_the_session(authenticator: Authe
 
 
 async def test_an_expired_token_is_refused(authenticator: Authenticator, signer: _Signer) -> None:
-    await _assert_refused(authenticator, signer.token(exp=int(time.time()) - 1))
+    await _assert_refused(authenticator, signer.token(exp=int(time.time()) - LEEWAY_S - 1))
+
+
+async def test_clocks_may_differ_by_the_leeway(authenticator: Authenticator, signer: _Signer) -> None:
+    now = int(time.time())
+    assert await _user_of(authenticator, signer.token(exp=now - LEEWAY_S + 2)) == "alice"
+    assert await _user_of(authenticator, signer.token(iat=now + LEEWAY_S - 2)) == "alice"
 
 
 async def test_a_token_from_the_future_is_refused(authenticator: Authenticator, signer: _Signer) -> None:
     await _assert_refused(authenticator, signer.token(iat=int(time.time()) + 3600))
+
+
+async def test_a_revoked_token_is_refused_and_others_of_its_user_are_not(
+    authenticator: Authenticator, signer: _Signer, revoked: _Revoked
+) -> None:
+    revoked.token_ids.add("1")
+    with pytest.raises(NotAuthenticated, match=r"^The token was revoked: get a new one"):
+        await authenticator.identify(signer.token(jti="1"))
+    assert await _user_of(authenticator, signer.token(jti="2")) == "alice"
+
+
+async def test_no_token_is_accepted_while_it_is_not_known_which_were_revoked(
+    authenticator: Authenticator, signer: _Signer, revoked: _Revoked
+) -> None:
+    revoked.is_known = False
+    with pytest.raises(Unavailable):
+        await authenticator.identify(signer.token())
 
 
 @pytest.mark.parametrize("name", ["iss", "aud", "sub", "sid", "jti", "iat", "exp"])
@@ -229,9 +279,9 @@ async def test_what_is_no_token_is_refused(token: str, authenticator: Authentica
 # Keys
 
 
-async def test_the_keys_are_fetched_for_the_first_token(auth: _Auth, signer: _Signer) -> None:
-    authenticator = Authenticator(cast(AuthClient, auth))
-    assert (await authenticator.verify(signer.token())).user == "alice"
+async def test_the_keys_are_fetched_for_the_first_token(auth: _Auth, signer: _Signer, revoked: _Revoked) -> None:
+    authenticator = _create_authenticator(auth, revoked)
+    assert await _user_of(authenticator, signer.token()) == "alice"
     assert auth.num_asked == 1
 
 
@@ -241,7 +291,29 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(
     new = _Signer("key-2")
     auth.signers.append(new)
     clock.now += 5.1
-    assert (await authenticator.verify(new.token())).user == "alice"
+    assert await _user_of(authenticator, new.token()) == "alice"
+    assert auth.num_asked == 2
+
+
+async def test_a_key_that_was_taken_away_is_forgotten_in_time_though_no_token_names_another(
+    authenticator: Authenticator, auth: _Auth, signer: _Signer, clock: _Clock
+) -> None:
+    auth.signers = [_Signer("key-2")]
+    clock.now += 301
+    assert await _user_of(authenticator, signer.token()) == "alice"  # it asks for the keys meanwhile
+    for _ in range(10):
+        await asyncio.sleep(0)
+    await _assert_refused(authenticator, signer.token())
+
+
+async def test_known_keys_go_on_being_good_while_the_auth_service_is_away(
+    authenticator: Authenticator, auth: _Auth, signer: _Signer, clock: _Clock
+) -> None:
+    auth.is_away = True
+    clock.now += 301
+    for _ in range(10):
+        assert await _user_of(authenticator, signer.token()) == "alice"
+        await asyncio.sleep(0)
     assert auth.num_asked == 2
 
 
@@ -273,7 +345,7 @@ async def test_unknown_keys_at_once_are_asked_for_once(
     new = _Signer("key-2")
     auth.signers.append(new)
     clock.now += 5.1
-    identities = await asyncio.gather(*(authenticator.verify(new.token()) for _ in range(50)))
+    identities = await asyncio.gather(*(authenticator.identify(new.token()) for _ in range(50)))
     assert set(identities) == {Identity("alice", "session-1")}
     assert auth.num_asked == 2
 
@@ -284,7 +356,7 @@ async def test_a_request_that_goes_away_does_not_end_the_fetch_of_others(
     new = _Signer("key-2")
     auth.signers.append(new)
     clock.now += 5.1
-    first, second = (asyncio.ensure_future(authenticator.verify(new.token())) for _ in range(2))
+    first, second = (asyncio.ensure_future(authenticator.identify(new.token())) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     assert (await second).user == "alice"
@@ -300,11 +372,11 @@ async def test_a_token_of_an_unknown_key_is_not_called_invalid_while_the_auth_se
     new = _Signer("key-2")
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await authenticator.verify(new.token())
-    assert (await authenticator.verify(signer.token())).user == "alice"
+            await authenticator.identify(new.token())
+    assert await _user_of(authenticator, signer.token()) == "alice"
     auth.is_away = False
     auth.signers.append(new)
-    assert (await authenticator.verify(new.token())).user == "alice"
+    assert await _user_of(authenticator, new.token()) == "alice"
 
 
 # Requests without a token

@@ -13,6 +13,7 @@ from sd_common.events import TaskResult
 from sd_common.parameters import Img2ImgParameters, Txt2ImgParameters
 from sd_gateway.http.picture_page import picture_page, problem_page, wants_html
 from sd_gateway.http.problems import Problem, ProblemField
+from support.html_references import References
 
 _URL = "https://pictures.example/blob/abcdefghijklmnopqrstuvwx"
 _BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
@@ -84,6 +85,13 @@ def test_the_picture_is_found_whatever_host_name_the_browser_came_by() -> None:
     assert dict(parsed.tags)["a"]["href"] == "/blob/abcdefghijklmnopqrstuvwx"
 
 
+@pytest.mark.parametrize("prompt", _HOSTILE)
+def test_the_page_loads_its_style_and_its_picture_and_runs_nothing(prompt: str) -> None:
+    references = References(picture_page(_result(prompt, flagged=True)))
+    assert references.urls == ["/static/page.css", "/blob/abcdefghijklmnopqrstuvwx"]
+    assert references.inline == []
+
+
 def test_the_page_tells_the_parameters_used() -> None:
     texts = _Page(picture_page(_result("corgi"))).texts
     for name, value in (("seed", "42"), ("steps", "20"), ("width", "512"), ("scheduler", "plms")):
@@ -107,9 +115,9 @@ def test_what_a_problem_tells_stays_text(text: str) -> None:
         assert set(parsed.tag_names) <= {
             "html",
             "head",
+            "link",
             "meta",
             "title",
-            "style",
             "body",
             "h1",
             "p",

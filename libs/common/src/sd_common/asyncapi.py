@@ -30,6 +30,7 @@ _PARAMETERS = {
     "user": _TOKEN,
     "session": _TOKEN,
     "task_id": _TOKEN,
+    "token_id": _TOKEN,
     "worker_key": "A readable slug of the worker's name, a dash, and 8 hex digits of the name's SHA-256.",
 }
 
@@ -117,6 +118,23 @@ CHANNELS = (
     Channel("log_in", auth.LOG_IN, "A token for a user.", ("gateway",), ("auth",), auth.LogInRequest, auth.AccessToken),
     Channel("public_token", auth.PUBLIC_TOKEN, "A public token.", ("gateway",), ("auth",), None, auth.AccessToken),
     Channel("link_token", auth.LINK_TOKEN, "A token for a link.", ("gateway",), ("auth",), None, auth.AccessToken),
+    Channel(
+        "revoke",
+        auth.REVOKE,
+        "Accept a token no more.",
+        ("gateway",),
+        ("auth",),
+        auth.RevokeRequest,
+        auth.RevokedToken,
+    ),
+    Channel(
+        "revoked_tokens",
+        "revoked_tokens.{token_id}",
+        "A token that was revoked, republished by the server once it is stored in the bucket `revoked_tokens`.",
+        (),
+        ("gateway",),
+        auth.RevokedToken,
+    ),
     Channel("jwks", auth.JWKS, "Keys to verify tokens with.", ("gateway",), ("auth",), None, auth.PublicKeys),
 )
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_serializer
 
-from sd_common.messages import Message, Token
+from sd_common.messages import Message, Timestamp, Token
 
 SERVICE_NAME = "auth"
 SIGN_UP = "auth.sign_up"
@@ -18,6 +18,7 @@ LOG_IN = "auth.log_in"
 PUBLIC_TOKEN = "auth.public_token"  # noqa: S105 - a subject
 LINK_TOKEN = "auth.link_token"  # noqa: S105 - a subject
 JWKS = "auth.jwks"
+REVOKE = "auth.revoke"
 
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 ERROR_HEADER = "Nats-Service-Error"
@@ -26,12 +27,16 @@ ERROR_HEADER = "Nats-Service-Error"
 ISSUER = "stable-diffusion-api/auth"
 AUDIENCE = "stable-diffusion-api"
 ALGORITHM = "EdDSA"
+#: Seconds by which a clock may be behind that of auth, or before it.
+LEEWAY_S = 5
 #: The user of public tokens, as in the replaced API. Nobody can sign up as it.
 PUBLIC_USER = "all"
 
 MIN_PASSWORD_CHARS = 8
 #: argon2 hashes any length; a bound keeps a request small.
 MAX_PASSWORD_CHARS = 1024
+#: Ours have some 500; a bound keeps a request small.
+MAX_TOKEN_CHARS = 4096
 
 
 class Credentials(Message):
@@ -70,6 +75,24 @@ class AccessToken(Message):
     access_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the type's name
     expires_in: int = Field(description="Seconds until the token expires.")
+
+
+class RevokeRequest(Message):
+    """A token that is not to be accepted any more."""
+
+    token: SecretStr = Field(max_length=MAX_TOKEN_CHARS)
+
+    @field_serializer("token", when_used="json")
+    def reveal_token(self, token: SecretStr) -> str:
+        """As for passwords."""
+        return token.get_secret_value()
+
+
+class RevokedToken(Message):
+    """A token that is not accepted any more, as stored and as told to gateways."""
+
+    token_id: Token = Field(description="Its `jti` claim.")
+    expires_at: Timestamp = Field(description="When the token would have expired.")
 
 
 class PublicKey(Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -13,6 +14,12 @@ from sd_common.settings import PictureSettings
 
 #: What an opened picture's format is called over HTTP. Other formats are not read at all.
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+#: How the bytes of each begin; what stands as `.` is any byte.
+_BEGINNINGS = {
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "WEBP": re.compile(rb"RIFF....WEBP", re.DOTALL),
+}
 _TAKEN = ", ".join(CONTENT_TYPES)
 #: What Pillow calls a JPEG that holds further pictures (depth maps, previews), as phones make them.
 _MULTI_PICTURE_JPEG = "MPO"
@@ -24,6 +31,11 @@ class Picture:
 
     image: Image.Image
     content_type: str
+
+
+def content_type_of(data: bytes) -> str | None:
+    """What the bytes say that they are, or None where that is no picture this service takes."""
+    return next((CONTENT_TYPES[name] for name, beginning in _BEGINNINGS.items() if beginning.match(data)), None)
 
 
 def open_picture(data: bytes, limits: PictureSettings) -> Picture:

@@ -28,6 +28,7 @@ from sd_common.streams import (
     events_stream,
     idempotency_keys_bucket,
     jobs_stream,
+    revoked_tokens_bucket,
     users_bucket,
 )
 
@@ -38,7 +39,7 @@ async def provision_streams(js: JetStreamContext, settings: StreamSettings) -> N
     """Create what is missing and update what differs."""
     for stream in (jobs_stream(settings), events_stream(settings)):
         await _create_or_update(js, stream)
-    for bucket in (users_bucket(settings), idempotency_keys_bucket(settings)):
+    for bucket in (users_bucket(settings), idempotency_keys_bucket(settings), revoked_tokens_bucket(settings)):
         await _create_or_update_bucket(js, bucket)
 
 

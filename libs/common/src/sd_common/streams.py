@@ -21,6 +21,7 @@ JOBS = "JOBS"
 EVENTS = "EVENTS"
 USERS_BUCKET = "users"
 IDEMPOTENCY_KEYS_BUCKET = "idempotency_keys"
+REVOKED_TOKENS_BUCKET = "revoked_tokens"
 
 #: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker, unless the
 #: workers' settings say otherwise.
@@ -76,6 +77,18 @@ def idempotency_keys_bucket(settings: StreamSettings) -> KeyValueConfig:
         storage=StorageType.FILE,
         replicas=settings.nats_replicas,
         direct=True,
+    )
+
+
+def revoked_tokens_bucket(settings: StreamSettings) -> KeyValueConfig:
+    """Revoked tokens by id. Each entry has a life of its own, as long as that of its token."""
+    return KeyValueConfig(
+        bucket=REVOKED_TOKENS_BUCKET,
+        history=1,
+        storage=StorageType.FILE,
+        replicas=settings.nats_replicas,
+        direct=True,
+        republish=RePublish(src=f"$KV.{REVOKED_TOKENS_BUCKET}.*", dest="revoked_tokens.{{wildcard(1)}}"),
     )
 
 

@@ -10,6 +10,7 @@
     roll_call                                 core, not stored: asks all workers to announce themselves
     backlog                                   core, not stored: what waits, told by the worker that asked the server
     held_models                               core, not stored: the models that a worker holds, told to the others
+    revoked_tokens.<token_id>                 KV `revoked_tokens` republished once stored
     auth.<operation>                          request-reply
 
 The user comes first because NATS filters a leading wildcard by a full scan (34 ms at 100,000 tasks against 0.3 ms).
@@ -35,6 +36,7 @@ WORKERS = "workers.*"
 ROLL_CALL = "roll_call"
 BACKLOG = "backlog"
 HELD_MODELS = "held_models"
+REVOKED_TOKENS = "revoked_tokens.*"
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 #: What users, sessions and tasks may be called: one subject token each. For pydantic's `pattern`.

@@ -9,6 +9,7 @@ import structlog
 
 from sd_auth.operations import Operations
 from sd_auth.passwords import Passwords
+from sd_auth.revoked_tokens import RevokedTokens
 from sd_auth.service import AuthService
 from sd_auth.settings import AuthSettings
 from sd_auth.tokens import Tokens
@@ -29,7 +30,7 @@ class AuthApp:
         self._parts = AsyncExitStack()
         self._health: HealthServer | None = None
         self._client: NatsClient | None = None
-        self._users: Users | None = None
+        self._buckets: tuple[Users, RevokedTokens] | None = None
 
     @property
     def health_port(self) -> int | None:
@@ -43,11 +44,14 @@ class AuthApp:
             await self._start_health(parts)
             client = await connect(self._nats_settings, "auth")
             parts.push_async_callback(client.shut)
-            self._client, self._users = client, Users(client)
+            self._client = client
+            users, revoked_tokens = self._buckets = Users(client), RevokedTokens(client)
             passwords = Passwords()
             parts.push_async_callback(passwords.aclose)
-            tokens = Tokens(self._settings.secret_key, self._settings.access_token_expire_minutes)
-            service = AuthService(client, Operations(self._settings, self._users, passwords, tokens))
+            settings = self._settings
+            tokens = Tokens(settings.secret_key, settings.previous_secret_keys, settings.access_token_expire_minutes)
+            operations = Operations(settings, users, passwords, tokens, revoked_tokens)
+            service = AuthService(client, operations)
             parts.push_async_callback(service.stop)
             await service.start()
             self._parts = parts.pop_all()
@@ -69,6 +73,7 @@ class AuthApp:
         self._health.start()
 
     async def _readiness(self) -> dict[str, str | None]:
-        if self._client is None or self._users is None or not self._client.is_connected:
+        if self._client is None or self._buckets is None or not self._client.is_connected:
             return {"nats": "not connected"}
-        return {"nats": None, "users": await self._users.missing()}
+        users, revoked_tokens = await asyncio.gather(*(bucket.missing() for bucket in self._buckets))
+        return {"nats": None, "users": users, "revoked_tokens": revoked_tokens}

@@ -3,9 +3,10 @@
 AuthError                    its message is a sentence for the client, its code the HTTP status that fits
 ├── InvalidRequest           422
 ├── WrongCredentials         401
+├── InvalidToken             401
 ├── NotEnabled               403
 ├── UserExists               409
-├── UsersUnavailable         503
+├── BucketUnavailable        503
 └── Overloaded               503
 """
 
@@ -35,6 +36,8 @@ class InvalidRequest(AuthError):
                 return cls("The username must be 1 to 64 letters, digits, '_' or '-'")
             case "password":
                 return cls(f"The password must have {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters")
+            case "token":
+                return cls("The token is longer than any of this service")
             case None:
                 return cls("The request must be a JSON object")
         return cls(f"The request's '{field}' is wrong")
@@ -47,6 +50,15 @@ class WrongCredentials(AuthError):
 
     def __init__(self) -> None:
         super().__init__("Incorrect username or password")
+
+
+class InvalidToken(AuthError):
+    """A token that is not this service's, or has expired."""
+
+    code = 401
+
+    def __init__(self) -> None:
+        super().__init__("The token is not valid or has expired")
 
 
 class NotEnabled(AuthError):
@@ -67,13 +79,13 @@ class UserExists(AuthError):
         super().__init__(f"User '{username}' already exists")
 
 
-class UsersUnavailable(AuthError):
-    """The bucket of users does not answer."""
+class BucketUnavailable(AuthError):
+    """A bucket does not answer."""
 
     code = 503
 
-    def __init__(self) -> None:
-        super().__init__("The users cannot be reached at the moment: try again in a few seconds")
+    def __init__(self, bucket: str) -> None:
+        super().__init__(f"The bucket '{bucket}' cannot be reached at the moment: try again in a few seconds")
 
 
 class Overloaded(AuthError):

@@ -10,32 +10,52 @@ from structlog.contextvars import bind_contextvars
 
 from sd_auth.errors import InvalidRequest, NotEnabled, WrongCredentials
 from sd_auth.passwords import Passwords
+from sd_auth.revoked_tokens import RevokedTokens
 from sd_auth.settings import AuthSettings
 from sd_auth.tokens import Tokens
 from sd_auth.users import FoundUser, UserRecord, Users
-from sd_common.auth_messages import PUBLIC_USER, AccessToken, Credentials, LogInRequest, PublicKeys, SignUpRequest, User
+from sd_common.auth_messages import (
+    PUBLIC_USER,
+    AccessToken,
+    LogInRequest,
+    PublicKeys,
+    RevokedToken,
+    RevokeRequest,
+    SignUpRequest,
+    User,
+)
+from sd_common.messages import Message
 
 #: Names of the users that link tokens are made for. Nobody can sign up with such a name.
 LINK_USER_PREFIX = "default_"
 _LINK_USER_BYTES = 16
 
-C = TypeVar("C", bound=Credentials)
+M = TypeVar("M", bound=Message)
 
 
 class Operations:
-    """All operations. Each raises an `AuthError` where it refuses."""
+    """All operations. Each raises an `AuthError` where it refuses, and binds the user to the request's log line."""
 
-    def __init__(self, settings: AuthSettings, users: Users, passwords: Passwords, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        settings: AuthSettings,
+        users: Users,
+        passwords: Passwords,
+        tokens: Tokens,
+        revoked_tokens: RevokedTokens,
+    ) -> None:
         self._settings = settings
         self._users = users
         self._passwords = passwords
         self._tokens = tokens
+        self._revoked_tokens = revoked_tokens
 
     async def sign_up(self, data: bytes) -> User:
         """Make a user."""
         if not self._settings.enable_signup:
             raise NotEnabled("Sign-up", "ENABLE_SIGNUP")
         request = _parsed(SignUpRequest, data)
+        bind_contextvars(username=request.username)
         if request.username == PUBLIC_USER or request.username.startswith(LINK_USER_PREFIX):
             raise InvalidRequest(f"The username '{request.username}' is reserved: choose another")
         password_hash = await self._passwords.hash(request.password.get_secret_value())
@@ -45,6 +65,7 @@ class Operations:
     async def log_in(self, data: bytes) -> AccessToken:
         """A token, for the right password."""
         request = _parsed(LogInRequest, data)
+        bind_contextvars(username=request.username)
         password = request.password.get_secret_value()
         found = await self._users.find(request.username)
         right = await self._passwords.matches(found.record.password_hash if found else None, password)
@@ -65,6 +86,13 @@ class Operations:
             raise NotEnabled("The link with a token", "PRINT_LINK_WITH_TOKEN")
         return self._mint_without_password(LINK_USER_PREFIX + secrets.token_hex(_LINK_USER_BYTES))
 
+    async def revoke(self, data: bytes) -> RevokedToken:
+        """Accept a token no more."""
+        token = self._tokens.verify(_parsed(RevokeRequest, data).token.get_secret_value())
+        bind_contextvars(username=token.username)
+        await self._revoked_tokens.add(token.revoked)
+        return token.revoked
+
     async def jwks(self, _data: bytes) -> PublicKeys:
         """The keys that verify tokens."""
         return self._tokens.public_keys
@@ -79,12 +107,10 @@ class Operations:
             await self._users.replace_hash(found, await self._passwords.hash(password))
 
 
-def _parsed(model: type[C], data: bytes) -> C:
+def _parsed(model: type[M], data: bytes) -> M:
     try:
-        request = model.model_validate_json(data)
+        return model.model_validate_json(data)
     except ValidationError as error:
         loc = error.errors(include_input=False)[0]["loc"]
         # Not chained: the text of pydantic's error shows the password.
         raise InvalidRequest.of_field(str(loc[0]) if loc else None) from None
-    bind_contextvars(username=request.username)  # for the log line of the request, whatever comes of it
-    return request

@@ -16,7 +16,7 @@ from nats.micro.service import Service
 
 from sd_auth.errors import AuthError, Overloaded
 from sd_auth.operations import Operations
-from sd_common.auth_messages import JWKS, LINK_TOKEN, LOG_IN, PUBLIC_TOKEN, SERVICE_NAME, SIGN_UP
+from sd_common.auth_messages import JWKS, LINK_TOKEN, LOG_IN, PUBLIC_TOKEN, REVOKE, SERVICE_NAME, SIGN_UP
 from sd_common.messages import Message
 from sd_common.nats_client import NatsClient
 from sd_common.tracing import continued_trace
@@ -42,6 +42,7 @@ class AuthService:
             LOG_IN: operations.log_in,
             PUBLIC_TOKEN: operations.public_token,
             LINK_TOKEN: operations.link_token,
+            REVOKE: operations.revoke,
             JWKS: operations.jwks,
         }
         self._service: Service | None = None

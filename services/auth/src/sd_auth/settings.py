@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
 from sd_common.health import HealthPort
-from sd_common.settings import Flag, Settings
+from sd_common.settings import Flag, Settings, split_at_commas
 
 MIN_SECRET_KEY_CHARS = 32
 
@@ -18,7 +18,13 @@ class AuthSettings(Settings):
         default=SecretStr(""),
         validate_default=True,  # so that a missing one gets the same sentence as a short one
         description="Needed. The signing key of tokens is derived from it; the same for all replicas, at least "
-        "32 characters, kept from every other service. Changing it ends all tokens. `openssl rand -hex 32` makes one.",
+        "32 characters, kept from every other service. Changing it ends all tokens, unless the former one is listed in "
+        "`SECRET_KEY_PREVIOUS`. `openssl rand -hex 32` makes one.",
+    )
+    secret_key_previous: SecretStr = Field(
+        default=SecretStr(""),
+        description="Secrets, comma-separated, whose tokens are accepted but with which none is signed: former values "
+        "of `SECRET_KEY`, until their tokens have expired.",
     )
     enable_signup: Flag = Field(default=False, description="Whether anybody may sign up.")
     enable_public_access: Flag = Field(
@@ -37,6 +43,11 @@ class AuthSettings(Settings):
         default=8081, description="Port of `/healthz` and `/readyz`; 0 for any that is free, `off` for none."
     )
 
+    @property
+    def previous_secret_keys(self) -> list[SecretStr]:
+        """Each of `SECRET_KEY_PREVIOUS`."""
+        return [SecretStr(secret) for secret in split_at_commas(self.secret_key_previous.get_secret_value())]
+
     @field_validator("secret_key")
     @classmethod
     def check_secret_key(cls, value: SecretStr) -> SecretStr:
@@ -44,6 +55,17 @@ class AuthSettings(Settings):
             raise PydanticCustomError(
                 "secret_key",
                 "needs at least {characters} characters: make one with `openssl rand -hex 32`",
+                {"characters": MIN_SECRET_KEY_CHARS},
+            )
+        return value
+
+    @field_validator("secret_key_previous")
+    @classmethod
+    def check_secret_key_previous(cls, value: SecretStr) -> SecretStr:
+        if any(len(secret) < MIN_SECRET_KEY_CHARS for secret in split_at_commas(value.get_secret_value())):
+            raise PydanticCustomError(
+                "secret_key_previous",
+                "has a secret of less than {characters} characters: separate whole secrets by commas",
                 {"characters": MIN_SECRET_KEY_CHARS},
             )
         return value

@@ -10,6 +10,9 @@ import hashlib
 import json
 import secrets
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +21,17 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import SecretStr
 
-from sd_common.auth_messages import ALGORITHM, AUDIENCE, ISSUER, AccessToken, PublicKey, PublicKeys
+from sd_auth.errors import InvalidToken
+from sd_common.auth_messages import (
+    ALGORITHM,
+    AUDIENCE,
+    ISSUER,
+    LEEWAY_S,
+    AccessToken,
+    PublicKey,
+    PublicKeys,
+    RevokedToken,
+)
 
 #: Separates this key from any other that may be derived from SECRET_KEY. Changing it ends all tokens.
 _HKDF_INFO = b"stable-diffusion-api/auth/ed25519/v1"
@@ -27,18 +40,38 @@ _ED25519_SEED_BYTES = 32
 _RANDOM_BYTES = 16
 
 
-class Tokens:
-    """Mints tokens."""
+@dataclass(frozen=True)
+class VerifiedToken:
+    """A valid token: whose it is, and what is stored where it is revoked."""
 
-    def __init__(self, secret_key: SecretStr, expire_minutes: int) -> None:
+    username: str
+    revoked: RevokedToken
+
+
+class Tokens:
+    """Mints tokens with one key, and verifies those of previous keys too."""
+
+    def __init__(self, secret_key: SecretStr, previous: Sequence[SecretStr], expire_minutes: int) -> None:
         self._key = _derived_key(secret_key)
-        self._public_key = as_jwk(self._key)
+        self._kid = as_jwk(self._key).kid
+        keys = (as_jwk(key) for key in (self._key, *map(_derived_key, previous)))
+        self._public_keys = {key.kid: key for key in keys}
         self._lifetime_s = expire_minutes * 60
 
     @property
     def public_keys(self) -> PublicKeys:
         """What verifies the tokens."""
-        return PublicKeys(keys=[self._public_key])
+        return PublicKeys(keys=list(self._public_keys.values()))
+
+    def verify(self, token: str) -> VerifiedToken:
+        """Read a token. Raises `InvalidToken` for one that no key has signed, or that has expired."""
+        try:
+            key = jwt.PyJWK(self._public_keys[str(jwt.get_unverified_header(token).get("kid"))].model_dump())
+            claims = jwt.decode(token, key, [ALGORITHM], audience=AUDIENCE, issuer=ISSUER, leeway=LEEWAY_S)
+            expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+            return VerifiedToken(claims["sub"], RevokedToken(token_id=claims["jti"], expires_at=expires_at))
+        except (jwt.PyJWTError, ValueError, KeyError) as error:  # no key of this id, not UTF-8
+            raise InvalidToken from error
 
     def mint(self, username: str) -> AccessToken:
         """A token of `username`, for a new session."""
@@ -52,7 +85,7 @@ class Tokens:
             "iat": issued_at,
             "exp": issued_at + self._lifetime_s,
         }
-        token = jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._public_key.kid})
+        token = jwt.encode(claims, self._key, algorithm=ALGORITHM, headers={"kid": self._kid})
         return AccessToken(access_token=token, expires_in=self._lifetime_s)
 
 

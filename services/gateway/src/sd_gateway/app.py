@@ -17,6 +17,7 @@ from sd_common.queue_position import QueuePositions
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
+from sd_gateway.account_limits import AccountLimits
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.errors import AccountRefused
@@ -24,8 +25,10 @@ from sd_gateway.event_feed import EventFeed
 from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.openapi import create_document
 from sd_gateway.http.operations import add_operations
+from sd_gateway.http.origins import add_cors_headers, origin_middleware
 from sd_gateway.http.routes import OPERATIONS
 from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
+from sd_gateway.http.security_headers import add_security_headers
 from sd_gateway.http.service import add_documents
 from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import IdempotentSubmitter
@@ -33,6 +36,7 @@ from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
 from sd_gateway.remote_pictures import INTERNET, Reach, RemotePictures
 from sd_gateway.request_rates import RequestRates
+from sd_gateway.revoked_tokens import RevokedTokens
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
@@ -88,6 +92,7 @@ class GatewayApp:
             self._parts = self._wire(self._client, blobs, remote_pictures)
             stack.callback(self._parts.feed.stop)
             stack.callback(self._parts.unfinished_tasks.stop)
+            stack.callback(self._parts.revoked_tokens.stop)
             self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
             stack.callback(self._starting.cancel)
             runner = GatewayRunner(
@@ -135,6 +140,8 @@ class GatewayApp:
         task_log = TaskLog(client)
         queue = JobQueue(client)
         auth = AuthClient(client)
+        revoked_tokens = RevokedTokens(client)
+        authenticator = Authenticator(auth, revoked_tokens)
         feed = EventFeed(client, task_log)
         input_pictures = InputPictures(blobs, remote_pictures, settings.base_url, settings)
         unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
@@ -143,7 +150,9 @@ class GatewayApp:
             settings=settings,
             nats=client,
             auth=auth,
-            authenticator=Authenticator(auth),
+            authenticator=authenticator,
+            revoked_tokens=revoked_tokens,
+            account_limits=AccountLimits(settings),
             request_rates=RequestRates(settings.requests_per_s),
             blobs=blobs,
             task_log=task_log,
@@ -156,7 +165,7 @@ class GatewayApp:
             unfinished_tasks=unfinished_tasks,
             queue_positions=QueuePositions(client),
             aborter=Aborter(client, queue, task_log),
-            websockets=Websockets(client, feed, task_log, settings),
+            websockets=Websockets(client, feed, task_log, authenticator, settings),
             readiness=self._readiness,
         )
 
@@ -166,6 +175,7 @@ class GatewayApp:
             self._client.open,
             parts.feed.start,
             parts.served_models.start,
+            parts.revoked_tokens.start,
             parts.authenticator.fetch_keys,
             parts.unfinished_tasks.start,
         ):
@@ -190,6 +200,8 @@ class GatewayApp:
             raise Unavailable("The message broker")
         if not self._starting.done():
             raise Unavailable("The event feed")
+        if not self._parts.revoked_tokens.is_known:
+            raise Unavailable("The list of revoked tokens")
 
     async def _check_s3(self) -> None:
         await asyncio.wait_for(self._parts.blobs.check_available(), _READINESS_TIMEOUT_S)
@@ -203,8 +215,9 @@ class GatewayApp:
 def create_web_app(parts: Parts) -> web.Application:
     """The aiohttp application."""
     limit = parts.settings.max_body_bytes or _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
-    app = web.Application(middlewares=[problem_middleware], client_max_size=limit)
+    app = web.Application(middlewares=[problem_middleware, origin_middleware], client_max_size=limit)
     app[PARTS] = parts
+    app.on_response_prepare.extend([add_security_headers, add_cors_headers])
     add_operations(app, OPERATIONS)
     add_documents(app, create_document())
     return app

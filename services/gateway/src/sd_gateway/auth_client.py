@@ -13,10 +13,13 @@ from sd_common.auth_messages import (
     LINK_TOKEN,
     LOG_IN,
     PUBLIC_TOKEN,
+    REVOKE,
     SIGN_UP,
     AccessToken,
     LogInRequest,
     PublicKeys,
+    RevokedToken,
+    RevokeRequest,
     SignUpRequest,
     User,
 )
@@ -49,6 +52,9 @@ class AuthClient:
 
     async def link_token(self) -> AccessToken:
         return await self._call(LINK_TOKEN, b"", AccessToken)
+
+    async def revoke(self, request: RevokeRequest) -> RevokedToken:
+        return await self._call(REVOKE, request.model_dump_json().encode(), RevokedToken)
 
     async def public_keys(self) -> PublicKeys:
         return await self._call(JWKS, b"", PublicKeys)

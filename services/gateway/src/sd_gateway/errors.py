@@ -2,6 +2,8 @@
 
 GatewayError
 ├── NotAuthenticated       no token, or one that is not valid
+├── OriginNotAllowed       a web page of an origin that may not use this
+├── TooManyRequests        more at once, or in a time, than anybody may ask for
 ├── AccountRefused         the auth service refused: wrong password, name taken, sign-up disabled
 ├── TooManyUnfinishedTasks the user is at the limit
 ├── IdempotencyKeyReused   another body came under this key before
@@ -10,7 +12,6 @@ GatewayError
 ├── UnsupportedBody        a body of a type that the operation does not take
 ├── MalformedBody          a body that cannot be read at all
 ├── BodyTooLarge           a body beyond the limit
-├── TooManyRequests        more at once, or in a second, than one user may ask for
 └── InvalidInput           fields that are wrong, each with a sentence
 """
 
@@ -28,6 +29,21 @@ class GatewayError(Exception):
 
 class NotAuthenticated(GatewayError):
     """No token, or one that is not valid."""
+
+
+class OriginNotAllowed(GatewayError):
+    """A web page of an origin that may not use this."""
+
+    def __init__(self, origin: str) -> None:
+        super().__init__(f"Pages of '{origin}' may not use this: the operator can add it to ALLOWED_ORIGINS")
+
+
+class TooManyRequests(GatewayError):
+    """More at once, or in a time, than anybody may ask for."""
+
+    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class AccountRefused(GatewayError):
@@ -83,14 +99,6 @@ class MalformedBody(GatewayError):
 
 class BodyTooLarge(GatewayError):
     """A body beyond the limit."""
-
-
-class TooManyRequests(GatewayError):
-    """More at once, or in a second, than one user may ask for."""
-
-    def __init__(self, detail: str, retry_after_s: int = 1) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from sd_common.nats_client import NatsClient
 from sd_common.queue_position import QueuePositions
 from sd_common.task_log import TaskLog
 from sd_gateway.abort import Aborter
+from sd_gateway.account_limits import AccountLimits
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.request_rates import RequestRates
+from sd_gateway.revoked_tokens import RevokedTokens
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter
@@ -35,6 +37,8 @@ class Parts:
     auth: AuthClient
     authenticator: Authenticator
     request_rates: RequestRates
+    revoked_tokens: RevokedTokens
+    account_limits: AccountLimits
     blobs: BlobStore
     task_log: TaskLog
     task_pages: TaskPages

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from sd_common.allowed_models import is_model_allowed
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, SafetySettings, TaskSettings, split_at_commas
+from sd_common.settings import Flag, SafetySettings, TaskSettings, parse_names, split_at_commas
+from sd_gateway.rate_limits import Rate, RateSetting
 from sd_gateway.remote_urls import RemoteImages
 
 _HOST_PATTERN = re.compile(r"[a-z0-9*?.:-]+")
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
+
+Network = IPv4Network | IPv6Network
+
+
+def _parse_networks(value: Any) -> Any:
+    return tuple(ip_network(each, strict=False) if isinstance(each, str) else each for each in parse_names(value))
+
+
+def _parse_origins(value: Any) -> Any:
+    origins = tuple(each.lower() for each in parse_names(value))
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"'{origin}' is no origin: give scheme, host and port alone, as https://example.org:8443")
+    return origins
 
 
 def parse_remote_images(value: object) -> object:
@@ -64,6 +81,24 @@ class GatewaySettings(TaskSettings, SafetySettings):
     )
     remote_images_timeout_s: float = Field(
         default=10.0, gt=0, description="Seconds that fetching one picture may take, with its redirects."
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_origins)] = Field(
+        default=(),
+        description="Origins whose web pages may use the API too, by fetch (CORS) and websocket; separated by commas, "
+        "`*` for all. Without it, the gateway's own pages alone may. Programs are not concerned.",
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_parse_networks)] = Field(
+        default=(),
+        description="Addresses and networks (CIDR) of the proxies in front, separated by commas: of them alone "
+        "`X-Forwarded-For` is believed. Without it, all clients of a proxy share the limits of its address.",
+    )
+    sign_up_rate: RateSetting = Field(
+        default=Rate(20, 3600), description="Sign-ups from one address, as `20/hour`; `off` for no limit."
+    )
+    log_in_rate: RateSetting = Field(default=Rate(10, 60), description="Log-ins from one address.")
+    public_token_rate: RateSetting = Field(default=Rate(30, 60), description="Public tokens for one address.")
+    name_rate: RateSetting = Field(
+        default=Rate(30, 60), description="Sign-ups and log-ins with one name, from wherever they come."
     )
     websocket_queue_events: int = Field(
         default=1000, ge=1, description="Events held for a websocket client that reads slowly, before it is closed."

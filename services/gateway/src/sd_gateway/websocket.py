@@ -25,7 +25,7 @@ from sd_common import subjects
 from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
 from sd_common.task_log import LoggedEvent, TaskLog
-from sd_gateway.authn import Identity
+from sd_gateway.authn import Authenticator, Identity, VerifiedToken
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.outbox import Outbox
 from sd_gateway.settings import GatewaySettings
@@ -78,10 +78,18 @@ def _reset(transport: asyncio.Transport) -> None:
 class Websockets:
     """Serves websocket clients."""
 
-    def __init__(self, client: NatsClient, feed: EventFeed, task_log: TaskLog, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        client: NatsClient,
+        feed: EventFeed,
+        task_log: TaskLog,
+        authenticator: Authenticator,
+        settings: GatewaySettings,
+    ) -> None:
         self._nats = client
         self._feed = feed
         self._task_log = task_log
+        self._authenticator = authenticator
         self._settings = settings
         self._clients: defaultdict[str, set[_Client]] = defaultdict(set)
 
@@ -100,12 +108,14 @@ class Websockets:
         self,
         request: web.Request,
         accepted: web.WebSocketResponse,
-        identity: Identity,
+        token: VerifiedToken,
         *,
         since: int | None,
         progress: bool,
     ) -> None:
-        """Send the session's events until the client goes away: those after the sequence `since` first, where given."""
+        """Send the session's events until the client goes away, or its token is not valid any more: those after the
+        sequence `since` first, where given."""
+        identity = token.identity
         client = _Client(accepted, request.transport, identity.holder)
         max_clients = self._settings.max_websockets_per_user
         if len(self._clients.get(client.holder, ())) >= max_clients:
@@ -125,6 +135,8 @@ class Websockets:
                 stack.push_async_callback(subscription.unsubscribe)
             sending = asyncio.create_task(self._send_all(client, outbox, identity, since), name="websocket-send")
             stack.callback(sending.cancel)
+            ending = asyncio.create_task(self._close_once_refused(client, token), name="websocket-token-end")
+            stack.callback(ending.cancel)
             async for _ in accepted:
                 pass  # reads answer pings and see the close; what clients say is ignored
 
@@ -142,6 +154,10 @@ class Websockets:
             self._clients[client.holder].discard(client)
             if not self._clients[client.holder]:
                 del self._clients[client.holder]
+
+    async def _close_once_refused(self, client: _Client, token: VerifiedToken) -> None:
+        refusal = await self._authenticator.wait_until_refused(token)
+        await client.close(WSCloseCode.POLICY_VIOLATION, str(refusal))
 
     async def _send_all(self, client: _Client, outbox: Outbox, identity: Identity, since: int | None) -> None:
         try:

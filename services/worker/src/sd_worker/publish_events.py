@@ -102,7 +102,7 @@ class EventPublisher:
         last = await self._task_log.last(attempt.ref)
         if last is not None and is_terminal(last.event):
             raise TaskEnded(attempt.ref.task_id, last.event.event_type)
-        if last is None or last.sequence != attempt.started_sequence:
+        if last is None or last.sequence > attempt.started_sequence:  # a lower one is of a replica that is behind
             raise TaskLost(attempt.ref.task_id)
 
     async def finish(self, attempt: Attempt, result: TaskResult, timings: TaskTimings) -> None:

@@ -9,8 +9,9 @@ from pydantic import TypeAdapter
 
 from sd_common.auth_messages import AccessToken, LogInRequest, SignUpRequest, User
 from sd_common.messages import Message
-from sd_gateway.errors import FieldError, InvalidInput
-from sd_gateway.http.inputs import checked, read_form, read_json
+from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
+from sd_gateway.http.client_address import client_address
+from sd_gateway.http.inputs import checked, read_form, read_json, token_of
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
 
@@ -21,23 +22,47 @@ log_in_form: TypeAdapter[LogInRequest] = TypeAdapter(LogInRequest)
 
 
 async def sign_up(request: web.Request) -> web.Response:
-    return _json(await request.app[PARTS].auth.sign_up(await read_json(request, sign_up_body)))
+    return await _sign_up(request, await read_json(request, sign_up_body))
 
 
 async def sign_up_by_query(request: web.Request) -> web.Response:
-    return _json(await request.app[PARTS].auth.sign_up(_credentials_of_query(request, sign_up_body)))
+    return await _sign_up(request, _credentials_of_query(request, sign_up_body))
 
 
 async def log_in(request: web.Request) -> web.Response:
-    return _json(await request.app[PARTS].auth.log_in(await read_form(request, log_in_form)))
+    return await _log_in(request, await read_form(request, log_in_form))
 
 
 async def log_in_by_query(request: web.Request) -> web.Response:
-    return _json(await request.app[PARTS].auth.log_in(_credentials_of_query(request, log_in_form)))
+    return await _log_in(request, _credentials_of_query(request, log_in_form))
 
 
 async def public_token(request: web.Request) -> web.Response:
-    return _json(await request.app[PARTS].auth.public_token())
+    parts = request.app[PARTS]
+    parts.account_limits.public_tokens_of_address.use(client_address(request))
+    return _json(await parts.auth.public_token())
+
+
+async def revoke_token(request: web.Request) -> web.Response:
+    token = token_of(request)
+    if token is None:
+        raise NotAuthenticated("Give the token that is to be revoked, as `Authorization: Bearer <token>`")
+    await request.app[PARTS].authenticator.revoke(token)
+    return web.Response(status=204)
+
+
+async def _sign_up(request: web.Request, credentials: SignUpRequest) -> web.Response:
+    parts = request.app[PARTS]
+    parts.account_limits.sign_ups_of_address.use(client_address(request))
+    parts.account_limits.of_name.use(credentials.username)
+    return _json(await parts.auth.sign_up(credentials))
+
+
+async def _log_in(request: web.Request, credentials: LogInRequest) -> web.Response:
+    parts = request.app[PARTS]
+    parts.account_limits.log_ins_of_address.use(client_address(request))
+    parts.account_limits.of_name.use(credentials.username)
+    return _json(await parts.auth.log_in(credentials))
 
 
 def _credentials_of_query(request: web.Request, adapter: TypeAdapter[M]) -> M:
@@ -65,7 +90,7 @@ OPERATIONS = (
         description="Possible where the operator set `ENABLE_SIGNUP`.",
         body=sign_up_body,
         answers=_USER,
-        problems=(400, 403, 409, 413, 415, 422),
+        problems=(400, 403, 409, 413, 415, 422, 429),
         token=None,
     ),
     Operation(
@@ -78,7 +103,7 @@ OPERATIONS = (
         path_parameters={"username": "The new user's name."},
         password_in_query=True,
         answers=_USER,
-        problems=(403, 409, 422),
+        problems=(403, 409, 422, 429),
         token=None,
     ),
     Operation(
@@ -91,8 +116,18 @@ OPERATIONS = (
         body=log_in_form,
         body_kind="application/x-www-form-urlencoded",
         answers=_TOKEN,
-        problems=(400, 401, 413, 415, 422),
+        problems=(400, 401, 413, 415, 422, 429),
         token=None,
+    ),
+    Operation(
+        "DELETE",
+        "/token",
+        revoke_token,
+        tag="accounts",
+        summary="Log out",
+        description="Revokes the token that the request brings: it is refused from now on, and its websockets are "
+        "closed. Tasks that were submitted with it go on.",
+        answers={204: Answer("The token is revoked", content_types=())},
     ),
     Operation(
         "POST",
@@ -102,7 +137,7 @@ OPERATIONS = (
         summary="A public token",
         description="Possible where the operator set `ENABLE_PUBLIC_ACCESS`.",
         answers=_TOKEN,
-        problems=(403,),
+        problems=(403, 429),
         token=None,
     ),
     Operation(
@@ -115,7 +150,7 @@ OPERATIONS = (
         path_parameters={"username": "The user's name."},
         password_in_query=True,
         answers=_TOKEN,
-        problems=(401, 422),
+        problems=(401, 422, 429),
         token=None,
     ),
 )

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from aiohttp import ETag, web
+from aiohttp import ETag, hdrs, web
 from pydantic import Field, TypeAdapter
 
 from sd_common.blob_urls import is_blob_id
 from sd_common.errors import BlobNotFound, PictureError
-from sd_common.pictures import CONTENT_TYPES
+from sd_common.pictures import CONTENT_TYPES, content_type_of
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import BLOB_FIELD, read_upload
 from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.http.security_headers import CONTENT_SECURITY_POLICY
 from sd_gateway.parts import PARTS
 
 _YEAR_S = 365 * 24 * 3600
+#: Opened by itself, a blob can show a picture and do nothing else. Browsers put it into a page with styles of theirs.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'"
+_NO_PICTURE = "application/octet-stream"
 
 blob_url_adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(description="The picture's URL.")])
 
@@ -37,11 +41,14 @@ async def get_blob(request: web.Request) -> web.Response:
     if not is_blob_id(blob_id):
         raise BlobNotFound(blob_id)
     blob = await request.app[PARTS].blobs.get(blob_id)
-    headers = {"Cache-Control": f"private, max-age={_YEAR_S}, immutable", "X-Content-Type-Options": "nosniff"}
+    headers = {"Cache-Control": f"private, max-age={_YEAR_S}, immutable", CONTENT_SECURITY_POLICY: _POLICY}
     if request.if_none_match and any(tag.value in (blob.etag, "*") for tag in request.if_none_match):
         response = web.Response(status=304, headers=headers)
     else:
-        response = web.Response(body=blob.data, content_type=blob.content_type, headers=headers)
+        # What the bytes are, whatever was said of them when they were stored.
+        content_type = content_type_of(blob.data) or _NO_PICTURE
+        headers[hdrs.CONTENT_DISPOSITION] = "attachment" if content_type == _NO_PICTURE else "inline"
+        response = web.Response(body=blob.data, content_type=content_type, headers=headers)
     response.etag = ETag(blob.etag)
     return response
 

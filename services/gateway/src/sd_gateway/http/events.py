@@ -44,15 +44,15 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         query = read_query(request, events_query)
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
-        identity = await request.app[PARTS].authenticator.verify(token)
-        request.app[PARTS].request_rates.count(identity.holder)
+        verified = await request.app[PARTS].authenticator.verify(token)
+        request.app[PARTS].request_rates.count(verified.identity.holder)
         await _check_since(request.app[PARTS].feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
         await close_websocket(socket, WSCloseCode.POLICY_VIOLATION, str(error))
     except (TooManyRequests, Unavailable) as error:
         await close_websocket(socket, WSCloseCode.TRY_AGAIN_LATER, str(error))
     else:
-        await websockets.serve(request, socket, identity, since=query.since, progress=query.progress)
+        await websockets.serve(request, socket, verified, since=query.since, progress=query.progress)
     return socket
 
 
@@ -75,8 +75,9 @@ OPERATIONS = (
         "stored, with their `sequence`. A client that was disconnected goes on with `since=<the last sequence that it "
         "has>`, at this gateway or another: it gets every stored event of the session once and in order, for as long "
         "as they are stored. Events of the type `progress` have no `sequence`, and may be missed. "
-        "Close codes: 1008 without a valid token or with a wrong query, 1013 when a part is missing or when the client "
-        "is too slow, 1001 when the gateway stops; the reason says what to do.",
+        "Close codes: 1008 without a valid token, once the token has expired or was revoked, or with a wrong query, "
+        "1013 when a part is missing or when the client is too slow, 1001 when the gateway stops; the reason says what "
+        "to do.",
         query=events_query,
         answers={
             101: Answer(

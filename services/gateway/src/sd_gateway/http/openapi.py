@@ -90,6 +90,8 @@ def _describe(operation: Operation, schemas: dict[_Key, Schema], components: dic
     }
     if operation.description:
         described["description"] = operation.description
+    if operation.password_in_query:
+        described["deprecated"] = True
     if parameters := _parameters(operation, schemas, components):
         described["parameters"] = parameters
     if operation.body_kind == "multipart/form-data":

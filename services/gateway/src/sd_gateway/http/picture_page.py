@@ -16,18 +16,8 @@ _PAGE = Template("""<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; base-uri 'none'">
+<link rel="stylesheet" href="/static/page.css">
 <title>$title</title>
-<style>
-  :root { color-scheme: light dark; }
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-  img { display: block; max-width: 100%; min-width: min(100%, 20rem); border-radius: .5rem; }
-  table { border-collapse: collapse; margin-top: 1.5rem; }
-  th { text-align: left; font-weight: 500; padding: .2rem 1.5rem .2rem 0; vertical-align: top; opacity: .7; }
-  td { padding: .2rem 0; overflow-wrap: anywhere; }
-</style>
 </head>
 <body>
 $body

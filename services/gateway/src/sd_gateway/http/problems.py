@@ -16,6 +16,7 @@ from sd_gateway.errors import (
     InvalidInput,
     MalformedBody,
     NotAuthenticated,
+    OriginNotAllowed,
     TaskAborted,
     TaskNotFound,
     TooManyRequests,
@@ -64,6 +65,8 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)), {}
         case NotAuthenticated():
             return create_problem(HTTPStatus.UNAUTHORIZED, str(error)), {"WWW-Authenticate": "Bearer"}
+        case OriginNotAllowed():
+            return create_problem(HTTPStatus.FORBIDDEN, str(error)), {}
         case AccountRefused():
             headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
             return create_problem(HTTPStatus(error.status), str(error)), headers

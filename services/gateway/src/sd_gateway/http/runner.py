@@ -9,7 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
 from sd_gateway.http.problems import CONTENT_TYPE, create_problem
@@ -52,6 +52,7 @@ class _Connection(RequestHandler):
             else "Something went wrong here; the operator's log tells what"
         )
         body = create_problem(HTTPStatus(status), detail).model_dump_json(exclude_none=True).encode()
-        response = web.Response(status=status, body=body, content_type=CONTENT_TYPE)
+        headers = {hdrs.X_CONTENT_TYPE_OPTIONS: "nosniff"}  # none are added to what never reached the application
+        response = web.Response(status=status, body=body, content_type=CONTENT_TYPE, headers=headers)
         response.force_close()
         return response

@@ -1,0 +1,67 @@
+"""Which web pages may use this gateway: its own, and those of `ALLOWED_ORIGINS`, by fetch (CORS) and by websocket.
+
+Browsers tell the page's origin with every request that could change something or whose answer the page could read.
+Programs tell none, and are not concerned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+
+from sd_gateway.errors import OriginNotAllowed
+from sd_gateway.parts import PARTS
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+ANY_ORIGIN = "*"
+_PREFLIGHT_HEADERS = {
+    hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, Idempotency-Key",
+    hdrs.ACCESS_CONTROL_MAX_AGE: "600",
+}
+#: Headers of answers that pages may read, besides those that all may.
+_EXPOSED_HEADERS = "ETag, Location, Retry-After"
+
+
+@web.middleware
+async def origin_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse pages of other origins, and answer what browsers ask before they let an allowed page go on."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is None or _is_own(request, origin):
+        return await handler(request)
+    if not _is_allowed(request, origin):
+        raise OriginNotAllowed(origin)
+    if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
+        return web.Response(status=204, headers=_PREFLIGHT_HEADERS)
+    return await handler(request)
+
+
+async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Let an allowed page read the answer, errors as well. For `on_response_prepare`."""
+    if not request.app[PARTS].settings.allowed_origins:
+        return
+    response.headers.add(hdrs.VARY, hdrs.ORIGIN)  # a cache must not give one origin the answer of another
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and _is_allowed(request, origin):
+        response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+        response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = _EXPOSED_HEADERS
+
+
+def _is_own(request: web.Request, origin: str) -> bool:
+    """Whether the page is one of this gateway's, by the name that clients are told or the one that this one came by."""
+    base = urlsplit(request.app[PARTS].settings.base_url)
+    return origin.lower() == f"{base.scheme}://{base.netloc}".lower() or _is_of_host(origin, request.host)
+
+
+def _is_of_host(origin: str, host: str) -> bool:
+    # Not by scheme: behind a proxy that speaks TLS, this gateway does not know it.
+    scheme, _, netloc = origin.lower().partition("://")
+    return scheme in ("http", "https") and netloc == host.lower()
+
+
+def _is_allowed(request: web.Request, origin: str) -> bool:
+    allowed = request.app[PARTS].settings.allowed_origins
+    return ANY_ORIGIN in allowed or origin.lower() in allowed
