@@ -27,6 +27,7 @@ def print_outcome(outcome: Outcome) -> None:
         ),
         ("gateway: memory at start / at most", _memory(outcome, "gateway")),
         ("nats-server: memory at start / at most", _memory(outcome, "nats-server")),
+        ("events told to websocket clients", str(outcome.num_events_told)),
         ("HTTP requests / broken or refused", f"{load.client.num_requests} / {len(load.client.unanswered)}"),
     ]
     _print_table(("figure", "value"), rows)

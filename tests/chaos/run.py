@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from chaos import evidence, verdict
 from chaos.balanced_client import BalancedClient
 from chaos.disturbances import Disturber, Happened, plan_for
-from chaos.features import features_of
 from chaos.fleet import Fleet
 from chaos.followers import broken_promises_of_feeds, following, until_caught_up
 from chaos.load import Load
@@ -31,6 +30,8 @@ class Outcome:
     load: Load
     happened: list[Happened]
     takeovers_s: list[float]
+    #: To websocket clients.
+    num_events_told: int
     memory: MemoryWatch
     broken_promises: list[str]
 
@@ -57,10 +58,9 @@ async def run_under_load(
     try:
         before = await evidence.last_sequence(client)
         async with memory.watching(), BalancedClient(fleet.gateway_urls(), fleet.leaving, rng) as http:
-            features = await features_of(http)
             load = Load(http, rng, num_clients)
             await load.open_sessions()
-            async with following(http, load.tokens if features.resumes else (), rng) as followers:
+            async with following(http, load.tokens, rng) as followers:
                 async with load.running():
                     happened = await disturb(load)
                 accepted = (str(task.task_id) for task in load.accepted)
@@ -75,7 +75,7 @@ async def run_under_load(
         *await verdict.broken_promises_of_pictures(load.asked, events, evidence.Bucket(fleet.minio_settings)),
         *verdict.broken_promises_of_leftovers(left),
         *verdict.broken_promises_of_memory(memory),
-        *(verdict.broken_promises_of_keys(load.asked, events) if features.takes_keys else ()),
+        *verdict.broken_promises_of_keys(load.asked, events),
         *broken_promises_of_feeds(followers, events),
         *load.client.wrong_answers,
     ]
@@ -84,6 +84,7 @@ async def run_under_load(
         load=load,
         happened=happened,
         takeovers_s=takeover_times_s(happened, events),
+        num_events_told=sum(len(follower.sequences) for follower in followers),
         memory=memory,
         broken_promises=broken,
     )

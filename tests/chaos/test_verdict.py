@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections.abc import Iterable
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from chaos.asked import AskedTask, ask
+from chaos.balanced_client import BalancedClient
 from chaos.disturbances import Disturbance, Happened
 from chaos.evidence import Leftovers, Told
+from chaos.followers import Follower, broken_promises_of_feeds
 from chaos.takeovers import takeover_times_s
 from chaos.verdict import (
     broken_promises_of_keys,
@@ -104,6 +107,17 @@ def test_a_second_task_for_one_submission_is_told() -> None:
 @pytest.mark.parametrize("left", [Leftovers(1, {}), Leftovers(0, {"shapes": 1})])
 def test_what_is_left_over_is_told(left: Leftovers) -> None:
     assert len(list(broken_promises_of_leftovers(left))) == 1
+
+
+@pytest.mark.parametrize("sequences", [[1, 3], [1, 2, 2, 3], [2, 1, 3], [1, 2, 3, 4]])
+def test_a_websocket_client_that_was_not_told_each_event_once_and_in_order_is_told_of(sequences: list[int]) -> None:
+    claims = base64.urlsafe_b64encode(b'{"sid": "session"}').decode()
+    follower = Follower(BalancedClient({}, set(), random.Random(0)), f"head.{claims}.signature", random.Random(0))
+    events = told("pending", "started", "finished")
+    follower.sequences = [1, 2, 3]
+    assert list(broken_promises_of_feeds([follower], events)) == []
+    follower.sequences = sequences
+    assert len(list(broken_promises_of_feeds([follower], events))) == 1
 
 
 def test_lost_and_doubled_tasks_are_counted() -> None:
