@@ -11,13 +11,6 @@ from chaos.fleet import Fleet, running_fleet
 from support.stack import make_model_dir
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process of pytest-xdist runs all that share the fleet; a file with a fleet of its own names another group."""
-    for item in items:
-        if "chaos" in item.path.parts and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("chaos"))
-
-
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model_dir(tmp_path_factory.mktemp("chaos") / "models")

@@ -18,11 +18,9 @@ from chaos.report import print_outcome
 from chaos.run import run_under_load
 from support.nats_cluster import nats_cluster
 
-pytestmark = pytest.mark.xdist_group("chaos-cluster")
-
 _STREAMS = ("JOBS", "EVENTS")
 _HEALS_WITHIN_S = 60.0
-_NUM_TASKS_AFTER = 10
+_NUM_TASKS_AFTER = 6
 
 
 @pytest.mark.timeout(240)

@@ -11,7 +11,7 @@ from chaos.fleet import Fleet
 from chaos.report import print_outcome
 from chaos.run import run_chaos
 
-_SECONDS = 15.0
+_SECONDS = 12.0
 
 
 @pytest.mark.timeout(300)

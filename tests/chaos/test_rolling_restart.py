@@ -21,7 +21,7 @@ async def test_a_rolling_restart_fails_no_request_that_did_not_start_on_the_dyin
             await fleet.replace(service)
         return []
 
-    outcome = await run_under_load(fleet, 0, replace_all, num_clients=3)
+    outcome = await run_under_load(fleet, 0, replace_all, num_clients=2)
     assert [broken for broken in outcome.load.client.unanswered if not broken.was_leaving] == []
     assert not outcome.broken_promises
     assert len(outcome.findings.accepted) > len(services)
