@@ -12,6 +12,8 @@ from sys import executable
 from sd_embedded.child_process import ChildProcess
 
 _READY = re.compile(r"Ready in (\S+) s at (http://\S+) ")
+#: All load comes from one user.
+_UNLIMITED = {"REQUEST_RATE": "off", "MAX_UNFINISHED_TASKS_PER_USER": "0"}
 
 
 @contextlib.contextmanager
@@ -19,7 +21,7 @@ def embedded_stack(env: Mapping[str, str], log_file: Path | None = None) -> Iter
     """Its base URL. Its data is thrown away, and its log where no file is given for it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         log_file = log_file or Path(directory) / "log"
-        settings = {"PORT": "0", "DATA_DIR": f"{directory}/data", "LOG_LEVEL": "WARNING", **env}
+        settings = {"PORT": "0", "DATA_DIR": f"{directory}/data", "LOG_LEVEL": "WARNING", **_UNLIMITED, **env}
         process = ChildProcess([executable, "-m", "sd_embedded"], log_file, env=settings)
         try:
             process.wait_until(lambda: _READY.search(log_file.read_text()) is not None, 120)

@@ -25,8 +25,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=8000)
     parser.add_argument("--connections", type=int, default=32)
     arguments = parser.parse_args()
-    env = {"WORKERS": "0", "ENABLE_PUBLIC_ACCESS": "1", "JOBS_MAX_PER_MODEL": "1000000", "REQUESTS_PER_S": "100000"}
-    env["MAX_UNFINISHED_TASKS_PER_USER"] = "0"
+    env = {"WORKERS": "0", "ENABLE_PUBLIC_ACCESS": "1", "JOBS_MAX_PER_MODEL": "1000000"}
     with embedded_stack(env) as base_url:
         request = urllib.request.Request(f"{base_url}/token/all", method="POST")
         with urllib.request.urlopen(request) as response:

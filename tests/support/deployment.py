@@ -59,7 +59,7 @@ class Deployment:
     def start_gateway(self, env: Mapping[str, str] | None = None, name: str = "gateway") -> Service:
         """On a free port; on that of its predecessor, where that has listened."""
         # All load comes from one user; that it comes from one address is seen to by `Service`.
-        unlimited = {"REQUESTS_PER_S": "100000", "MAX_UNFINISHED_TASKS_PER_USER": "0"}
+        unlimited = {"MAX_UNFINISHED_TASKS_PER_USER": "0"}
         return self._start(name, "sd_gateway", {"PORT": str(self._ports.get(name, 0)), **unlimited, **(env or {})})
 
     def start_worker(self, name: str, env: Mapping[str, str] | None = None, runner: Sequence[str] = ()) -> Service:

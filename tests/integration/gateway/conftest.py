@@ -20,7 +20,9 @@ from sd_gateway.remote_pictures import INTERNET, Reach
 from sd_gateway.settings import GatewaySettings
 
 #: All tests come from one address.
-_NO_RATES: dict[str, Any] = dict.fromkeys(("sign_up_rate", "log_in_rate", "public_token_rate", "name_rate"))
+_NO_RATES: dict[str, Any] = dict.fromkeys(
+    ("sign_up_rate", "log_in_rate", "public_token_rate", "name_rate", "request_rate")
+)
 
 StartGateway = Callable[..., Awaitable[tuple[GatewayApp, str]]]
 StartAuth = Callable[..., Awaitable[AuthApp]]

@@ -34,8 +34,8 @@ from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.parts import PARTS, Parts
+from sd_gateway.rate_limits import RateLimit
 from sd_gateway.remote_pictures import INTERNET, Reach, RemotePictures
-from sd_gateway.request_rates import RequestRates
 from sd_gateway.revoked_tokens import RevokedTokens
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
@@ -153,7 +153,7 @@ class GatewayApp:
             authenticator=authenticator,
             revoked_tokens=revoked_tokens,
             account_limits=AccountLimits(settings),
-            request_rates=RequestRates(settings.requests_per_s),
+            requests_of_user=RateLimit(settings.request_rate, "requests"),
             blobs=blobs,
             task_log=task_log,
             task_pages=TaskPages(task_log),

@@ -18,7 +18,7 @@ from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
-from sd_gateway.request_rates import RequestRates
+from sd_gateway.rate_limits import RateLimit
 from sd_gateway.revoked_tokens import RevokedTokens
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
@@ -36,7 +36,7 @@ class Parts:
     nats: NatsClient
     auth: AuthClient
     authenticator: Authenticator
-    request_rates: RequestRates
+    requests_of_user: RateLimit
     revoked_tokens: RevokedTokens
     account_limits: AccountLimits
     blobs: BlobStore

@@ -109,10 +109,8 @@ class GatewaySettings(TaskSettings, SafetySettings):
     max_websockets_per_user: int = Field(
         default=100, ge=1, description="Websockets that one user may have open at this gateway."
     )
-    requests_per_s: float = Field(
-        default=50.0,
-        gt=0,
-        description="Requests a second that one user may make at this gateway; ten seconds' worth may come at once.",
+    request_rate: RateSetting = Field(
+        default=Rate(100, 1), description="Requests of one user at this gateway, websockets that are opened among them."
     )
     max_body_bytes: int | None = Field(
         default=None,

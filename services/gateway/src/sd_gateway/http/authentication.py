@@ -16,5 +16,5 @@ async def authenticate(request: web.Request) -> Identity:
     """
     parts = request.app[PARTS]
     identity = await parts.authenticator.identify(token_of(request))
-    parts.request_rates.count(identity.holder)
+    parts.requests_of_user.use(identity.holder)
     return identity

@@ -45,7 +45,7 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
         verified = await request.app[PARTS].authenticator.verify(token)
-        request.app[PARTS].request_rates.count(verified.identity.holder)
+        request.app[PARTS].requests_of_user.use(verified.identity.holder)
         await _check_since(request.app[PARTS].feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
         await close_websocket(socket, WSCloseCode.POLICY_VIOLATION, str(error))
