@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from nats.js.api import ConsumerInfo
@@ -17,12 +16,12 @@ from pydantic import ValidationError
 
 from sd_common import subjects
 from sd_common.backlog import Backlog, LaneBacklog
-from sd_common.direct_get import get_batch
 from sd_common.errors import QueueFull
 from sd_common.jobs import Job, JobHead
 from sd_common.lanes import Lane
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
+from sd_common.stream_reader import StreamReader
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
 from sd_common.subjects import ModelLane
 from sd_common.tracing import trace_headers
@@ -31,7 +30,6 @@ _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
 #: What the server says of a message that is gone: no message found, sequence not found (where it goes while it is
 #: being deleted), or that deleting failed, for which it has no other reason.
 _MESSAGE_GONE = (10037, 10043, 10057)
-_READ_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class JobQueue:
         self._client = client
         self._ack_wait_s = ack_wait_s
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
+        self._reader = StreamReader(client, JOBS)
 
     async def publish(self, job: Job, lane: Lane = "rest") -> int:
         """Queue `job` and return its sequence. Retried under the same message id, so that it is queued once.
@@ -83,19 +82,12 @@ class JobQueue:
 
     async def heads(self) -> AsyncIterator[JobHead]:
         """Whose the tasks of all jobs are, queued and running, in the order of the queue. Raises `Unavailable`."""
-        since = 1
-        while True:
-            request = {"batch": _READ_BATCH, "seq": since, "next_by_subj": ">"}
-            batch = await retried_while_away(partial(get_batch, self._client, JOBS, request, REQUEST_TIMEOUT_S))
-            for message in batch.messages:
-                since = int((message.headers or {})["Nats-Sequence"]) + 1
-                try:
-                    head = JobHead.model_validate_json(message.data)
-                except ValidationError:
-                    continue  # not a job: the worker that takes it tells
-                yield head
-            if not batch.messages or batch.num_left == 0:
-                return
+        async for message in self._reader.replay(">", since=1):
+            try:
+                head = JobHead.model_validate_json(message.data)
+            except ValidationError:
+                continue  # not a job: the worker that takes it tells
+            yield head
 
     async def depths(self) -> list[QueueDepth]:
         """How many jobs each model key has, in one request."""

@@ -7,16 +7,13 @@ exactly one terminal event, whoever races.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
-from sd_common.direct_get import Batch, get_batch
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import (
     AbortedEvent,
@@ -28,6 +25,7 @@ from sd_common.events import (
 )
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
+from sd_common.stream_reader import StoredMessage, StreamReader
 from sd_common.streams import EVENTS
 from sd_common.subjects import TaskRef
 from sd_common.tracing import trace_headers
@@ -37,9 +35,6 @@ StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 #: Expected sequence of a task that has no event yet.
 NO_EVENT = 0
 _WRONG_LAST_SEQUENCE = 10071
-_REPLAY_BATCH = 500
-#: Batches asked for at once: when a thousand websockets come back together, each would wait for all, and time out.
-_NUM_BATCHES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -69,9 +64,8 @@ class TaskLog:
     """Events of all tasks."""
 
     def __init__(self, client: NatsClient) -> None:
-        self._client = client
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
-        self._asking = asyncio.Semaphore(_NUM_BATCHES_AT_ONCE)
+        self._reader = StreamReader(client, EVENTS)
 
     async def append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
         """Append `event` if `expected_sequence` is the task's last, and return its sequence.
@@ -109,10 +103,11 @@ class TaskLog:
         found: dict[TaskRef, LoggedEvent] = {}
         missing = {ref.events for ref in refs}
         while missing:
-            events, num_left = await self._get({"multi_last": sorted(missing)})
+            batch = await self._reader.batch({"multi_last": sorted(missing)})
+            events = [_logged(message) for message in batch.messages]
             found.update((event.ref, event) for event in events)
             missing -= {event.ref.events for event in events}
-            if not events or num_left == 0:
+            if not events or batch.num_left == 0:
                 break
         return found
 
@@ -128,22 +123,15 @@ class TaskLog:
 
     async def num_events(self, subject_filter: str, since: int) -> int:
         """How many events whose subject matches have a sequence of at least `since`."""
-        events, num_left = await self._get({"batch": 1, "seq": max(since, 1), "next_by_subj": subject_filter})
-        return len(events) + num_left
+        batch = await self._reader.batch({"batch": 1, "seq": max(since, 1), "next_by_subj": subject_filter})
+        return len(batch.messages) + batch.num_left
 
-    async def replay(self, subject_filter: str, since: int, batch: int = _REPLAY_BATCH) -> AsyncIterator[LoggedEvent]:
-        """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one.
-
-        They are read `batch` at a time.
-        """
-        while True:
-            request = {"batch": batch, "seq": max(since, 1), "next_by_subj": subject_filter}
-            events, num_left = await self._get(request)
-            for event in events:
-                yield event
-            if not events or num_left == 0:
-                return
-            since = events[-1].sequence + 1
+    async def replay(
+        self, subject_filter: str, since: int, num_at_once: int | None = None
+    ) -> AsyncIterator[LoggedEvent]:
+        """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one."""
+        async for message in self._reader.replay(subject_filter, since, num_at_once):
+            yield _logged(message)
 
     async def _last_if_any(self, subject: str) -> LoggedEvent | None:
         """As any replica has it. One that is behind does not deny a task: of three, 13 of 1,500 reads right after the
@@ -159,17 +147,7 @@ class TaskLog:
         _, ref = subjects.parse_task_subject(str(message.subject))
         return LoggedEvent(ref, int(message.seq or 0), message.data or b"")
 
-    async def _get(self, request: dict[str, Any]) -> tuple[list[LoggedEvent], int]:
-        """The events that a batched direct get answers, and how many it left."""
 
-        async def ask() -> Batch:
-            async with self._asking:
-                return await get_batch(self._client, EVENTS, request, REQUEST_TIMEOUT_S)
-
-        batch = await retried_while_away(ask)
-        events: list[LoggedEvent] = []
-        for message in batch.messages:
-            headers = message.headers or {}
-            _, ref = subjects.parse_task_subject(headers["Nats-Subject"])
-            events.append(LoggedEvent(ref, int(headers["Nats-Sequence"]), message.data))
-        return events, batch.num_left
+def _logged(message: StoredMessage) -> LoggedEvent:
+    _, ref = subjects.parse_task_subject(message.subject)
+    return LoggedEvent(ref, message.sequence, message.data)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from functools import partial
 
 import nats.errors
 import structlog
@@ -19,17 +18,15 @@ from pydantic import ValidationError
 
 from sd_common import subjects
 from sd_common.auth_messages import LEEWAY_S, RevokedToken
-from sd_common.direct_get import get_batch
 from sd_common.errors import Unavailable
-from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
+from sd_common.nats_client import NatsClient
 from sd_common.retries import RETRY_FOR_S, retried_while_away
+from sd_common.stream_reader import StreamReader
 from sd_common.streams import REVOKED_TOKENS_BUCKET
 
 log = structlog.get_logger(__name__)
 
-_STREAM = f"KV_{REVOKED_TOKENS_BUCKET}"
 _KEYS = f"$KV.{REVOKED_TOKENS_BUCKET}.*"
-_BATCH = 500
 #: What was stored since is read again: a replica that lags may have answered, and core messages may be lost.
 _READ_EVERY_S = 30.0
 _RETRY_PAUSE_S = 0.2
@@ -42,6 +39,7 @@ class RevokedTokens:
 
     def __init__(self, client: NatsClient) -> None:
         self._client = client
+        self._reader = StreamReader(client, f"KV_{REVOKED_TOKENS_BUCKET}")
         #: When a revoked token would have expired, in seconds since 1970.
         self._expiry: dict[str, float] = {}
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
@@ -127,14 +125,9 @@ class RevokedTokens:
         num_reconnects = self._client.stats["reconnects"]
         if num_reconnects != self._num_reconnects_when_read:
             self._last_sequence = 0
-        num_left = 1
-        while num_left:
-            request = {"batch": _BATCH, "seq": self._last_sequence + 1, "next_by_subj": _KEYS}
-            batch = await retried_while_away(partial(get_batch, self._client, _STREAM, request, REQUEST_TIMEOUT_S))
-            for message in batch.messages:
-                self._add_json(message.data)
-                self._last_sequence = int((message.headers or {})["Nats-Sequence"])
-            num_left = batch.num_left
+        async for message in self._reader.replay(_KEYS, self._last_sequence + 1):
+            self._add_json(message.data)
+            self._last_sequence = message.sequence
         self._forget_expired()
         self._num_reconnects_when_read = num_reconnects
 

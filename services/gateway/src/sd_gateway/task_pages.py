@@ -87,7 +87,7 @@ class TaskPages:
         return min(high, end - 1)
 
     async def _pending_events(self, events: str, start: int, end: int, num_window: int) -> AsyncIterator[LoggedEvent]:
-        async for event in self._task_log.replay(events, start, batch=num_window):
+        async for event in self._task_log.replay(events, start, num_at_once=num_window):
             if event.sequence >= end:
                 return
             if event.event_type == "pending" and not _is_hand_back(event):
