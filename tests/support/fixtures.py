@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 
 import pytest
 import pytest_asyncio
@@ -16,6 +17,7 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.provision import provision_streams
 from sd_common.settings import MinioSettings, NatsSettings, StreamSettings
 from support import servers
+from support.nats_cluster import NUM_NODES, nats_cluster
 from support.servers import NatsServer, S3Server, nats_settings_of
 
 
@@ -74,3 +76,17 @@ async def blob_store(minio_settings: MinioSettings) -> AsyncIterator[BlobStore]:
     """The blobs of the test's bucket."""
     async with BlobStore(minio_settings) as blobs:
         yield blobs
+
+
+@pytest_asyncio.fixture
+async def cluster_clients() -> AsyncIterator[list[NatsClient]]:
+    """One at each node of a cluster that keeps three copies of the streams."""
+    async with AsyncExitStack() as stack:
+        cluster = stack.enter_context(nats_cluster())
+        clients = []
+        for node in cluster.nodes.values():
+            clients.append(await connect(nats_settings_of(node), "test"))
+            stack.push_async_callback(clients[-1].shut)
+        settings = StreamSettings(_env_file=None, nats_replicas=NUM_NODES)
+        await provision_streams(clients[0].jetstream(timeout=30), settings)
+        yield clients

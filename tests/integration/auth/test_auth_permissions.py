@@ -19,7 +19,7 @@ authorization {
   users: [
     { user: admin, password: pw }
     { user: auth, password: pw, permissions: {
-        publish: ["$KV.users.*", "$JS.API.STREAM.INFO.KV_users", "$JS.API.DIRECT.GET.KV_users.>",
+        publish: ["$KV.users.*", "$JS.API.STREAM.INFO.KV_users", "$JS.API.STREAM.MSG.GET.KV_users",
           "$KV.revoked_tokens.*", "$JS.API.STREAM.INFO.KV_revoked_tokens",
           "$JS.API.DIRECT.GET.KV_revoked_tokens.>"]
         subscribe: ["_INBOX_auth.>", "auth.*", "$SRV.>"]

@@ -14,6 +14,7 @@ from sd_auth.errors import UserExists
 from sd_auth.passwords import Passwords
 from sd_auth.users import UserRecord, Users
 from sd_common.auth_messages import LOG_IN, SIGN_UP, AccessToken, User
+from sd_common.buckets import Bucket
 from sd_common.nats_client import NatsClient
 from sd_common.settings import NatsSettings
 from sd_common.streams import USERS_BUCKET
@@ -116,7 +117,7 @@ async def test_an_unknown_user_costs_as_much_time_as_a_wrong_password(auth: Auth
 async def test_a_user_whose_password_is_shorter_than_new_ones_can_be_logs_in(
     auth: AuthApp, nats_client: NatsClient
 ) -> None:
-    users, passwords = Users(nats_client), Passwords()
+    users, passwords = Users(Bucket(nats_client, USERS_BUCKET)), Passwords()
     await users.create(UserRecord(username="alice", password_hash=await passwords.hash("short")))
     await passwords.aclose()
     assert (await log_in(nats_client, "alice", "short")).access_token
@@ -129,7 +130,7 @@ async def test_a_short_password_is_wrong_not_invalid_at_log_in(auth: AuthApp, na
 
 
 async def test_a_hash_of_older_parameters_is_renewed_at_log_in(auth: AuthApp, nats_client: NatsClient) -> None:
-    users, passwords = Users(nats_client), Passwords()
+    users, passwords = Users(Bucket(nats_client, USERS_BUCKET)), Passwords()
     old_hash = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
     await users.create(UserRecord(username="alice", password_hash=old_hash))
     await log_in(nats_client, "alice")
@@ -142,7 +143,7 @@ async def test_a_hash_of_older_parameters_is_renewed_at_log_in(auth: AuthApp, na
 
 async def test_storing_the_same_record_again_is_no_conflict(provisioned: NatsSettings, nats_client: NatsClient) -> None:
     """As when the answer to the first try was lost and the request is repeated."""
-    users = Users(nats_client)
+    users = Users(Bucket(nats_client, USERS_BUCKET))
     record = UserRecord(username="alice", password_hash="one salt")
     await users.create(record)
     await users.create(record)

@@ -71,14 +71,14 @@ async def test_events_are_kept_for_a_day_and_republished(nats_client: NatsClient
 
 
 async def test_users_are_kept_without_history(nats_client: NatsClient, provisioned: NatsSettings) -> None:
-    expected = {"max_msgs_per_subject": 1, "storage": "file", "allow_direct": True, "max_age": 0}
+    expected = {"max_msgs_per_subject": 1, "storage": "file", "allow_direct": False, "max_age": 0}
     assert _chosen(await _config_of(nats_client, "KV_users"), expected) == expected
 
 
 async def test_idempotency_keys_are_kept_for_as_long_as_events(
     nats_client: NatsClient, provisioned: NatsSettings
 ) -> None:
-    expected = {"max_msgs_per_subject": 1, "storage": "file", "allow_direct": True, "max_age": 24 * 3600 * _NS}
+    expected = {"max_msgs_per_subject": 1, "storage": "file", "allow_direct": False, "max_age": 24 * 3600 * _NS}
     assert _chosen(await _config_of(nats_client, "KV_idempotency_keys"), expected) == expected
 
 

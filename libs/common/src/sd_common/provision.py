@@ -61,7 +61,13 @@ async def _create_or_update_bucket(js: JetStreamContext, bucket: KeyValueConfig)
         stream = status.stream_info.config
         # No message id is remembered for longer than its message: the server refuses that.
         window_s = min(bucket.ttl or DUPLICATE_WINDOW_S, DUPLICATE_WINDOW_S)
-        await js.update_stream(stream, max_age=bucket.ttl, duplicate_window=window_s, num_replicas=bucket.replicas)
+        await js.update_stream(
+            stream,
+            max_age=bucket.ttl,
+            duplicate_window=window_s,
+            num_replicas=bucket.replicas,
+            allow_direct=bucket.direct,
+        )
 
 
 async def provision(

@@ -62,33 +62,37 @@ def events_stream(settings: StreamSettings) -> StreamConfig:
 
 
 def users_bucket(settings: StreamSettings) -> KeyValueConfig:
-    """Users by name."""
-    return KeyValueConfig(
-        bucket=USERS_BUCKET, history=1, storage=StorageType.FILE, replicas=settings.nats_replicas, direct=True
-    )
+    """Users by name. Read from the leader: a replica that is behind denies a user who has just signed up."""
+    return _bucket(USERS_BUCKET, settings)
 
 
 def idempotency_keys_bucket(settings: StreamSettings) -> KeyValueConfig:
-    """The task of each `Idempotency-Key`, for as long as its events can be read."""
-    return KeyValueConfig(
-        bucket=IDEMPOTENCY_KEYS_BUCKET,
-        history=1,
-        ttl=settings.events_max_age_s,
-        storage=StorageType.FILE,
-        replicas=settings.nats_replicas,
-        direct=True,
-    )
+    """The task of each `Idempotency-Key`, for as long as its events can be read. Read from the leader, as `users`."""
+    return _bucket(IDEMPOTENCY_KEYS_BUCKET, settings, ttl=settings.events_max_age_s)
 
 
 def revoked_tokens_bucket(settings: StreamSettings) -> KeyValueConfig:
     """Revoked tokens by id. Each entry has a life of its own, as long as that of its token."""
+    republish = RePublish(src=f"$KV.{REVOKED_TOKENS_BUCKET}.*", dest="revoked_tokens.{{wildcard(1)}}")
+    return _bucket(REVOKED_TOKENS_BUCKET, settings, direct=True, republish=republish)
+
+
+def _bucket(
+    name: str,
+    settings: StreamSettings,
+    *,
+    ttl: float | None = None,
+    direct: bool = False,
+    republish: RePublish | None = None,
+) -> KeyValueConfig:
     return KeyValueConfig(
-        bucket=REVOKED_TOKENS_BUCKET,
+        bucket=name,
         history=1,
+        ttl=ttl,
         storage=StorageType.FILE,
         replicas=settings.nats_replicas,
-        direct=True,
-        republish=RePublish(src=f"$KV.{REVOKED_TOKENS_BUCKET}.*", dest="revoked_tokens.{{wildcard(1)}}"),
+        direct=direct,
+        republish=republish,
     )
 
 

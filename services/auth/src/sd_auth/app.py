@@ -14,11 +14,18 @@ from sd_auth.service import AuthService
 from sd_auth.settings import AuthSettings
 from sd_auth.tokens import Tokens
 from sd_auth.users import Users
+from sd_common.buckets import Bucket
 from sd_common.health import HealthServer
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
+from sd_common.streams import REVOKED_TOKENS_BUCKET, USERS_BUCKET
 
 log = structlog.get_logger(__name__)
+
+
+#: Clients wait 5 s for an answer: it must come before, so that they are told why.
+_BUCKET_TIMEOUT_S = 1.0
+_BUCKET_RETRY_FOR_S = 3.0
 
 
 class AuthApp:
@@ -30,7 +37,7 @@ class AuthApp:
         self._parts = AsyncExitStack()
         self._health: HealthServer | None = None
         self._client: NatsClient | None = None
-        self._buckets: tuple[Users, RevokedTokens] | None = None
+        self._buckets: dict[str, Bucket] = {}
 
     @property
     def health_port(self) -> int | None:
@@ -45,12 +52,16 @@ class AuthApp:
             client = await connect(self._nats_settings, "auth")
             parts.push_async_callback(client.shut)
             self._client = client
-            users, revoked_tokens = self._buckets = Users(client), RevokedTokens(client)
+            users, revoked_tokens = (
+                Bucket(client, name, timeout_s=_BUCKET_TIMEOUT_S, retry_for_s=_BUCKET_RETRY_FOR_S)
+                for name in (USERS_BUCKET, REVOKED_TOKENS_BUCKET)
+            )
+            self._buckets = {USERS_BUCKET: users, REVOKED_TOKENS_BUCKET: revoked_tokens}
             passwords = Passwords()
             parts.push_async_callback(passwords.aclose)
             settings = self._settings
             tokens = Tokens(settings.secret_key, settings.previous_secret_keys, settings.access_token_expire_minutes)
-            operations = Operations(settings, users, passwords, tokens, revoked_tokens)
+            operations = Operations(settings, Users(users), passwords, tokens, RevokedTokens(revoked_tokens))
             service = AuthService(client, operations)
             parts.push_async_callback(service.stop)
             await service.start()
@@ -73,7 +84,7 @@ class AuthApp:
         self._health.start()
 
     async def _readiness(self) -> dict[str, str | None]:
-        if self._client is None or self._buckets is None or not self._client.is_connected:
+        if self._client is None or not self._client.is_connected:
             return {"nats": "not connected"}
-        users, revoked_tokens = await asyncio.gather(*(bucket.missing() for bucket in self._buckets))
-        return {"nats": None, "users": users, "revoked_tokens": revoked_tokens}
+        missing = await asyncio.gather(*(bucket.missing() for bucket in self._buckets.values()))
+        return {"nats": None, **dict(zip(self._buckets, missing, strict=True))}

@@ -6,7 +6,6 @@ AuthError                    its message is a sentence for the client, its code 
 ├── InvalidToken             401
 ├── NotEnabled               403
 ├── UserExists               409
-├── BucketUnavailable        503
 └── Overloaded               503
 """
 
@@ -77,15 +76,6 @@ class UserExists(AuthError):
 
     def __init__(self, username: str) -> None:
         super().__init__(f"User '{username}' already exists")
-
-
-class BucketUnavailable(AuthError):
-    """A bucket does not answer."""
-
-    code = 503
-
-    def __init__(self, bucket: str) -> None:
-        super().__init__(f"The bucket '{bucket}' cannot be reached at the moment: try again in a few seconds")
 
 
 class Overloaded(AuthError):

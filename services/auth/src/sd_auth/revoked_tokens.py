@@ -6,21 +6,19 @@ import contextlib
 
 from nats.js.errors import KeyWrongLastSequenceError
 
-from sd_auth.buckets import Bucket
 from sd_common.auth_messages import RevokedToken
+from sd_common.buckets import Bucket
 from sd_common.messages import now
-from sd_common.nats_client import NatsClient
-from sd_common.streams import REVOKED_TOKENS_BUCKET
 
 #: Seconds for which an entry outlives its token: the clocks of NATS and of gateways may differ.
 _OUTLIVES_S = 60
 
 
 class RevokedTokens:
-    """All revoked tokens. Every call raises `BucketUnavailable` where the bucket does not answer."""
+    """All revoked tokens. Every call raises `Unavailable` where the bucket does not answer."""
 
-    def __init__(self, client: NatsClient) -> None:
-        self._bucket = Bucket(client, REVOKED_TOKENS_BUCKET)
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
 
     async def add(self, revoked: RevokedToken) -> None:
         """Store it; no error where it was stored before."""
@@ -28,7 +26,3 @@ class RevokedTokens:
         life_s = max(0.0, (revoked.expires_at - now()).total_seconds()) + _OUTLIVES_S
         with contextlib.suppress(KeyWrongLastSequenceError):
             await self._bucket.answered(lambda bucket: bucket.create(revoked.token_id, value, msg_ttl=life_s))
-
-    async def missing(self) -> str | None:
-        """Why the bucket cannot be reached, or None where it can."""
-        return await self._bucket.missing()

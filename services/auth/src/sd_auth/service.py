@@ -17,6 +17,7 @@ from nats.micro.service import Service
 from sd_auth.errors import AuthError, Overloaded
 from sd_auth.operations import Operations
 from sd_common.auth_messages import JWKS, LINK_TOKEN, LOG_IN, PUBLIC_TOKEN, REVOKE, SERVICE_NAME, SIGN_UP
+from sd_common.errors import Unavailable
 from sd_common.messages import Message
 from sd_common.nats_client import NatsClient
 from sd_common.tracing import continued_trace
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 #: At 27 ms a hash, even a single core answers the last of them well before its client gives up (5 s).
 MAX_REQUESTS_AT_ONCE = 100
 _STOP_WITHIN_S = 5.0
+_UNAVAILABLE = "503"
 _INTERNAL_ERROR = "500"
 _INTERNAL_SENTENCE = "The auth service failed: the operator finds the cause in its log"
 
@@ -118,6 +120,8 @@ class AuthService:
             return None, (await operation(data)).model_dump_json()
         except AuthError as error:
             return str(error.code), str(error)
+        except Unavailable as error:
+            return _UNAVAILABLE, str(error)
         except Exception:
             log.exception("auth_request_failed")
             return _INTERNAL_ERROR, _INTERNAL_SENTENCE

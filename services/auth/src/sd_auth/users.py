@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import AwareDatetime, ConfigDict, Field
 
-from sd_auth.buckets import Bucket
 from sd_auth.errors import UserExists
+from sd_common.buckets import Bucket
 from sd_common.messages import Message, Token, now
-from sd_common.nats_client import NatsClient
-from sd_common.streams import USERS_BUCKET
 
 
 class UserRecord(Message):
@@ -34,10 +32,10 @@ class FoundUser:
 
 
 class Users:
-    """All users. Every call raises `BucketUnavailable` where the bucket does not answer."""
+    """All users. Every call raises `Unavailable` where the bucket does not answer."""
 
-    def __init__(self, client: NatsClient) -> None:
-        self._bucket = Bucket(client, USERS_BUCKET)
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
 
     async def create(self, record: UserRecord) -> None:
         """Store a new user, or raise `UserExists`: of several at once, exactly one succeeds."""
@@ -63,7 +61,3 @@ class Users:
         value = found.record.model_copy(update={"password_hash": password_hash}).model_dump_json().encode()
         with contextlib.suppress(KeyWrongLastSequenceError):
             await self._bucket.answered(lambda bucket: bucket.update(found.record.username, value, last=found.revision))
-
-    async def missing(self) -> str | None:
-        """Why the bucket cannot be reached, or None where it can."""
-        return await self._bucket.missing()

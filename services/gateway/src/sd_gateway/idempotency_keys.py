@@ -5,31 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
-import structlog
-from nats.js.errors import BucketNotFoundError, KeyNotFoundError, KeyWrongLastSequenceError
-from nats.js.kv import KeyValue
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import Field
 
 from sd_common.blob_store import new_blob_id
-from sd_common.errors import Unavailable
+from sd_common.buckets import Bucket
 from sd_common.messages import BlobId, Message, Token
-from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
-from sd_common.retries import retried_while_away
+from sd_common.nats_client import NatsClient
 from sd_common.streams import IDEMPOTENCY_KEYS_BUCKET
 from sd_common.subjects import TaskRef
 from sd_gateway.authn import Identity
 from sd_gateway.errors import IdempotencyKeyReused
 
-log = structlog.get_logger(__name__)
-
 #: Revision of a key that has no record yet.
 _NO_RECORD = 0
-
-T = TypeVar("T")
 
 
 class IdempotencyRecord(Message):
@@ -60,8 +51,7 @@ class IdempotencyKeys:
     """All keys. Every call raises `Unavailable` where the bucket does not answer."""
 
     def __init__(self, client: NatsClient) -> None:
-        self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
-        self._bucket: KeyValue | None = None
+        self._bucket = Bucket(client, IDEMPOTENCY_KEYS_BUCKET)
 
     async def claim(self, identity: Identity, key: str, digest: str) -> Claim:
         """The key's record: a new one where there is none.
@@ -79,7 +69,7 @@ class IdempotencyKeys:
         while True:
             with contextlib.suppress(KeyWrongLastSequenceError):  # it is there already
                 return Claim(name, record, await self._update(name, record, _NO_RECORD), is_new=True)
-            # Somebody changed it meanwhile; or it has aged out, or is not at that replica yet.
+            # Somebody changed it meanwhile, or it has aged out.
             with contextlib.suppress(KeyWrongLastSequenceError, KeyNotFoundError):
                 return await self._claim_existing(name, digest)
 
@@ -90,7 +80,7 @@ class IdempotencyKeys:
             await self._update(claim.name, claim.record.model_copy(update={"digest": None}), claim.revision)
 
     async def _claim_existing(self, name: str, digest: str) -> Claim:
-        entry = await self._call(lambda bucket: bucket.get(name))
+        entry = await self._bucket.answered(lambda bucket: bucket.get(name))
         record, revision = IdempotencyRecord.model_validate_json(entry.value or b""), entry.revision or 0
         if record.digest is None:
             record = record.model_copy(update={"digest": digest})
@@ -100,19 +90,7 @@ class IdempotencyKeys:
         return Claim(name, record, revision, is_new=False)
 
     async def _update(self, name: str, record: IdempotencyRecord, revision: int) -> int:
-        return await self._call(lambda bucket: bucket.update(name, _bytes_of(record), last=revision))
-
-    async def _call(self, call: Callable[[KeyValue], Awaitable[T]]) -> T:
-        async def opened() -> T:
-            if self._bucket is None:  # when first needed, not at start: the gateway may be there before the bucket is
-                self._bucket = await self._js.key_value(IDEMPOTENCY_KEYS_BUCKET)
-            return await call(self._bucket)
-
-        try:
-            return await retried_while_away(opened)
-        except BucketNotFoundError as error:
-            log.error("no_bucket", bucket=IDEMPOTENCY_KEYS_BUCKET, hint="run `python -m sd_common.provision`")
-            raise Unavailable("The store of idempotency keys") from error
+        return await self._bucket.answered(lambda bucket: bucket.update(name, _bytes_of(record), last=revision))
 
 
 def _bytes_of(record: IdempotencyRecord) -> bytes:
