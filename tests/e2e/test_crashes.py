@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from sd_common.job_queue import JobQueue
 from sd_common.messages import now
 from sd_common.nats_client import NatsClient, connect
 from sd_common.task_log import TaskLog
 from support import servers
 from support.client import PATIENCE_S, Client, Json
 from support.deployment import ACK_WAIT_S, BASE_URL, Deployment
+from support.jobs import num_jobs
 from support.servers import S3Server
 
 #: Some seconds on one core.
@@ -77,7 +77,7 @@ def _path_of(finished: Json) -> str:
 async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_type: str) -> None:
     """Every task has exactly one terminal event, of this type, and it is the last one; no job is left."""
     async with asyncio.timeout(PATIENCE_S):
-        while await JobQueue(nats).depths():  # noqa: ASYNC110 - acknowledgements follow the events
+        while await num_jobs(nats):  # noqa: ASYNC110 - acknowledgements follow the events
             await asyncio.sleep(0.05)
     told: dict[str, list[str]] = {task_id: [] for task_id in task_ids}
     async for logged in TaskLog(nats).replay("events.>", 0):

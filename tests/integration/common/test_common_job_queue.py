@@ -9,14 +9,14 @@ from integration.common.makers import KEY, MODEL, REST, new_job, new_ref
 from nats.js.errors import NotFoundError
 
 from sd_common.errors import QueueFull
-from sd_common.job_queue import JobQueue, QueueDepth
+from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.messages import now
-from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.tracing import continued_trace
+from support.jobs import num_jobs
 
 _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
@@ -42,11 +42,11 @@ async def test_a_job_stands_in_the_stream_as_it_was_published(queue: JobQueue, n
     assert stored.headers["traceparent"] == _TRACE["traceparent"]
 
 
-async def test_a_job_that_is_published_again_is_one_job(queue: JobQueue) -> None:
+async def test_a_job_that_is_published_again_is_one_job(queue: JobQueue, nats_client: NatsClient) -> None:
     job = new_job()
     sequences = await asyncio.gather(*(queue.publish(job) for _ in range(10)))
     assert len(set(sequences)) == 1
-    assert await queue.depths() == [QueueDepth(KEY, 1)]
+    assert await num_jobs(nats_client) == 1
 
 
 async def test_a_full_queue_refuses_and_other_models_are_not_concerned(
@@ -83,27 +83,13 @@ async def test_a_deleted_job_is_gone_and_deleting_it_again_is_no_error(
     with pytest.raises(NotFoundError):
         await nats_client.jetstream().get_msg("JOBS", seq=sequence)
     await queue.delete(kept + 1000)
-    assert await queue.depths() == [QueueDepth(KEY, 1)]
-
-
-async def test_depths_count_the_jobs_of_each_model_queued_and_running(queue: JobQueue, nats_client: NatsClient) -> None:
-    assert await queue.depths() == []
-    for model, count in (("shapes", 3), ("a/b", 2), ("a.b", 1)):
-        for _ in range(count):
-            await queue.publish(new_job(model=model))
-    await queue.create_consumer(REST)
-    subscription = await nats_client.jetstream().pull_subscribe_bind(KEY, "JOBS")
-    running, done = await subscription.fetch(2)
-    await done.ack_sync()
-    depths = {depth.model_key: depth.num_jobs for depth in await queue.depths()}
-    assert depths == {KEY: 2, model_key("a/b"): 2, model_key("a.b"): 1}
-    await running.nak()
+    assert await num_jobs(nats_client) == 1
 
 
 async def test_a_stream_that_misses_is_an_error_and_not_an_empty_queue(nats_client: NatsClient) -> None:
     queue = JobQueue(nats_client)
     with pytest.raises(NotFoundError):
-        await queue.depths()
+        await queue.backlog("worker")
     with pytest.raises(NotFoundError):
         await queue.delete(1)
 

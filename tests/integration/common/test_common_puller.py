@@ -18,6 +18,7 @@ from sd_common.puller import Puller, next_of
 from sd_common.settings import NatsSettings
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer_name
 from sd_common.subjects import ModelLane
+from support.jobs import num_jobs
 from support.servers import NatsServer
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -73,7 +74,7 @@ async def _num_pulls_waiting(client: NatsClient) -> int:
     return (await client.jetstream().consumer_info(JOBS, KEY)).num_waiting or 0
 
 
-async def test_jobs_come_in_order(puller: Puller, queue: JobQueue) -> None:
+async def test_jobs_come_in_order(puller: Puller, queue: JobQueue, nats_client: NatsClient) -> None:
     jobs = [new_job() for _ in range(20)]
     for job in jobs:
         await queue.publish(job)
@@ -83,7 +84,7 @@ async def test_jobs_come_in_order(puller: Puller, queue: JobQueue) -> None:
         assert message is not None
         assert message.metadata.num_delivered == 1
         await message.ack_sync()
-    assert await queue.depths() == []
+    assert await num_jobs(nats_client) == 0
 
 
 async def test_a_job_is_in_hand_as_soon_as_it_is_published(puller: Puller, queue: JobQueue) -> None:
@@ -397,7 +398,9 @@ async def test_of_several_pullers_the_one_that_has_a_job_ends_the_wait_and_the_o
     await fresh.close()
 
 
-async def test_pullers_share_the_jobs_of_a_model(queue: JobQueue, provisioned: NatsSettings) -> None:
+async def test_pullers_share_the_jobs_of_a_model(
+    queue: JobQueue, provisioned: NatsSettings, nats_client: NatsClient
+) -> None:
     jobs = [new_job() for _ in range(200)]
     received: list[str] = []
     everything_received = asyncio.Event()
@@ -427,4 +430,4 @@ async def test_pullers_share_the_jobs_of_a_model(queue: JobQueue, provisioned: N
             worker.cancel()
         await asyncio.wait(workers)
     assert sorted(received) == sorted(job.task_id for job in jobs)
-    assert await queue.depths() == []
+    assert await num_jobs(nats_client) == 0

@@ -27,6 +27,7 @@ from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
+from support.jobs import num_jobs
 
 _NUM_TASKS = 200
 _NUM_WORKERS = 4
@@ -157,7 +158,7 @@ async def test_every_task_ends_exactly_once(seed: int, nats_client: NatsClient, 
         async with asyncio.timeout(30):
             await asyncio.gather(*map(live, jobs))
             await all_ended.wait()
-            while await queue.depths():
+            while await num_jobs(nats_client):
                 pass  # a worker is about to acknowledge
     finally:
         for worker in workers:

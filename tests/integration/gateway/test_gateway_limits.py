@@ -8,10 +8,10 @@ import pytest
 from aiohttp import WSMsgType
 from integration.gateway.conftest import StartGateway
 
-from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_gateway.rate_limits import Rate
 from support.client import PATIENCE_S, Client
+from support.jobs import num_jobs
 
 _NO_NAME = "must be a repository id on the hub"
 
@@ -57,7 +57,7 @@ async def test_what_is_not_allowed_is_refused_at_submission(
             [entry] = told.json["errors"]
             assert entry["field"] == field
             assert sentence in entry["detail"]
-    assert await JobQueue(nats_client).depths() == []
+    assert await num_jobs(nats_client) == 0
 
 
 async def test_an_allowed_model_is_taken(start_gateway: StartGateway) -> None:

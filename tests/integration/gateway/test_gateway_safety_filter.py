@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from integration.gateway.conftest import StartGateway
 
-from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from support.client import Client
+from support.jobs import num_jobs
 
 _PROBLEM = "The operator requires the safety filter: leave this out, or give true"
 
@@ -24,7 +24,7 @@ async def test_a_task_that_turns_a_required_safety_filter_off_is_refused(
         ):
             assert answer.status == 422
             assert answer.json["errors"] == [{"field": "safety_filter", "detail": _PROBLEM}]
-    assert await JobQueue(nats_client).depths() == []
+    assert await num_jobs(nats_client) == 0
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from sd_gateway.authn import Identity
 from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import digest_of
 from support.client import Answered, Client
+from support.jobs import num_jobs
 
 _TASK = {"params_type": "txt2img", "prompt": "x", "model": "shapes"}
 _PARAMETERS = Txt2ImgParameters(**_TASK)
@@ -36,10 +37,6 @@ async def _submit(client: Client, key: str = _KEY, task: Any = None) -> str:
     assert answer.status == 200, answer.body
     assert answer.headers["Location"] == f"/task/{answer.json}"
     return str(answer.json)
-
-
-async def _num_jobs(nats: NatsClient) -> int:
-    return sum(depth.num_jobs for depth in await JobQueue(nats).depths())
 
 
 async def _told(nats: NatsClient) -> list[tuple[str, str]]:
@@ -59,7 +56,7 @@ async def test_the_same_key_and_body_name_the_same_task_also_at_other_gateways_a
     async with Client(url) as client:
         task_ids.append(await _submit(client))
     assert len(set(task_ids)) == 1
-    assert await _num_jobs(nats_client) == 1
+    assert await num_jobs(nats_client) == 1
     assert await _told(nats_client) == [(task_ids[0], "pending")]
 
 
@@ -70,7 +67,7 @@ async def test_a_renewed_token_names_the_same_task(start_gateway: StartGateway, 
         task_id = await _submit(client)
         await client.take_public_token()
         assert await _submit(client) == task_id
-    assert await _num_jobs(nats_client) == 1
+    assert await num_jobs(nats_client) == 1
 
 
 async def test_concurrent_duplicates_are_one_task(start_gateway: StartGateway, nats_client: NatsClient) -> None:
@@ -79,7 +76,7 @@ async def test_concurrent_duplicates_are_one_task(start_gateway: StartGateway, n
         for number in range(20):
             task_ids = await asyncio.gather(*(_submit(each, f"key-{number}") for each in (client, other) * 5))
             assert len(set(task_ids)) == 1
-    assert await _num_jobs(nats_client) == 20
+    assert await num_jobs(nats_client) == 20
     assert [event_type for _, event_type in await _told(nats_client)] == ["pending"] * 20
 
 
@@ -91,7 +88,7 @@ async def test_another_body_under_the_same_key_is_refused(start_gateway: StartGa
         assert refused.status == 422
         assert refused.json["detail"].startswith("This Idempotency-Key came with another body before: repeat that body")
         assert await _submit(client, "another key", {**_TASK, "steps": 3}) != task_id
-    assert await _num_jobs(nats_client) == 2
+    assert await num_jobs(nats_client) == 2
 
 
 async def test_a_body_is_the_same_however_it_is_written(start_gateway: StartGateway) -> None:
@@ -117,7 +114,7 @@ async def test_a_key_that_is_none_is_refused(start_gateway: StartGateway, nats_c
     assert answer.startswith(b"HTTP/1.1 422 ")
     [problem] = json.loads(answer.partition(b"\r\n\r\n")[2])["errors"]
     assert problem == {"field": "Idempotency-Key", "detail": "Must be 1 to 255 printable characters"}
-    assert await _num_jobs(nats_client) == 0
+    assert await num_jobs(nats_client) == 0
 
 
 async def test_a_key_of_255_characters_is_taken(start_gateway: StartGateway) -> None:
@@ -138,7 +135,7 @@ async def test_what_a_gateway_left_half_done_is_done_by_a_repeat(
         await JobQueue(nats_client).publish(job)
     async with Client(url) as client:
         assert await _submit(client) == claim.record.task_id
-    assert await _num_jobs(nats_client) == 1
+    assert await num_jobs(nats_client) == 1
     last = await TaskLog(nats_client).last(claim.record.ref)
     assert last is not None
     assert last.event.event_type == "pending"
@@ -185,7 +182,7 @@ async def test_an_ended_task_is_still_that_of_its_key(start_gateway: StartGatewa
         await client.delete(f"/task/{task_id}")
         assert await _submit(client) == task_id
         assert (await client.last_event(task_id))["event_type"] == "aborted"
-    assert await _num_jobs(nats_client) == 0
+    assert await num_jobs(nats_client) == 0
 
 
 async def test_without_the_bucket_tasks_with_a_key_are_refused_and_others_taken(

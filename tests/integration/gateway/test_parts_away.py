@@ -20,12 +20,12 @@ from sd_auth.app import AuthApp
 from sd_common import nats_client as nats_client_module
 from sd_common.blob_store import SHORT_PATIENCE, BlobStore, Patience, new_blob_id
 from sd_common.errors import Unavailable
-from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
 from sd_common.settings import MinioSettings, StreamSettings
 from sd_embedded.s3_server import S3Server
 from support.client import PATIENCE_S, Answered, Client
+from support.jobs import num_jobs
 from support.servers import NatsServer
 
 _TASK = {"prompt": "x", "model": "shapes"}
@@ -127,7 +127,7 @@ async def test_a_submission_rides_through_a_while_without_its_stream(client: Cli
     assert not submitting.done()
     await provision_streams(js, StreamSettings(_env_file=None))
     assert (await client.last_event(await submitting))["event_type"] == "pending"
-    assert [depth.num_jobs for depth in await JobQueue(nats_client).depths()] == [1]
+    assert await num_jobs(nats_client) == 1
 
 
 # S3

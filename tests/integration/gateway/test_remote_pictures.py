@@ -15,13 +15,13 @@ from integration.gateway.hostile_servers import HOST, INTERNET, Network, answer,
 from integration.gateway.hostile_urls import HOSTILE_ANSWERS, HOSTILE_URLS, set_traps
 
 from sd_common.errors import PictureError, Unavailable
-from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.parameters import Img2ImgParameters
 from sd_gateway.errors import TooManyRequests
 from sd_gateway.remote_pictures import RemotePictures
 from support.certificates import tls_contexts
 from support.client import Client
+from support.jobs import num_jobs
 
 _MAX_BYTES = 1_000_000
 _TIMEOUT_S = 1.0
@@ -69,7 +69,7 @@ async def test_every_hostile_url_and_server_is_refused_and_no_byte_reaches_the_t
         wrong = await _wrongly_told(client, urls)
     assert not wrong, "\n".join(wrong)
     assert (net.target.num_connections, net.target.num_bytes) == (0, 0)
-    assert await JobQueue(nats_client).depths() == []
+    assert await num_jobs(nats_client) == 0
 
 
 async def test_a_picture_of_another_host_becomes_a_blob(

@@ -27,6 +27,7 @@ from sd_worker.app import WorkerApp
 from sd_worker.settings import WorkerSettings
 from support import tiny_pipelines
 from support.hub import Hub, serve_hub
+from support.jobs import num_jobs
 
 PATIENCE_S = 30.0
 BASE_URL = "http://gateway.test"
@@ -150,7 +151,7 @@ class Tasks:
     async def wait_until_queue_is_empty(self) -> None:
         """Acknowledgements follow the last event."""
         async with asyncio.timeout(PATIENCE_S):
-            while await self.queue.depths():  # noqa: ASYNC110 - nobody tells of them
+            while await num_jobs(self._client):  # noqa: ASYNC110 - nobody tells of them
                 await asyncio.sleep(0.02)
 
     async def _on_feed(self, message: Msg) -> None:

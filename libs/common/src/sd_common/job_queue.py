@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -30,14 +28,6 @@ _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
 #: What the server says of a message that is gone: no message found, sequence not found (where it goes while it is
 #: being deleted), or that deleting failed, for which it has no other reason.
 _MESSAGE_GONE = (10037, 10043, 10057)
-
-
-@dataclass(frozen=True)
-class QueueDepth:
-    """Jobs of one model key, queued and running."""
-
-    model_key: str
-    num_jobs: int
 
 
 class JobQueue:
@@ -88,13 +78,6 @@ class JobQueue:
             except ValidationError:
                 continue  # not a job: the worker that takes it tells
             yield head
-
-    async def depths(self) -> list[QueueDepth]:
-        """How many jobs each model key has, in one request."""
-        num_jobs = Counter[str]()
-        for lane, count in _num_jobs(await self._stream_info()).items():
-            num_jobs[lane.model_key] += count
-        return [QueueDepth(key, count) for key, count in num_jobs.items()]
 
     async def backlog(self, worker: str) -> Backlog:
         """What waits, for `worker` to tell: one request, and one or two more for each lane that has jobs.
