@@ -13,6 +13,7 @@ from typing import get_args
 import pytest
 
 from sd_common.announcements import AnnouncedModel, WorkerAnnouncement
+from sd_common.auth_messages import RevokedToken
 from sd_common.backlog import Backlog, HeldModels, LaneBacklog
 from sd_common.events import (
     AbortCode,
@@ -60,6 +61,7 @@ _MESSAGES: dict[str, Message] = {
     "job_txt2img": _job(_TXT2IMG),
     "job_img2img": _job(_IMG2IMG),
     "job_inpaint": _job(_INPAINT),
+    "revoked_token": RevokedToken(token_id="Fq0ZyV7m3kqz1S0m2cQ4xA", expires_at=_TIME),
     "event_pending": PendingEvent(task_id=_TASK_ID, time=_TIME, job_sequence=17),
     "event_started": StartedEvent(task_id=_TASK_ID, time=_TIME, attempt=1, worker="gpu-1-4711-0042"),
     "event_finished": FinishedEvent(

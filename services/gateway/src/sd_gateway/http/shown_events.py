@@ -15,13 +15,13 @@ Sequence = Annotated[
 
 
 class ShownPendingEvent(PendingEvent):
-    """The task is queued."""
+    """The task is queued. Comes again when a worker that had started it hands it back."""
 
     sequence: Sequence
 
 
 class ShownStartedEvent(StartedEvent):
-    """A worker runs the task. Comes again, with a higher attempt, when that worker was lost."""
+    """A worker runs the task. Comes again when that worker was lost, with a higher attempt, or handed it back."""
 
     sequence: Sequence
 
