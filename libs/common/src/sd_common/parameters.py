@@ -194,14 +194,12 @@ class InpaintParameters(CommonParameters):
     )
 
 
-TaskParameters = Annotated[
-    Txt2ImgParameters | Img2ImgParameters | InpaintParameters,
-    Field(discriminator="params_type"),
-]
+#: Those of a task of whichever kind.
+AnyParameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
+#: The same, read by the kind that they name.
+TaskParameters = Annotated[AnyParameters, Field(discriminator="params_type")]
 
-task_parameters_adapter: TypeAdapter[Txt2ImgParameters | Img2ImgParameters | InpaintParameters] = TypeAdapter(
-    TaskParameters
-)
+task_parameters_adapter: TypeAdapter[AnyParameters] = TypeAdapter(TaskParameters)
 
 
 class DefaultParameters(BaseModel):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.parameters import AnyParameters, Txt2ImgParameters
 from sd_common.settings import TaskSettings
 
 
-def exceeded_limits(
-    parameters: Txt2ImgParameters | Img2ImgParameters | InpaintParameters, limits: TaskSettings
-) -> Iterator[tuple[str, str]]:
+def exceeded_limits(parameters: AnyParameters, limits: TaskSettings) -> Iterator[tuple[str, str]]:
     """The fields that ask for too much, each with a sentence that tells the limit.
 
     What a task leaves out is for the model's own defaults, which are the operator's to choose.

@@ -12,12 +12,13 @@ import json
 import structlog
 
 from sd_common.errors import QueueFull, Unavailable
+from sd_common.parameters import AnyParameters
 from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.errors import InvalidInput, TooManyUnfinishedTasks
 from sd_gateway.idempotency_keys import Claim, IdempotencyKeys
-from sd_gateway.submit import Parameters, Submitter, bind_task
+from sd_gateway.submit import Submitter, bind_task
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +31,7 @@ class IdempotentSubmitter:
         self._task_log = task_log
         self._submitter = submitter
 
-    async def submit(self, identity: Identity, key: str, parameters: Parameters) -> TaskRef:
+    async def submit(self, identity: Identity, key: str, parameters: AnyParameters) -> TaskRef:
         """The task of the key, queued now where it was not.
 
         Raises as `Submitter.submit`, and `IdempotencyKeyReused`.
@@ -56,7 +57,7 @@ class IdempotentSubmitter:
                 log.warning("idempotency_key_not_released")  # the same parameters still have it
 
 
-def digest_of(parameters: Parameters) -> str:
+def digest_of(parameters: AnyParameters) -> str:
     """SHA-256 of what was given, however its JSON was written."""
     given = {**parameters.given(), "params_type": parameters.params_type}
     return hashlib.sha256(json.dumps(given, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

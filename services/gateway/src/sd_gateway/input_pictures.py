@@ -14,14 +14,12 @@ import re
 from sd_common.blob_store import BlobStore, new_blob_id
 from sd_common.blob_urls import blob_id_of, blob_url
 from sd_common.errors import BlobNotFound, PictureError
-from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.parameters import AnyParameters
 from sd_common.pictures import open_picture
 from sd_common.settings import PictureSettings
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.remote_pictures import RemotePictures
 from sd_gateway.remote_urls import is_remote
-
-Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
 
 #: RFC 2397, in the base64 form.
 _DATA_URL = re.compile(
@@ -39,7 +37,7 @@ class InputPictures:
         self._base_url = base_url
         self._limits = limits
 
-    async def stored(self, parameters: Parameters, holder: str) -> Parameters:
+    async def stored(self, parameters: AnyParameters, holder: str) -> AnyParameters:
         """`parameters` of `holder` with every picture named by its blob URL.
 
         Raises `InvalidInput`, with an entry per picture; `TooManyRequests`; `Unavailable`.

@@ -14,7 +14,7 @@ from sd_common.events import PendingEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.lanes import Lane, lane_of
-from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.parameters import AnyParameters
 from sd_common.subjects import TaskRef
 from sd_common.task_limits import exceeded_limits
 from sd_common.task_log import NO_EVENT, TaskLog
@@ -25,8 +25,6 @@ from sd_gateway.settings import GatewaySettings
 from sd_gateway.unfinished_tasks import UnfinishedTasks
 
 log = structlog.get_logger(__name__)
-
-Parameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
 
 
 def new_task(identity: Identity) -> TaskRef:
@@ -58,7 +56,7 @@ class Submitter:
         self._unfinished_tasks = unfinished_tasks
         self._settings = settings
 
-    async def submit(self, ref: TaskRef, parameters: Parameters, blob_id: str | None = None) -> None:
+    async def submit(self, ref: TaskRef, parameters: AnyParameters, blob_id: str | None = None) -> None:
         """Queue the task, with its picture to go to `blob_id` where that was chosen before. When this returns, the task
         ends in exactly one terminal event.
 
@@ -91,7 +89,7 @@ class Submitter:
             # The job is stored, so the task is accepted: the worker that takes it writes `pending`.
             log.warning("pending_event_left_to_worker", task_id=ref.task_id)
 
-    def _refusals(self, parameters: Parameters) -> Iterator[tuple[str, str]]:
+    def _refusals(self, parameters: AnyParameters) -> Iterator[tuple[str, str]]:
         """What the operator does not allow: fields, each with a sentence."""
         if self._settings.safety_filter == "required" and not parameters.safety_filter:
             yield "safety_filter", "The operator requires the safety filter: leave this out, or give true"

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from sd_common.errors import Unavailable
 from sd_common.events import AbortedEvent, FinishedEvent, TaskResult
-from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.parameters import AnyParameters, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
 from sd_gateway.errors import TaskAborted
 from sd_gateway.http.authentication import authenticate
@@ -18,14 +18,14 @@ from sd_gateway.http.inputs import read_query
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.picture_page import picture_page, wants_html
 from sd_gateway.parts import PARTS, Parts
-from sd_gateway.submit import Parameters, new_task
+from sd_gateway.submit import new_task
 from sd_gateway.waiting import TaskEnd
 
 log = structlog.get_logger(__name__)
 
-txt2img_query: TypeAdapter[Parameters] = TypeAdapter(Txt2ImgParameters)
-img2img_query: TypeAdapter[Parameters] = TypeAdapter(Img2ImgParameters)
-inpaint_query: TypeAdapter[Parameters] = TypeAdapter(InpaintParameters)
+txt2img_query: TypeAdapter[AnyParameters] = TypeAdapter(Txt2ImgParameters)
+img2img_query: TypeAdapter[AnyParameters] = TypeAdapter(Img2ImgParameters)
+inpaint_query: TypeAdapter[AnyParameters] = TypeAdapter(InpaintParameters)
 
 
 async def txt2img(request: web.Request) -> web.Response:
@@ -40,7 +40,7 @@ async def inpaint(request: web.Request) -> web.Response:
     return await _make_picture(request, inpaint_query)
 
 
-async def _make_picture(request: web.Request, query: TypeAdapter[Parameters]) -> web.Response:
+async def _make_picture(request: web.Request, query: TypeAdapter[AnyParameters]) -> web.Response:
     parts = request.app[PARTS]
     identity = await authenticate(request)
     parameters = read_query(request, query)

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from sd_common.errors import SubjectError
 from sd_common.events import PendingEvent
-from sd_common.parameters import TaskParameters
+from sd_common.parameters import AnyParameters, TaskParameters
 from sd_common.task_log import LoggedEvent
 from sd_gateway.errors import TaskNotFound
 from sd_gateway.http.authentication import authenticate
@@ -24,7 +24,7 @@ from sd_gateway.http.shown_events import (
     ShownStartedEvent,
 )
 from sd_gateway.parts import PARTS
-from sd_gateway.submit import Parameters, new_task
+from sd_gateway.submit import new_task
 
 #: Of an `Idempotency-Key`.
 MAX_KEY_CHARS = 255
@@ -54,7 +54,7 @@ def infer_params_type(body: Any) -> Any:
     return body
 
 
-task_body: TypeAdapter[Parameters] = TypeAdapter(Annotated[TaskParameters, BeforeValidator(infer_params_type)])
+task_body: TypeAdapter[AnyParameters] = TypeAdapter(Annotated[TaskParameters, BeforeValidator(infer_params_type)])
 task_id_adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(description="Names the task from now on.")])
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sd_common.parameters import MAX_SIDE_PX, MIN_SIDE_PX, SIDE_MULTIPLE_PX, DefaultParameters
+from sd_common.parameters import MAX_SIDE_PX, MIN_SIDE_PX, SIDE_MULTIPLE_PX, AnyParameters, DefaultParameters
 from sd_worker.engine.errors import InvalidInput, ModelUnavailable
-from sd_worker.engine.tasks import AnyParameters
 
 #: In a model's directory or repository, beside `model_index.json`.
 DEFAULTS_FILE = "default_parameters.json"

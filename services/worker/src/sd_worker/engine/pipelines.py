@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from sd_common.parameters import MIN_SIDE_PX, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.parameters import MIN_SIDE_PX, AnyParameters, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_worker.engine.diffusers_api import (
     Pipeline,
     nsfw_content_detected,
@@ -21,7 +21,7 @@ from sd_worker.engine.kinds import NetworkInput, network_input
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.schedulers import create_scheduler
 from sd_worker.engine.sharing import share, unshare
-from sd_worker.engine.tasks import AnyParameters, EngineTask
+from sd_worker.engine.tasks import EngineTask
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import io
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sd_worker.engine.tasks import AnyParameters
+from sd_common.parameters import AnyParameters
 
 #: The text chunk that other Stable Diffusion programs look for, too.
 PARAMETERS_KEY = "parameters"

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
+from sd_common.parameters import SIDE_MULTIPLE_PX, AnyParameters, Txt2ImgParameters
 from sd_worker.engine.batches import NetworkCall, Stage
 from sd_worker.engine.default_parameters import fill_in
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.pipelines import GeneratedPicture, PassEnd, generate, planned_steps
 from sd_worker.engine.rendezvous import Call, Rendezvous
 from sd_worker.engine.rooms import Room
-from sd_worker.engine.tasks import AnyParameters, EngineTask, LoadProgress, Progress, Timings
+from sd_worker.engine.tasks import EngineTask, LoadProgress, Progress, Timings
 
 
 @dataclass(eq=False)

@@ -7,9 +7,14 @@ from typing import Literal
 
 from PIL import Image
 
-from sd_common.parameters import DefaultParameters, Img2ImgParameters, InpaintParameters, TaskKind, Txt2ImgParameters
+from sd_common.parameters import (
+    AnyParameters,
+    DefaultParameters,
+    InpaintParameters,
+    TaskKind,
+    Txt2ImgParameters,
+)
 
-AnyParameters = Txt2ImgParameters | Img2ImgParameters | InpaintParameters
 FailureCode = Literal["model_unavailable", "invalid_input", "out_of_memory", "internal"]
 
 
