@@ -11,26 +11,24 @@ helper threads finish:
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 
 from sd_worker.engine.batches import NetworkCall
-from sd_worker.engine.errors import InvalidInput, TaskCancelled
+from sd_worker.engine.errors import TaskCancelled
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.finishing import Finishing, Returned
 from sd_worker.engine.groups import Groups
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.models import Models
 from sd_worker.engine.passes import Broken, run_tolerantly
-from sd_worker.engine.pipelines import planned_steps
 from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.samples import Sample, Waiting
+from sd_worker.engine.samples import Sample
 from sd_worker.engine.sharing import ThreadCall
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Load, Outcome, Progress
+from sd_worker.engine.waiting_tasks import Waiting, WaitingTasks
 
 #: Rows of each pass of a deterministic task.
 NUM_FIXED_ROWS = 8
@@ -53,13 +51,12 @@ class Engine:
         self._models = models
         self._row_caps = row_caps
         self._on_progress = on_progress
-        self._on_change = on_change
         self._on_preview = on_preview
         self._finishing = Finishing(on_change)
-        self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self._rooms = Rooms()
+        self._waiting = WaitingTasks(models, self._rooms, on_progress=on_progress, on_change=on_change)
         self._samples: dict[str, Sample] = {}
         self._groups = Groups()
-        self._rooms = Rooms()
         self._outcomes: list[Outcome] = []
         #: Something has ended since waiting tasks were looked at.
         self._may_start = False
@@ -67,12 +64,12 @@ class Engine:
 
     def submit(self, task: EngineTask) -> None:
         """Take a task. Every task gets exactly one outcome from `tick`."""
-        self._waiting[task.task_id] = Waiting(task)
+        self._waiting.add(task)
         self._may_start = True
 
     def cancel(self, task_id: str) -> None:
         """End a task as `Cancelled`, unless its picture is there already. An unknown one is let pass."""
-        if self._waiting.pop(task_id, None) is not None:
+        if self._waiting.remove(task_id):
             self._outcomes.append(Cancelled(task_id))
         elif (sample := self._samples.get(task_id)) is not None:
             sample.is_cancelled = True
@@ -84,7 +81,7 @@ class Engine:
     def drain(self) -> None:
         """Cancel what has not begun, give up the load, and begin nothing more."""
         self._is_draining = True
-        for task_id in tuple(self._waiting):
+        for task_id in self._waiting:
             self.cancel(task_id)
         self._models.stop()
 
@@ -100,7 +97,7 @@ class Engine:
         """
         with torch.inference_mode():  # it is set for a thread, so for all its greenlets
             self._take_what_threads_did()
-            self._look_after_the_load()
+            self._outcomes += self._waiting.look_after_the_load()
             self._start_waiting()
             if self._groups:
                 self._make_a_pass()
@@ -115,12 +112,7 @@ class Engine:
     @property
     def load(self) -> Load:
         """How much there is to do."""
-        # Of those whose model is not resident, what they take up is not known yet: as much as the last one.
-        waiting = sum(
-            self._rooms.last_share if task.room is None else self._rooms.share_of(task.room)
-            for task in self._waiting.values()
-        )
-        return Load(self._rooms.load + waiting, self._rooms.last_share, self._models.waits_for_room)
+        return Load(self._rooms.load + self._waiting.load, self._rooms.last_share, self._models.waits_for_room)
 
     def stop(self) -> None:
         """Let the helper threads end."""
@@ -139,68 +131,27 @@ class Engine:
                 case outcome:
                     self._outcomes.append(outcome)
 
-    def _look_after_the_load(self) -> None:
-        if (come := self._models.poll()) is not None:
-            name, error = come
-            if error is not None:
-                for waiting in [w for w in self._waiting.values() if w.task.parameters.model == name]:
-                    del self._waiting[waiting.task.task_id]
-                    self._outcomes.append(failure_of(waiting.task, error))
-        if self._models.waits_for_room and not self._is_awaited(self._models.loading):
-            self._models.abandon_load()
-        if self._models.loading is None:
-            resident = self._models.resident()
-            missing = (w for w in self._waiting.values() if w.task.parameters.model not in resident)
-            if (first := next(missing, None)) is not None:
-                self._models.load(first.task.parameters.model, self._on_change)
-        self._tell_of_the_load()
-
-    def _is_awaited(self, model: str | None) -> bool:
-        return any(waiting.task.parameters.model == model for waiting in self._waiting.values())
-
-    def _tell_of_the_load(self) -> None:
-        progress = self._models.load_progress
-        for waiting in self._waiting.values():
-            if waiting.task.parameters.model != self._models.loading:
-                continue
-            if waiting.load_requested_at is None:
-                waiting.load_requested_at = time.perf_counter()
-            if progress is not None and progress != waiting.told_load:
-                waiting.told_load = progress
-                steps = planned_steps(waiting.task.parameters)
-                num_bytes = (progress.bytes_done, progress.bytes_total or None)
-                self._on_progress(Progress(waiting.task.task_id, progress.stage, 0, steps, *num_bytes))
-
     # Starting
 
     def _start_waiting(self) -> None:
         self._may_start = False
-        if self._models.waits_for_room:
-            return  # samples that run end first, or those that come later would keep the room taken for ever
-        for waiting in list(self._waiting.values()):
-            if self._rooms.is_full or (self._samples and (waiting.is_retry or self._is_retrying)):
-                return
-            model = self._models.get(waiting.task.parameters.model)
-            if model is None:
-                continue
-            try:
-                has_room = self._rooms.has_room_for(waiting.fill_in(model))
-            except InvalidInput as error:
-                del self._waiting[waiting.task.task_id]
-                self._outcomes.append(failure_of(waiting.task, error))
-                continue
-            if has_room:
-                self._start(waiting, model)
+        for found in self._waiting.startable(self._may_begin):
+            if isinstance(found, Failed):
+                self._outcomes.append(found)
+            else:
+                self._start(*found)
+
+    def _may_begin(self, waiting: Waiting) -> bool:
+        """A task that is tried again has the device for itself."""
+        return not self._samples or not (waiting.is_retry or self._is_retrying)
 
     @property
     def _is_retrying(self) -> bool:
         return any(sample.waiting.is_retry for sample in self._samples.values())
 
     def _start(self, waiting: Waiting, model: LoadedModel) -> None:
-        task_id = waiting.task.task_id
-        del self._waiting[task_id]
         sample = Sample(waiting, model, NUM_FIXED_ROWS, self._at_step)
-        self._samples[task_id] = sample
+        self._samples[waiting.task.task_id] = sample
         self._models.pin(model)
         self._rooms.enter(sample, waiting.fill_in(model))
         self._on_progress(sample.progress())
@@ -259,11 +210,7 @@ class Engine:
         if failure.code == "out_of_memory" and not waiting.is_retry:
             has_freed_some = self._models.drop_unused(but=model) > 0
             if has_freed_some or self._samples:
-                # It may yet fit alone.
-                waiting.is_retry = True
-                waiting.load_requested_at = None
-                self._waiting[failure.task_id] = waiting
-                self._waiting.move_to_end(failure.task_id, last=False)
+                self._waiting.add_retry(waiting)
                 if self._is_draining:
                     self.cancel(failure.task_id)
                 return

@@ -4,53 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import torch
 
-from sd_common.parameters import SIDE_MULTIPLE_PX, AnyParameters, Txt2ImgParameters
+from sd_common.parameters import AnyParameters
 from sd_worker.engine.batches import NetworkCall, Stage
-from sd_worker.engine.default_parameters import fill_in
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.pipelines import GeneratedPicture, PassEnd, generate, planned_steps
 from sd_worker.engine.rendezvous import Call, Rendezvous
-from sd_worker.engine.rooms import Room
-from sd_worker.engine.tasks import EngineTask, LoadProgress, Progress, Timings
-
-
-@dataclass(eq=False)
-class Waiting:
-    """A task that has not begun."""
-
-    task: EngineTask
-    #: When its model began to be loaded; None: it was resident.
-    load_requested_at: float | None = None
-    told_load: LoadProgress | None = None
-    #: Memory ran out for it before, so it gets the device for itself.
-    is_retry: bool = False
-    #: What it will take up, once its model has said its defaults.
-    room: Room | None = None
-
-    def fill_in(self, model: LoadedModel) -> Room:
-        """Complete the task with its model's defaults. Raises `InvalidInput` where the two do not go together."""
-        if self.room is None:
-            self.task = replace(self.task, parameters=fill_in(self.task.parameters, model.default_parameters))
-            self.room = room_of(self.task, model)
-        return self.room
-
-
-def room_of(task: EngineTask, model: LoadedModel) -> Room:
-    """What a task takes up. Guidance takes a second row, for the prediction without the prompt."""
-    parameters = task.parameters
-    if not model.sharing.shares_denoising:
-        return Room(model.name, 1)
-    if isinstance(parameters, Txt2ImgParameters):
-        size = (parameters.width, parameters.height)
-    else:
-        size = (0, 0) if task.initial_image is None else task.initial_image.size
-        size = (size[0] - size[0] % SIDE_MULTIPLE_PX, size[1] - size[1] % SIDE_MULTIPLE_PX)  # as pipelines cut it
-    return Room((model.name, *size, parameters.deterministic), 2 if parameters.guidance > 1 else 1)
-
+from sd_worker.engine.tasks import Progress, Timings
+from sd_worker.engine.waiting_tasks import Waiting
 
 #: Called when a sample has come a step further, with its latents, where its pipeline shows them.
 OnStep = Callable[["Sample", torch.Tensor | None], None]

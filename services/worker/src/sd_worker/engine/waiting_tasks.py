@@ -1,0 +1,147 @@
+"""Tasks that have not begun: they wait for their model to be resident, then for room."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
+from sd_worker.engine.default_parameters import fill_in
+from sd_worker.engine.errors import InvalidInput
+from sd_worker.engine.failures import failure_of
+from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models import Models
+from sd_worker.engine.pipelines import planned_steps
+from sd_worker.engine.rooms import Room, Rooms
+from sd_worker.engine.tasks import EngineTask, Failed, LoadProgress, Progress
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A task that has not begun."""
+
+    task: EngineTask
+    #: When its model began to be loaded; None: it was resident.
+    load_requested_at: float | None = None
+    told_load: LoadProgress | None = None
+    #: Memory ran out for it before, so it gets the device for itself.
+    is_retry: bool = False
+    #: What it will take up, once its model has said its defaults.
+    room: Room | None = None
+
+    def fill_in(self, model: LoadedModel) -> Room:
+        """Complete the task with its model's defaults. Raises `InvalidInput` where the two do not go together."""
+        if self.room is None:
+            self.task = replace(self.task, parameters=fill_in(self.task.parameters, model.default_parameters))
+            self.room = room_of(self.task, model)
+        return self.room
+
+
+def room_of(task: EngineTask, model: LoadedModel) -> Room:
+    """What a task takes up. Guidance takes a second row, for the prediction without the prompt."""
+    parameters = task.parameters
+    if not model.sharing.shares_denoising:
+        return Room(model.name, 1)
+    if isinstance(parameters, Txt2ImgParameters):
+        size = (parameters.width, parameters.height)
+    else:
+        size = (0, 0) if task.initial_image is None else task.initial_image.size
+        size = (size[0] - size[0] % SIDE_MULTIPLE_PX, size[1] - size[1] % SIDE_MULTIPLE_PX)  # as pipelines cut it
+    return Room((model.name, *size, parameters.deterministic), 2 if parameters.guidance > 1 else 1)
+
+
+class WaitingTasks:
+    """Has models loaded for those that wait, tells them how far that is, and says which may begin."""
+
+    def __init__(
+        self, models: Models, rooms: Rooms, *, on_progress: Callable[[Progress], None], on_change: Callable[[], None]
+    ) -> None:
+        """`on_change` is called from another thread when a load has come further."""
+        self._models = models
+        self._rooms = rooms
+        self._on_progress = on_progress
+        self._on_change = on_change
+        self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+
+    def __iter__(self) -> Iterator[str]:
+        """Their ids, in the order of submission."""
+        return iter(tuple(self._waiting))
+
+    @property
+    def load(self) -> float:
+        """The full passes that a step of all of them takes."""
+        # Of those whose model is not resident, what they take up is not known yet: as much as the last one.
+        return sum(
+            self._rooms.last_share if waiting.room is None else self._rooms.share_of(waiting.room)
+            for waiting in self._waiting.values()
+        )
+
+    def add(self, task: EngineTask) -> None:
+        """Put a task behind the others."""
+        self._waiting[task.task_id] = Waiting(task)
+
+    def add_retry(self, waiting: Waiting) -> None:
+        """Put one for which memory ran out before the others: it may yet fit alone."""
+        waiting.is_retry = True
+        waiting.load_requested_at = None
+        self._waiting[waiting.task.task_id] = waiting
+        self._waiting.move_to_end(waiting.task.task_id, last=False)
+
+    def remove(self, task_id: str) -> bool:
+        """Take a task out; whether it was here."""
+        return self._waiting.pop(task_id, None) is not None
+
+    def look_after_the_load(self) -> list[Failed]:
+        """Take the load further, and begin the next one. Returns the tasks whose model cannot be loaded."""
+        failures: list[Failed] = []
+        if (come := self._models.poll()) is not None:
+            name, error = come
+            if error is not None:
+                failures = [failure_of(waiting.task, error) for waiting in self._of_model(name)]
+                for failure in failures:
+                    self.remove(failure.task_id)
+        if self._models.waits_for_room and not self._of_model(self._models.loading):
+            self._models.abandon_load()
+        if self._models.loading is None:
+            resident = self._models.resident()
+            missing = (w for w in self._waiting.values() if w.task.parameters.model not in resident)
+            if (first := next(missing, None)) is not None:
+                self._models.load(first.task.parameters.model, self._on_change)
+        self._tell_of_the_load()
+        return failures
+
+    def startable(self, may_begin: Callable[[Waiting], bool]) -> Iterator[tuple[Waiting, LoadedModel] | Failed]:
+        """Take out those whose model is resident, and for which there is room, until there is none or one may not
+        begin; and those that their model cannot make. Each begins before the next is looked at."""
+        for waiting in tuple(self._waiting.values()):
+            # While a load waits for room, samples that run end first, or others would keep the room taken for ever.
+            if self._models.waits_for_room or self._rooms.is_full or not may_begin(waiting):
+                return
+            model = self._models.get(waiting.task.parameters.model)
+            if model is None:
+                continue
+            try:
+                has_room = self._rooms.has_room_for(waiting.fill_in(model))
+            except InvalidInput as error:
+                self.remove(waiting.task.task_id)
+                yield failure_of(waiting.task, error)
+                continue
+            if has_room:
+                self.remove(waiting.task.task_id)
+                yield waiting, model
+
+    def _of_model(self, name: str | None) -> list[Waiting]:
+        return [waiting for waiting in self._waiting.values() if waiting.task.parameters.model == name]
+
+    def _tell_of_the_load(self) -> None:
+        progress = self._models.load_progress
+        for waiting in self._of_model(self._models.loading):
+            if waiting.load_requested_at is None:
+                waiting.load_requested_at = time.perf_counter()
+            if progress is not None and progress != waiting.told_load:
+                waiting.told_load = progress
+                steps = planned_steps(waiting.task.parameters)
+                num_bytes = (progress.bytes_done, progress.bytes_total or None)
+                self._on_progress(Progress(waiting.task.task_id, progress.stage, 0, steps, *num_bytes))
