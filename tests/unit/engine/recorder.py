@@ -86,6 +86,19 @@ def load_now(models: Models, name: str) -> LoadedModel:
     return model
 
 
+#: The fixture `create_engine`.
+CreateEngine = Callable[..., EngineUnderTest]
+
+
+def network_of(models: Models, name: str, part: str) -> torch.nn.Module:
+    """A network of a model that is resident."""
+    model = models.get(name)
+    assert model is not None
+    network = model.pipeline.components[part]
+    assert isinstance(network, torch.nn.Module)
+    return network
+
+
 class TickedEngine:
     """An engine without a thread of its own: it ticks when a test says so. `names` are resident from the start."""
 

@@ -1,4 +1,4 @@
-"""Every task gets exactly one outcome, and cancelling and stopping are prompt."""
+"""Every task gets exactly one outcome, and cancelling is prompt."""
 
 from __future__ import annotations
 
@@ -7,26 +7,22 @@ import threading
 from collections.abc import Callable
 
 import pytest
-import torch
 from unit.engine.recorder import (
     CPU,
     TIMEOUT_S,
+    CreateEngine,
     EngineUnderTest,
     GatedLoader,
-    RaisingLoader,
-    Recorder,
     img2img,
     txt2img,
 )
 
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.errors import DeviceUnavailable, EngineStopped, TaskAlreadySubmitted
+from sd_worker.engine.errors import TaskAlreadySubmitted
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.models import Models
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import Cancelled, Failed, Finished, Outcome, Progress
-
-CreateEngine = Callable[..., EngineUnderTest]
+from sd_worker.engine.tasks import Cancelled, Finished, Outcome, Progress
 
 
 def engine_telling(
@@ -159,85 +155,6 @@ def test_a_task_may_be_submitted_again_from_its_outcome(source: ModelSource) -> 
     assert engine.stop(TIMEOUT_S)
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (MemoryError(), "out_of_memory"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "out_of_memory"),
-        (RuntimeError("a bug"), "internal"),
-        (SystemExit(3), "internal"),
-        (KeyboardInterrupt(), "internal"),
-    ],
-)
-def test_whatever_is_raised_the_task_fails_and_the_engine_goes_on(
-    create_engine: CreateEngine, source: ModelSource, error: BaseException, code: str
-) -> None:
-    engine = create_engine(RaisingLoader(source, error))
-
-    outcome = engine.run(txt2img("a"))
-
-    assert isinstance(outcome, Failed)
-    assert (outcome.task_id, outcome.code) == ("a", code)
-    assert isinstance(engine.run(txt2img("b")), Finished)
-    assert engine.recorder.outcomes.empty()
-
-
-def test_an_error_in_the_middle_makes_the_model_be_loaded_afresh(engine: EngineUnderTest) -> None:
-    """It may have left shared modules half changed."""
-    before = engine.finish(txt2img("a")).png
-    model = engine.models.get("sd1")
-    assert model is not None
-
-    def fail_once(*_: object) -> None:
-        hook.remove()
-        raise RuntimeError("a kernel failed")
-
-    vae = model.pipeline.components["vae"]
-    assert isinstance(vae, torch.nn.Module)
-    hook = vae.get_submodule("decoder").register_forward_pre_hook(fail_once)
-
-    outcome = engine.run(txt2img("b"))
-
-    assert isinstance(outcome, Failed)
-    assert outcome.code == "internal"
-    assert engine.engine.resident_models() == ()
-    assert engine.finish(txt2img("c")).png == before
-
-
-def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_again(
-    create_engine: CreateEngine, source: ModelSource
-) -> None:
-    engine = create_engine()
-    engine.finish(txt2img("other", model="owner/sd2"))
-    engine.finish(txt2img("a"))
-    model = engine.models.get("sd1")
-    assert model is not None
-    unet = model.pipeline.components["unet"]
-    assert isinstance(unet, torch.nn.Module)
-
-    def run_out(*_: object) -> None:
-        if "owner/sd2" in engine.engine.resident_models():
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    unet.register_forward_pre_hook(run_out)
-    del model, unet
-
-    assert isinstance(engine.run(txt2img("b")), Finished)
-    assert engine.engine.resident_models() == ("sd1",)
-
-
-def test_memory_that_runs_out_alone_fails_the_task_after_one_try(
-    create_engine: CreateEngine, source: ModelSource
-) -> None:
-    engine = create_engine(RaisingLoader(source, MemoryError(), MemoryError()))
-
-    first, second = engine.run(txt2img("a")), engine.run(txt2img("b"))
-
-    assert [getattr(outcome, "code", None) for outcome in (first, second)] == ["out_of_memory"] * 2
-    assert isinstance(engine.run(txt2img("c")), Finished)
-
-
 def test_callbacks_that_raise_do_not_kill_the_engine(source: ModelSource) -> None:
     told: queue.Queue[str] = queue.Queue()
 
@@ -256,102 +173,6 @@ def test_callbacks_that_raise_do_not_kill_the_engine(source: ModelSource) -> Non
 
     assert {told.get(timeout=TIMEOUT_S), told.get(timeout=TIMEOUT_S)} == {"a", "b"}
     assert engine.stop(TIMEOUT_S)
-
-
-def test_stop_cancels_what_is_queued_and_what_runs(create_engine: CreateEngine) -> None:
-    engine = create_engine()
-    running = threading.Event()
-    engine.recorder.at_progress = lambda progress: running.set() if progress.step == 1 else None
-    engine.engine.submit(txt2img("running", steps=500))
-    engine.engine.submit(txt2img("queued"))
-    assert running.wait(TIMEOUT_S)
-
-    assert engine.engine.stop(TIMEOUT_S)
-
-    outcomes = {engine.recorder.outcomes.get_nowait().task_id for _ in range(2)}
-    assert outcomes == {"running", "queued"}
-    assert engine.recorder.outcomes.empty()
-    with pytest.raises(EngineStopped):
-        engine.engine.submit(txt2img("late"))
-    assert engine.engine.stop(TIMEOUT_S)
-
-
-def test_a_drain_cancels_what_waits_for_room_and_lets_what_runs_end(create_engine: CreateEngine) -> None:
-    engine = create_engine(row_caps=RowCaps(CPU, fixed=2))
-    running = threading.Event()
-    engine.recorder.at_progress = lambda progress: running.set() if progress.step == 1 else None
-    engine.engine.submit(txt2img("running", steps=50))
-    engine.engine.submit(txt2img("waiting"))
-    assert running.wait(TIMEOUT_S)
-
-    engine.engine.drain()
-
-    assert engine.recorder.next_outcome() == Cancelled("waiting")
-    with pytest.raises(EngineStopped):
-        engine.engine.submit(txt2img("late"))
-    finished = engine.recorder.next_outcome()
-    assert isinstance(finished, Finished)
-    assert finished.task_id == "running"
-
-
-def test_a_drain_gives_up_a_load(create_engine: CreateEngine, source: ModelSource) -> None:
-    loader = GatedLoader(source)
-    engine = create_engine(loader)
-    engine.engine.submit(txt2img("t"))
-    assert loader.entered.wait(TIMEOUT_S)
-
-    engine.engine.drain()
-
-    assert engine.recorder.next_outcome() == Cancelled("t")
-    loader.gate.set()
-    assert loader.left.wait(TIMEOUT_S)
-    assert engine.engine.stop(TIMEOUT_S)
-    assert engine.engine.resident_models() == ()
-    assert not engine.engine.has_failed()
-
-
-def test_a_task_for_which_memory_runs_out_during_a_drain_is_not_tried_again(create_engine: CreateEngine) -> None:
-    engine = create_engine()
-    engine.finish(txt2img("warm"))
-    model = engine.models.get("sd1")
-    assert model is not None
-    vae = model.pipeline.components["vae"]
-    assert isinstance(vae, torch.nn.Module)
-
-    def run_out(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    vae.get_submodule("decoder").register_forward_pre_hook(run_out)
-    del model, vae
-    engine.recorder.at_progress = lambda progress: engine.engine.drain() if progress.step == 1 else None
-    engine.engine.submit(txt2img("a", steps=10))
-    engine.engine.submit(txt2img("b", steps=10))
-
-    outcomes = [engine.recorder.next_outcome() for _ in range(2)]
-    assert Cancelled("a") in outcomes or Cancelled("b") in outcomes, outcomes
-
-
-def test_stop_does_not_wait_for_a_load(create_engine: CreateEngine, source: ModelSource) -> None:
-    loader = GatedLoader(source)
-    engine = create_engine(loader)
-    engine.engine.submit(txt2img("t"))
-    assert loader.entered.wait(TIMEOUT_S)
-
-    assert engine.engine.stop(TIMEOUT_S)
-
-    assert engine.recorder.next_outcome() == Cancelled("t")
-    loader.gate.set()
-    assert loader.left.wait(TIMEOUT_S)  # transformers cannot load for two threads at once: the next test has its own
-
-
-def test_stop_before_start_cancels_what_was_submitted(source: ModelSource) -> None:
-    recorder = Recorder()
-    engine = engine_telling(source, recorder.on_progress, recorder.on_outcome)
-    engine.submit(txt2img("t"))
-
-    assert engine.stop(TIMEOUT_S)
-
-    assert recorder.next_outcome() == Cancelled("t")
 
 
 def test_tasks_submitted_and_cancelled_from_many_threads_get_one_outcome_each(engine: EngineUnderTest) -> None:
@@ -379,69 +200,6 @@ def test_tasks_submitted_and_cancelled_from_many_threads_get_one_outcome_each(en
     assert sorted(outcome.task_id for outcome in outcomes) == sorted(task_ids)
     assert all(isinstance(outcome, Finished | Cancelled) for outcome in outcomes)
     assert engine.recorder.outcomes.empty()
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-    ids=["GPU", "CPU"],
-)
-def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: CreateEngine, error: Exception) -> None:
-    """Memory runs out in company, whoever came after it."""
-    engine = create_engine()
-    engine.finish(txt2img("warm"))
-    model = engine.models.get("sd1")
-    assert model is not None
-    vae = model.pipeline.components["vae"]
-    assert isinstance(vae, torch.nn.Module)
-    tries: list[int] = []
-
-    def run_out_in_company(*_: object) -> None:
-        tries.append(len(engine.engine._engine._samples))
-        if tries[-1] > 1:
-            raise error
-
-    vae.get_submodule("encoder").register_forward_pre_hook(run_out_in_company)
-    del model, vae
-
-    def submit_others(progress: Progress) -> None:
-        if progress.task_id == "long" and progress.step == 1:
-            engine.engine.submit(img2img("unlucky"))
-            engine.engine.submit(txt2img("later", steps=3))
-
-    engine.recorder.at_progress = submit_others
-    engine.engine.submit(txt2img("long", steps=20))
-    outcomes = [engine.recorder.next_outcome() for _ in range(3)]
-
-    assert all(isinstance(outcome, Finished) for outcome in outcomes), outcomes
-    assert tries == [2, 1]
-
-
-def test_a_device_that_has_failed_hands_all_tasks_back_and_takes_no_more(
-    create_engine: CreateEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = create_engine()
-    engine.finish(txt2img("warm"))
-    model = engine.models.get("sd1")
-    assert model is not None
-    unet = model.pipeline.components["unet"]
-    assert isinstance(unet, torch.nn.Module)
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-    def fail_too(device: object) -> None:
-        raise DeviceUnavailable("Device 'cuda' has failed: restart the worker")
-
-    unet.register_forward_pre_hook(fail)
-    monkeypatch.setattr("sd_worker.engine.models.check_device", fail_too)
-    engine.engine.submit(txt2img("a"))
-    engine.engine.submit(txt2img("b", model="sdxl"))
-
-    assert {engine.recorder.next_outcome(), engine.recorder.next_outcome()} == {Cancelled("a"), Cancelled("b")}
-    with pytest.raises(EngineStopped):
-        engine.engine.submit(txt2img("c"))
-    assert engine.engine.has_failed()
 
 
 def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_more(

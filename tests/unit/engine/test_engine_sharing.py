@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from unit.engine.company import Alone, variety
-from unit.engine.recorder import CPU, KINDS, TickedEngine, img2img, txt2img
+from unit.engine.recorder import CPU, KINDS, TickedEngine, img2img, network_of, txt2img
 
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.devices import Device
@@ -65,13 +65,10 @@ def test_tasks_of_the_same_steps_share_every_pass(company: TickedEngine) -> None
 def test_who_waits_begins_while_the_pictures_of_others_are_decoded(company: TickedEngine) -> None:
     """So that passes stay full."""
     tasks = [txt2img(str(number), seed=number, steps=5, scheduler="ddim") for number in range(8)]
-    model = company.models.get("sd1")
-    assert model is not None
-    vae = model.pipeline.components["vae"]
-    assert isinstance(vae, torch.nn.Module)
+    vae = network_of(company.models, "sd1", "vae")
     company.row_caps.lower(NetworkCall("decode", vae, (torch.zeros(1, 4, 8, 8),), {}), 1)  # one after another
 
-    with rows_of_passes(model) as rows:
+    with rows_of_passes(company.models.get("sd1")) as rows:
         company.run(tasks, per_join=8)
 
     assert rows == [8] * 10

@@ -1,0 +1,151 @@
+"""What fails ends its own task alone, and what ran out of memory is tried once more."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from unit.engine.recorder import (
+    CreateEngine,
+    EngineUnderTest,
+    RaisingLoader,
+    img2img,
+    network_of,
+    txt2img,
+)
+
+from sd_worker.engine.errors import DeviceUnavailable, EngineStopped
+from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.tasks import Cancelled, Failed, Finished, Progress
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "out_of_memory"),
+        (RuntimeError("a bug"), "internal"),
+        (SystemExit(3), "internal"),
+        (KeyboardInterrupt(), "internal"),
+    ],
+)
+def test_whatever_is_raised_the_task_fails_and_the_engine_goes_on(
+    create_engine: CreateEngine, source: ModelSource, error: BaseException, code: str
+) -> None:
+    engine = create_engine(RaisingLoader(source, error))
+
+    outcome = engine.run(txt2img("a"))
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.task_id, outcome.code) == ("a", code)
+    assert isinstance(engine.run(txt2img("b")), Finished)
+    assert engine.recorder.outcomes.empty()
+
+
+def test_an_error_in_the_middle_makes_the_model_be_loaded_afresh(engine: EngineUnderTest) -> None:
+    """It may have left shared modules half changed."""
+    before = engine.finish(txt2img("a")).png
+    model = engine.models.get("sd1")
+    assert model is not None
+
+    def fail_once(*_: object) -> None:
+        hook.remove()
+        raise RuntimeError("a kernel failed")
+
+    vae = model.pipeline.components["vae"]
+    assert isinstance(vae, torch.nn.Module)
+    hook = vae.get_submodule("decoder").register_forward_pre_hook(fail_once)
+
+    outcome = engine.run(txt2img("b"))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "internal"
+    assert engine.engine.resident_models() == ()
+    assert engine.finish(txt2img("c")).png == before
+
+
+def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_again(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    engine = create_engine()
+    engine.finish(txt2img("other", model="owner/sd2"))
+    engine.finish(txt2img("a"))
+    unet = network_of(engine.models, "sd1", "unet")
+
+    def run_out(*_: object) -> None:
+        if "owner/sd2" in engine.engine.resident_models():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    unet.register_forward_pre_hook(run_out)
+    del unet
+
+    assert isinstance(engine.run(txt2img("b")), Finished)
+    assert engine.engine.resident_models() == ("sd1",)
+
+
+def test_memory_that_runs_out_alone_fails_the_task_after_one_try(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    engine = create_engine(RaisingLoader(source, MemoryError(), MemoryError()))
+
+    first, second = engine.run(txt2img("a")), engine.run(txt2img("b"))
+
+    assert [getattr(outcome, "code", None) for outcome in (first, second)] == ["out_of_memory"] * 2
+    assert isinstance(engine.run(txt2img("c")), Finished)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["GPU", "CPU"],
+)
+def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: CreateEngine, error: Exception) -> None:
+    """Memory runs out in company, whoever came after it."""
+    engine = create_engine()
+    engine.finish(txt2img("warm"))
+    vae = network_of(engine.models, "sd1", "vae")
+    tries: list[int] = []
+
+    def run_out_in_company(*_: object) -> None:
+        tries.append(len(engine.engine._engine._samples))
+        if tries[-1] > 1:
+            raise error
+
+    vae.get_submodule("encoder").register_forward_pre_hook(run_out_in_company)
+    del vae
+
+    def submit_others(progress: Progress) -> None:
+        if progress.task_id == "long" and progress.step == 1:
+            engine.engine.submit(img2img("unlucky"))
+            engine.engine.submit(txt2img("later", steps=3))
+
+    engine.recorder.at_progress = submit_others
+    engine.engine.submit(txt2img("long", steps=20))
+    outcomes = [engine.recorder.next_outcome() for _ in range(3)]
+
+    assert all(isinstance(outcome, Finished) for outcome in outcomes), outcomes
+    assert tries == [2, 1]
+
+
+def test_a_device_that_has_failed_hands_all_tasks_back_and_takes_no_more(
+    create_engine: CreateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = create_engine()
+    engine.finish(txt2img("warm"))
+    unet = network_of(engine.models, "sd1", "unet")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def fail_too(device: object) -> None:
+        raise DeviceUnavailable("Device 'cuda' has failed: restart the worker")
+
+    unet.register_forward_pre_hook(fail)
+    monkeypatch.setattr("sd_worker.engine.models.check_device", fail_too)
+    engine.engine.submit(txt2img("a"))
+    engine.engine.submit(txt2img("b", model="sdxl"))
+
+    assert {engine.recorder.next_outcome(), engine.recorder.next_outcome()} == {Cancelled("a"), Cancelled("b")}
+    with pytest.raises(EngineStopped):
+        engine.engine.submit(txt2img("c"))
+    assert engine.engine.has_failed()
