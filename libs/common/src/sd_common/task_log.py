@@ -2,7 +2,8 @@
 
 The stream itself is the state machine. An append names the sequence that it believes to be the task's last
 (`Nats-Expected-Last-Subject-Sequence`); the server refuses it (error 10071) when somebody was first. So a task gets
-exactly one terminal event, whoever races.
+exactly one terminal event, whoever races. In a cluster the server may not know yet who was first: it is asked again
+(`retries`).
 """
 
 from __future__ import annotations
