@@ -8,6 +8,7 @@ import asyncio
 from integration.common.makers import aborted, finished, new_ref, pending, started
 
 from sd_common.errors import SequenceConflict, TaskEnded
+from sd_common.events import AbortedEvent, FinishedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.task_log import NO_EVENT, TaskLog
 
@@ -34,7 +35,7 @@ async def test_of_appends_at_once_one_lands_and_the_others_are_told_which(cluste
     for _ in range(_NUM_RACES):
         ref = new_ref()
         first = await logs[0].append(ref, pending(ref), NO_EVENT)
-        ends = [finished(ref, worker="a"), finished(ref, worker="b"), aborted(ref)]
+        ends: list[FinishedEvent | AbortedEvent] = [finished(ref, worker="a"), finished(ref, worker="b"), aborted(ref)]
         results = await asyncio.gather(
             *(log.append(ref, end, first) for log, end in zip(logs, ends, strict=True)), return_exceptions=True
         )

@@ -15,8 +15,9 @@ from sd_common.errors import Unavailable
 RETRY_FOR_S = 12.0
 _FIRST_PAUSE_S = 0.05
 _MAX_PAUSE_S = 1.0
-#: What the leader of several replicas says of an append on a condition, while another one on the same subject is not yet
-#: stored by most of them: it cannot say which sequence will be the last (`JSStreamWrongLastSequenceConstantErrCode`).
+#: What the leader of several replicas says of an append on a condition, while another one on the same subject is not
+#: stored yet by most of them: it cannot say which sequence will be the last
+#: (`JSStreamWrongLastSequenceConstantErrCode`).
 _APPEND_UNDER_WAY = 10164
 _AWAY = (
     nats.errors.TimeoutError,
@@ -42,7 +43,8 @@ async def retried_while_away(call: Callable[[], Awaitable[T]], retry_for_s: floa
         try:
             return await call()
         except (*_AWAY, APIError) as error:
-            if not isinstance(error, _AWAY) and error.err_code != _APPEND_UNDER_WAY:
+            # Some of nats-py's own lack the code.
+            if not isinstance(error, _AWAY) and getattr(error, "err_code", None) != _APPEND_UNDER_WAY:
                 raise
             if loop.time() + pause_s > deadline:
                 raise Unavailable("The message broker") from error
