@@ -26,6 +26,12 @@ pytestmark = pytest.mark.usefixtures("quick_retries")
 _SOON_S = 20.0
 
 
+@pytest.fixture(autouse=True)
+def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence leads nobody to the log: what a test hears, the feed or a reconnect has told."""
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 3600.0)
+
+
 @pytest.fixture
 def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
     with restricted_nats_server(tmp_path) as server:

@@ -23,6 +23,7 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.subjects import TaskRef
 from support.internal_publisher import PUBLISHER, restricted_nats_server, settings_of
 from support.jobs import num_jobs
 from support.servers import NatsServer
@@ -112,6 +113,17 @@ async def test_a_queued_task_is_cancelled_at_once_and_dropped_by_the_worker_that
     await start_worker()
     await tasks.wait_until_queue_is_empty()
     assert [event.event_type for event in await tasks.events(ref.task_id)] == ["pending", "aborted"]
+
+
+async def test_a_task_that_is_cancelled_before_it_is_submitted_is_not_run(
+    jobs: JobClient, start_worker: StartWorker, tasks: Tasks
+) -> None:
+    """As by another process of the service, which knows the ids."""
+    await jobs.cancel(TaskRef(PUBLISHER, "jobs", "mine"))
+    await jobs.submit(_parameters(), task_id="mine")
+    await start_worker()
+    await tasks.wait_until_queue_is_empty()
+    assert [event.event_type for event in await tasks.events("mine")] == ["aborted"]
 
 
 async def test_a_running_task_is_dropped_once_it_is_cancelled(
