@@ -37,7 +37,7 @@ chaos: setup ## Kill, stop and restart everything under load, for CHAOS_SECONDS 
 check: setup ## Lint, types, import rules, drift of generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES) tests benchmarks tools
+	$(BIN)/mypy $(SOURCES) tests benchmarks tools examples
 	$(BIN)/lint-imports
 	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'It is stale: run make openapi' && false)
 	$(BIN)/python -m sd_common.asyncapi | diff -u asyncapi.yml - || (echo 'It is stale: run make asyncapi' && false)

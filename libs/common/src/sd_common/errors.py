@@ -3,6 +3,7 @@
 ContractError
 ├── SubjectError           a name that cannot stand in a subject
 ├── TaskEnded              an event for a task whose last event is terminal
+├── TaskAborted            a task that was waited for has no picture
 ├── SequenceConflict       somebody appended to the task first (NATS error 10071)
 ├── QueueFull              a model's queue is at its cap
 ├── Unavailable            a part (NATS, S3, auth) does not answer
@@ -14,6 +15,10 @@ ContractError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # events need the errors of subjects
+    from sd_common.events import AbortedEvent
 
 
 class ContractError(Exception):
@@ -31,6 +36,14 @@ class TaskEnded(ContractError):
         super().__init__(f"Task {task_id} has already {event_type}")
         self.task_id = task_id
         self.event_type = event_type
+
+
+class TaskAborted(ContractError):
+    """A task that was waited for was aborted: `event` says why."""
+
+    def __init__(self, event: AbortedEvent) -> None:
+        super().__init__(event.reason)
+        self.event = event
 
 
 class SequenceConflict(ContractError):
