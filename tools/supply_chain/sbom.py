@@ -50,10 +50,11 @@ def _component(name: str, package: Distribution) -> Component:
 
 def _licenses(package: Distribution) -> list[License]:
     """As the package tells: an SPDX expression, or what older packages have in its place."""
-    told = [value for name, value in package.metadata.items() if name in ("License-Expression", "License")][:1]
+    metadata = package.metadata
+    told = [metadata[name] for name in ("License-Expression", "License") if name in metadata][:1]
     if not told or "\n" in told[0]:  # the whole text of the license
-        classifiers = [value for name, value in package.metadata.items() if name == "Classifier"]
-        told = [value.rpartition(" :: ")[2] for value in classifiers if value.startswith("License :: ")]
+        classifiers = metadata.get_all("Classifier") or []
+        told = [each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License :: ")]
     return [LicenseFactory().make_from_string(each, license_acknowledgement=_DECLARED) for each in told]
 
 
