@@ -8,6 +8,7 @@ ContractError
 ├── QueueFull              a model's queue is at its cap
 ├── Unavailable            a part (NATS, S3, auth) does not answer
 ├── BlobNotFound           no blob has this id
+├── BlobTaken              another picture has this id
 ├── ModelNotAllowed        a model that the operator does not allow
 └── PictureError           bytes that are not a picture this service takes
 """
@@ -71,6 +72,14 @@ class BlobNotFound(ContractError):
 
     def __init__(self, blob_id: str) -> None:
         super().__init__(f"There is no blob '{blob_id}': it was never stored, or its retention has passed")
+        self.blob_id = blob_id
+
+
+class BlobTaken(ContractError):
+    """Another picture has this id: pictures never change."""
+
+    def __init__(self, blob_id: str) -> None:
+        super().__init__(f"The blob '{blob_id}' is there already, and of no attempt of this task: name a new one")
         self.blob_id = blob_id
 
 
