@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test fidelity chaos check audit sbom clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test fidelity chaos fuzz check audit sbom clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -33,6 +33,9 @@ fidelity: setup ## Compare the pictures of every family, scheduler and kind with
 
 chaos: setup ## Kill, stop and restart everything under load, for CHAOS_SECONDS (600) from CHAOS_SEED; fails where a promise is broken
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m chaos
+
+fuzz: setup ## Run the tests with random input on and on, for FUZZ_SECONDS (600) from FUZZ_SEED; prints what repeats a failure
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(PYTEST_ARGS)
 
 check: setup ## Lint, types, import rules, drift of generated files, known vulnerabilities
 	$(BIN)/ruff check .

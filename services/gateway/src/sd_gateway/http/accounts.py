@@ -128,6 +128,7 @@ OPERATIONS = (
         description="Revokes the token that the request brings: it is refused from now on, and its websockets are "
         "closed. Tasks that were submitted with it go on.",
         answers={204: Answer("The token is revoked", content_types=())},
+        counts_for_rate=False,  # else whoever has stolen a token could keep its user from revoking it
     ),
     Operation(
         "POST",
