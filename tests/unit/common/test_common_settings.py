@@ -145,3 +145,80 @@ def test_settings_do_not_change() -> None:
     settings = load_settings(StreamSettings)
     with pytest.raises(ValueError, match="frozen"):
         settings.nats_replicas = 3  # type: ignore[misc]
+
+
+def _told(settings_class: type[Settings], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        load_settings(settings_class)
+    return capsys.readouterr().err
+
+
+def test_a_setting_is_read_from_the_file_that_a_variable_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-the-file\n")
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "key"))
+    assert load_settings(MinioSettings).minio_secret_key.get_secret_value() == "from-the-file"
+
+
+def test_env_may_name_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-the-file")
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    (tmp_path / ".env").write_text("MINIO_SECRET_KEY_FILE=key\n")
+    assert load_settings(MinioSettings).minio_secret_key.get_secret_value() == "from-the-file"
+
+
+def test_every_setting_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "flag").write_text(" off\n")
+    monkeypatch.setenv("ENABLE_THAT_FILE", str(tmp_path / "flag"))
+    assert load_settings(_Flags).enable_that is False
+
+
+def test_an_empty_file_is_as_good_as_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").write_text("\n")
+    monkeypatch.setenv("LOG_LEVEL_FILE", str(tmp_path / "empty"))
+    assert load_settings(LogSettings).log_level == "INFO"
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "empty"))
+    assert "MINIO_SECRET_KEY: is needed but not set" in _told(MinioSettings, capsys)
+
+
+def test_an_empty_variable_names_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", "")
+    assert load_settings(MinioSettings).minio_secret_key.get_secret_value() == "hunter2-hunter2"
+
+
+def test_files_that_cannot_be_read_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    monkeypatch.delenv("MINIO_ACCESS_KEY")
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    monkeypatch.setenv("MINIO_ACCESS_KEY_FILE", "/nowhere/file")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "binary"))
+    assert _told(MinioSettings, capsys).splitlines() == [
+        "Wrong settings:",
+        "  MINIO_ACCESS_KEY_FILE: the file cannot be read: No such file or directory",
+        "  MINIO_SECRET_KEY_FILE: the file holds no UTF-8 text",
+    ]
+
+
+def test_a_value_and_a_file_are_one_too_many(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("from-the-file")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "key"))
+    told = _told(MinioSettings, capsys)
+    assert "MINIO_SECRET_KEY_FILE: MINIO_SECRET_KEY is set as well: keep one of the two" in told
+    assert "hunter2" not in told
+
+
+def test_a_wrong_value_in_a_file_is_told_but_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "level").write_text("hunter2")
+    monkeypatch.setenv("LOG_LEVEL_FILE", str(tmp_path / "level"))
+    told = _told(LogSettings, capsys)
+    assert "LOG_LEVEL: String should match pattern" in told
+    assert "hunter2" not in told

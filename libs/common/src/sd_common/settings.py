@@ -1,4 +1,4 @@
-"""Settings, read from the environment, then from `.env`; one class per group of variables."""
+"""Settings, read from the environment, the files that it names, and `.env`; one class per group of variables."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import sys
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from sd_common.parameters import MAX_PROMPT_CHARS, MAX_STEPS
+from sd_common.setting_files import SettingFiles
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"", "0", "false", "no", "off"})
@@ -46,10 +53,25 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)]
 class Settings(BaseSettings):
     """Base of every settings class.
 
-    A field's variable is its name in capitals. An empty variable is as good as none, but for flags, where it is off.
+    A field's variable is its name in capitals; or this with `_FILE` names the file that holds the value. An empty
+    variable or file is as good as none, but for flags, where it is off.
     """
 
     model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(env_settings, EnvSettingsSource)
+        assert isinstance(dotenv_settings, EnvSettingsSource)
+        variables = {**dotenv_settings.env_vars, **env_settings.env_vars}
+        return init_settings, SettingFiles(settings_cls, variables), env_settings, dotenv_settings
 
     @model_validator(mode="before")
     @classmethod
