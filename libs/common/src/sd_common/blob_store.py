@@ -19,6 +19,7 @@ from minio.error import MinioException, S3Error
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
 from sd_common.errors import BlobNotFound, Unavailable
+from sd_common.metrics import S3Metrics
 from sd_common.settings import MinioSettings
 
 log = structlog.get_logger(__name__)
@@ -68,7 +69,10 @@ def new_blob_id() -> str:
 class BlobStore:
     """Blobs by id. Every call raises `Unavailable` where the S3 server does not answer."""
 
-    def __init__(self, settings: MinioSettings, patience: Patience = LONG_PATIENCE) -> None:
+    def __init__(
+        self, settings: MinioSettings, patience: Patience = LONG_PATIENCE, metrics: S3Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or S3Metrics()
         self._bucket = settings.minio_bucket
         self._call_timeout_s = patience.call_timeout_s
         self._pool = urllib3.PoolManager(
@@ -113,7 +117,7 @@ class BlobStore:
                     if error.code != "BucketAlreadyOwnedByYou":  # somebody was first
                         raise
 
-        await self._run(create)
+        await self._run("create_bucket", create)
 
     async def set_max_age(self, days: int | None) -> None:
         """Have the server delete blobs that are older, or none. Other rules of the bucket's lifecycle stay."""
@@ -130,7 +134,7 @@ class BlobStore:
             elif before:
                 self._client.delete_bucket_lifecycle(self._bucket)
 
-        await self._run(set_rule)
+        await self._run("set_max_age", set_rule)
 
     async def put(self, blob_id: str, data: bytes, content_type: str) -> None:
         """Store `data`, in the place of what was there."""
@@ -138,7 +142,7 @@ class BlobStore:
         def put() -> None:
             self._client.put_object(self._bucket, blob_id, io.BytesIO(data), len(data), content_type=content_type)
 
-        await self._run(put)
+        await self._run("put", put)
 
     async def get(self, blob_id: str) -> Blob:
         """The blob, or `BlobNotFound`."""
@@ -155,7 +159,7 @@ class BlobStore:
                 response.close()
                 response.release_conn()
 
-        return await self._run(get, blob_id)
+        return await self._run("get", get, blob_id)
 
     async def check_exists(self, blob_id: str) -> None:
         """Raise `BlobNotFound` where there is no such blob."""
@@ -163,7 +167,7 @@ class BlobStore:
         def stat() -> None:
             self._client.stat_object(self._bucket, blob_id)
 
-        await self._run(stat, blob_id)
+        await self._run("check_exists", stat, blob_id)
 
     async def check_available(self) -> None:
         """Raise `Unavailable` where the bucket cannot be reached."""
@@ -172,9 +176,13 @@ class BlobStore:
             if not self._client.bucket_exists(self._bucket):
                 raise Unavailable(_PART)
 
-        await self._run(check)
+        await self._run("check_available", check)
 
-    async def _run(self, call: Callable[[], T], blob_id: str = "") -> T:
+    async def _run(self, operation: str, call: Callable[[], T], blob_id: str = "") -> T:
+        with self._metrics.timed(operation):
+            return await self._call(call, blob_id)
+
+    async def _call(self, call: Callable[[], T], blob_id: str) -> T:
         try:
             async with asyncio.timeout(self._call_timeout_s):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)

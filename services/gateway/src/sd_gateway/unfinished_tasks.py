@@ -63,6 +63,10 @@ class UnfinishedTasks:
             task_id not in self._tasks.get(user, ()) for task_id in self._submitting.get(user, ())
         )
 
+    def num_tasks(self) -> int:
+        """Those of all users, but for those that are being submitted. Any thread may call it."""
+        return sum(map(len, list(self._tasks.values())))
+
     @contextlib.contextmanager
     def admitted(self, ref: TaskRef) -> Iterator[int]:
         """Count the task while it is submitted, and from then on unless that fails. Yields how many others of its user
