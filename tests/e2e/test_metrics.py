@@ -112,6 +112,15 @@ async def test_websockets_are_counted_while_they_are_open(session: Client, metri
     assert metrics.moved(page, "sd_http_request_seconds_count", route="/events") == 0
 
 
+async def test_a_websocket_that_is_refused_is_counted(client: Client, metrics: Metrics) -> None:
+    client.token = "no-token"
+    async with client.events() as events:
+        assert (await events.socket.receive()).data == 1008
+    page = await scrape(metrics.url)
+    assert metrics.moved(page, "sd_websocket_closes_total", reason="refused") == 1
+    assert page.value("sd_websocket_clients") == metrics.before.value("sd_websocket_clients")
+
+
 async def test_requests_to_auth_are_counted_by_their_outcome(client: Client, metrics: Metrics) -> None:
     answer = await client.post("/token", data={"username": "gertrude", "password": "wrong-password"})
     assert answer.status == 401

@@ -61,7 +61,7 @@ def test_what_engines_tell_is_counted() -> None:
     assert page.value("sd_pass_rows_total", stage="denoise") == 14
     assert page.value("sd_pass_max_rows_total", stage="denoise") == 16
     assert page.value("sd_model_load_seconds_sum") == 2.0
-    assert page.value("sd_model_load_failures_total") == page.value("sd_model_evictions_total") == 1
+    assert page.value("sd_model_load_failures_total") == page.value("sd_models_dropped_total") == 1
 
 
 def test_the_wait_of_a_job_is_counted_when_it_comes_for_the_first_time() -> None:

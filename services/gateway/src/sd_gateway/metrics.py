@@ -46,8 +46,8 @@ class GatewayMetrics:
         )
         self.websocket_closes = Counter(
             "sd_websocket_closes_total",
-            "Websockets that the gateway closed: `too_slow`, `part_away`, `refused` (the token), `too_many` of a user, "
-            "`stopping`, `failed`.",
+            "Websockets that the gateway closed: `too_slow`, `part_away`, `refused` (token or query), `too_many` (of a "
+            "user, or requests), `stopping`, `failed`.",
             ["reason"],
             registry=registry,
         )

@@ -107,6 +107,11 @@ class Websockets:
         await accepted.prepare(request)
         return accepted
 
+    async def refuse(self, accepted: web.WebSocketResponse, code: WSCloseCode, reason: str, sentence: str) -> None:
+        """Close a websocket that is not served. `reason` is for the operator's figures."""
+        self._metrics.websocket_closes.labels(reason).inc()
+        await close_websocket(accepted, code, sentence)
+
     async def serve(
         self,
         request: web.Request,
@@ -151,7 +156,7 @@ class Websockets:
         await asyncio.gather(*(self._close(each, WSCloseCode.GOING_AWAY, "stopping", sentence) for each in clients))
 
     async def _close(self, client: _Client, code: WSCloseCode, reason: str, sentence: str) -> None:
-        """`reason` is for the operator's figures."""
+        """As `refuse`, of a client that is served."""
         self._metrics.websocket_closes.labels(reason).inc()
         await client.close(code, sentence)
 

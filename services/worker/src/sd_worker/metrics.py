@@ -90,7 +90,7 @@ class WorkerMetrics(Collector):
             "sd_model_load_failures_total", "Models that could not be loaded.", registry=registry
         )
         self._dropped_models = Counter(
-            "sd_model_evictions_total",
+            "sd_models_dropped_total",
             "Models that were dropped: for another one, to free memory, or after an error.",
             registry=registry,
         )

@@ -30,6 +30,9 @@ from sd_worker.publish_events import Attempt, EventPublisher
 from sd_worker.settings import WorkerSettings
 from sd_worker.upload import upload
 
+#: The type of a task's terminal event.
+Ended = Literal["finished", "aborted"]
+
 
 def seed_of(task_id: str) -> int:
     """The seed of a task that names none: 32 bits drawn from its id, so that a retry makes the same picture."""
@@ -79,9 +82,7 @@ class TaskHandler:
         if settings.deterministic:
             self._imposed["deterministic"] = True
 
-    async def run(
-        self, job: Job, subject: str, job_sequence: int, has_come: Callable[[], None]
-    ) -> Literal["finished", "aborted"]:
+    async def run(self, job: Job, subject: str, job_sequence: int, has_come: Callable[[], None]) -> Ended:
         """Run the task to its terminal event, whose type is returned; `has_come` is called when the engine has it, or
         will not.
 
@@ -117,7 +118,7 @@ class TaskHandler:
         exceeded = [f"{field}: {sentence}" for field, sentence in exceeded_limits(job.parameters, self._settings)]
         return ("invalid_input", "; ".join(exceeded)) if exceeded else None
 
-    async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> Literal["finished", "aborted"]:
+    async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> Ended:
         with self._cancellations.watched(job.ref) as cancellation:
             if self._is_draining or self._engine.has_failed():
                 raise HandedBack("the worker begins no more tasks")
@@ -159,9 +160,7 @@ class TaskHandler:
         finally:
             self._fetching.discard(fetching)
 
-    async def _tell(
-        self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation
-    ) -> Literal["finished", "aborted"]:
+    async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> Ended:
         match outcome:
             case Finished():
                 await self._events.check(attempt)

@@ -15,7 +15,6 @@ from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.shown_events import ShownEvent
 from sd_gateway.parts import PARTS
-from sd_gateway.websocket import close_websocket
 
 
 class EventsQuery(BaseModel):
@@ -48,9 +47,11 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         request.app[PARTS].requests_of_user.use(verified.identity.holder)
         await _check_since(request.app[PARTS].feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
-        await close_websocket(socket, WSCloseCode.POLICY_VIOLATION, str(error))
-    except (TooManyRequests, Unavailable) as error:
-        await close_websocket(socket, WSCloseCode.TRY_AGAIN_LATER, str(error))
+        await websockets.refuse(socket, WSCloseCode.POLICY_VIOLATION, "refused", str(error))
+    except TooManyRequests as error:
+        await websockets.refuse(socket, WSCloseCode.TRY_AGAIN_LATER, "too_many", str(error))
+    except Unavailable as error:
+        await websockets.refuse(socket, WSCloseCode.TRY_AGAIN_LATER, "part_away", str(error))
     else:
         await websockets.serve(request, socket, verified, since=query.since, progress=query.progress)
     return socket
