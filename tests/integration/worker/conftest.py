@@ -75,9 +75,8 @@ def worker_settings(model_dir: Path, name: str = "worker", **settings: Any) -> W
         base_url=BASE_URL,
         model_dir=model_dir,
         device="cpu",
-        health_port=None,
         worker_name=name,
-        **settings,
+        **{"health_port": None, **settings},
     )
 
 

@@ -22,11 +22,14 @@ from pydantic import ValidationError
 from sd_common.errors import TaskEnded, Unavailable
 from sd_common.jobs import Job, JobHead
 from sd_common.logs import bound_task
+from sd_common.messages import now
 from sd_common.retries import retried_while_away
+from sd_common.subjects import parse_jobs_subject
 from sd_common.tracing import continued_trace
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, TaskLost
 from sd_worker.job_source import JobSource
+from sd_worker.metrics import Ending, WorkerMetrics
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
 
@@ -53,7 +56,9 @@ class JobConsumer:
         handler: TaskHandler,
         events: EventPublisher,
         ack_wait_s: float,
+        metrics: WorkerMetrics,
     ) -> None:
+        self._metrics = metrics
         self._source = source
         self._engine = engine
         self._handler = handler
@@ -137,6 +142,7 @@ class JobConsumer:
             f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors(include_input=False)
         )
         self._num_refused += 1
+        self._metrics.unreadable_jobs.inc()
         log.error("not_a_job", subject=message.subject, reason=reason, num_refused=self._num_refused)
         try:
             with contextlib.suppress(ValidationError, TaskEnded):
@@ -149,6 +155,9 @@ class JobConsumer:
     async def _run(self, message: Msg, job: Job, has_come: Callable[[], None]) -> None:
         started_at = asyncio.get_running_loop().time()
         metadata = message.metadata
+        waited_s = (now() - job.submitted_at).total_seconds()
+        self._metrics.job_taken(parse_jobs_subject(message.subject).lane, metadata.num_delivered, waited_s)
+        ending: Ending
         try:
             ending = await self._try(message, job, has_come)
         except (HandedBack, Unavailable) as error:
@@ -159,6 +168,7 @@ class JobConsumer:
             ending = "lost"
         else:
             await _acknowledge(message)
+        self._metrics.job_ended(job.parameters.params_type, ending)
         log.info(
             "job",
             ending=ending,
@@ -169,10 +179,10 @@ class JobConsumer:
             ms=round(1000 * (asyncio.get_running_loop().time() - started_at)),
         )
 
-    async def _try(self, message: Msg, job: Job, has_come: Callable[[], None]) -> str:
+    async def _try(self, message: Msg, job: Job, has_come: Callable[[], None]) -> Ending:
         metadata = message.metadata
         try:
-            await self._handler.run(job, message.subject, metadata.sequence.stream, has_come)
+            return await self._handler.run(job, message.subject, metadata.sequence.stream, has_come)
         except TaskEnded:
             return "had_ended"
         except (HandedBack, TaskLost, Unavailable):
@@ -186,7 +196,6 @@ class JobConsumer:
                 reason = "Something went wrong in the workers; the operator's log tells what"
                 await self._events.refuse(job.ref, metadata.sequence.stream, "internal", reason)
             return "given_up"
-        return "ended"
 
 
 async def _acknowledge(message: Msg) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import structlog
 from PIL import Image
@@ -28,6 +29,9 @@ from sd_worker.input_pictures import InputPictures
 from sd_worker.publish_events import Attempt, EventPublisher
 from sd_worker.settings import WorkerSettings
 from sd_worker.upload import upload
+
+#: The type of a task's terminal event.
+Ended = Literal["finished", "aborted"]
 
 
 def seed_of(task_id: str) -> int:
@@ -78,20 +82,21 @@ class TaskHandler:
         if settings.deterministic:
             self._imposed["deterministic"] = True
 
-    async def run(self, job: Job, subject: str, job_sequence: int, has_come: Callable[[], None]) -> None:
-        """Run the task to its terminal event; `has_come` is called when the engine has it, or will not.
+    async def run(self, job: Job, subject: str, job_sequence: int, has_come: Callable[[], None]) -> Ended:
+        """Run the task to its terminal event, whose type is returned; `has_come` is called when the engine has it, or
+        will not.
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
         if (refusal := self._refusal(job, subject)) is not None:
             await self._events.refuse(job.ref, job_sequence, *refusal)
-            return
+            return "aborted"
         if job.task_id in self._running:
             # Delivered again to this very worker, which did not tell in time that the job is in progress.
             raise TaskLost(job.task_id)
         self._running.add(job.task_id)
         try:
-            await self._run(job, job_sequence, has_come)
+            return await self._run(job, job_sequence, has_come)
         finally:
             self._running.discard(job.task_id)
 
@@ -113,17 +118,18 @@ class TaskHandler:
         exceeded = [f"{field}: {sentence}" for field, sentence in exceeded_limits(job.parameters, self._settings)]
         return ("invalid_input", "; ".join(exceeded)) if exceeded else None
 
-    async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> None:
+    async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> Ended:
         with self._cancellations.watched(job.ref) as cancellation:
             if self._is_draining or self._engine.has_failed():
                 raise HandedBack("the worker begins no more tasks")
             attempt = await self._events.start(job.ref, job_sequence)
             try:
                 outcome = await self._run_engine(job, cancellation, has_come)
-                await self._tell(job, attempt, outcome, cancellation)
+                return await self._tell(job, attempt, outcome, cancellation)
             except InputRejected as error:
                 has_come()
                 await self._events.abort(attempt, "invalid_input", str(error))
+                return "aborted"
             except (HandedBack, Unavailable):
                 if not self._engine.has_failed():  # else the attempt counts: no task is to break every worker's device
                     await self._events.hand_back(attempt, job_sequence)
@@ -154,7 +160,7 @@ class TaskHandler:
         finally:
             self._fetching.discard(fetching)
 
-    async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> None:
+    async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> Ended:
         match outcome:
             case Finished():
                 await self._events.check(attempt)
@@ -169,6 +175,7 @@ class TaskHandler:
                 await self._events.finish(attempt, result, timings)
                 # For the one line that is logged of the job.
                 structlog.contextvars.bind_contextvars(**timings.model_dump())
+                return "finished"
             case Failed():
                 await self._events.abort(attempt, outcome.code, outcome.reason)
             case Cancelled() if cancellation.requested:
@@ -176,3 +183,4 @@ class TaskHandler:
                 await self._events.abort(attempt, "cancelled", CANCELLED_BY_USER)
             case Cancelled():
                 raise HandedBack("the engine was stopped")
+        return "aborted"

@@ -90,11 +90,9 @@ class WorkerSettings(TaskSettings, SafetySettings):
         default=300.0, ge=0, description="Seconds that running tasks have to end once the worker is told to stop."
     )
     health_host: str = Field(
-        default="127.0.0.1", description="Address of /healthz and /readyz; 0.0.0.0 in a container."
+        default="127.0.0.1", description="Address of `/healthz`, `/readyz` and `/metrics`; `0.0.0.0` in a container."
     )
-    health_port: HealthPort = Field(
-        default=8082, description="Port of `/healthz` and `/readyz`; 0 for any that is free, `off` for none."
-    )
+    health_port: HealthPort = Field(default=8082, description="Port of these; 0 for any that is free, `off` for none.")
     worker_name: str = Field(
         default_factory=_name_of_this_process,
         max_length=200,
