@@ -74,6 +74,9 @@ class StartedEvent(BaseEvent):
     event_type: Literal["started"] = "started"
     attempt: int = Field(ge=1)
     worker: str
+    delivery: int | None = Field(
+        default=None, ge=1, description="How often the job had been given out by then; null from workers of old."
+    )
 
 
 class FinishedEvent(BaseEvent):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import nats.errors
 import structlog
@@ -24,6 +24,7 @@ from sd_common.jobs import Job, JobHead
 from sd_common.logs import bound_task
 from sd_common.retries import retried_while_away
 from sd_common.tracing import continued_trace
+from sd_worker.delivery import Delivery
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, TaskLost
 from sd_worker.job_source import JobSource
@@ -32,8 +33,6 @@ from sd_worker.run_task import TaskHandler
 
 log = structlog.get_logger(__name__)
 
-#: How often a job is told to be in progress within its ack_wait: two such messages may get lost.
-_NUM_TOLD_PER_ACK_WAIT = 3
 #: Pause before a job is given out again whose parts did not answer.
 _RETRY_DELAY_S = 5.0
 _PAUSE_S = 1.0
@@ -59,7 +58,7 @@ class JobConsumer:
         self._handler = handler
         self._events = events
         self._num_refused = 0
-        self._in_progress_every_s = ack_wait_s / _NUM_TOLD_PER_ACK_WAIT
+        self._ack_wait_s = ack_wait_s
         self._taking: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         #: Why no jobs can be taken at the moment.
@@ -113,11 +112,12 @@ class JobConsumer:
                 await asyncio.sleep(_PAUSE_S)
                 continue
             self._problem = None
-            running = asyncio.create_task(self._consume(message, self._engine.expect()), name="run-job")
+            delivery = Delivery(message, self._ack_wait_s)
+            running = asyncio.create_task(self._consume(message, delivery, self._engine.expect()), name="run-job")
             self._running.add(running)
             running.add_done_callback(self._running.discard)
 
-    async def _consume(self, message: Msg, has_come: Callable[[], None]) -> None:
+    async def _consume(self, message: Msg, delivery: Delivery, has_come: Callable[[], None]) -> None:
         try:
             with continued_trace(message.headers):
                 try:
@@ -126,8 +126,8 @@ class JobConsumer:
                     await self._refuse(message, error)
                     return
                 with bound_task(job.task_id):
-                    async with _kept_in_progress(message, self._in_progress_every_s):
-                        await self._run(message, job, has_come)
+                    async with delivery.kept_in_progress():
+                        await self._run(message, delivery, job, has_come)
         finally:
             has_come()
 
@@ -146,11 +146,10 @@ class JobConsumer:
         except (Unavailable, nats.errors.Error):
             log.warning("refusal_not_told")  # delivered again, it is refused again
 
-    async def _run(self, message: Msg, job: Job, has_come: Callable[[], None]) -> None:
+    async def _run(self, message: Msg, delivery: Delivery, job: Job, has_come: Callable[[], None]) -> None:
         started_at = asyncio.get_running_loop().time()
-        metadata = message.metadata
         try:
-            ending = await self._try(message, job, has_come)
+            ending = await self._try(delivery, job, has_come)
         except (HandedBack, Unavailable) as error:
             ending = "handed_back"
             with contextlib.suppress(nats.errors.Error):
@@ -165,14 +164,13 @@ class JobConsumer:
             kind=job.parameters.params_type,
             model=job.parameters.model,
             user=job.user,
-            delivery=metadata.num_delivered,
+            delivery=delivery.number,
             ms=round(1000 * (asyncio.get_running_loop().time() - started_at)),
         )
 
-    async def _try(self, message: Msg, job: Job, has_come: Callable[[], None]) -> str:
-        metadata = message.metadata
+    async def _try(self, delivery: Delivery, job: Job, has_come: Callable[[], None]) -> str:
         try:
-            await self._handler.run(job, message.subject, metadata.sequence.stream, has_come)
+            await self._handler.run(job, delivery, has_come)
         except TaskEnded:
             return "had_ended"
         except (HandedBack, TaskLost, Unavailable):
@@ -180,11 +178,11 @@ class JobConsumer:
         except Exception as error:
             # A defect of ours. It may pass, or be of this process alone; but no task is tried for ever.
             log.exception("job_failed")
-            if metadata.num_delivered < _MAX_FAILED_DELIVERIES:
+            if delivery.number < _MAX_FAILED_DELIVERIES:
                 raise HandedBack(str(error)) from error
             with contextlib.suppress(TaskEnded):
                 reason = "Something went wrong in the workers; the operator's log tells what"
-                await self._events.refuse(job.ref, metadata.sequence.stream, "internal", reason)
+                await self._events.refuse(job.ref, delivery.job_sequence, "internal", reason)
             return "given_up"
         return "ended"
 
@@ -195,20 +193,3 @@ async def _acknowledge(message: Msg) -> None:
     except (Unavailable, nats.errors.Error):
         # Delivered again, it is acknowledged then: its task has ended.
         log.warning("acknowledgement_lost")
-
-
-@contextlib.asynccontextmanager
-async def _kept_in_progress(message: Msg, every_s: float) -> AsyncIterator[None]:
-    """The server gives the job to nobody else while inside."""
-
-    async def keep() -> None:
-        while True:
-            await asyncio.sleep(every_s)
-            with contextlib.suppress(nats.errors.Error):
-                await message.in_progress()
-
-    keeping = asyncio.create_task(keep(), name="keep-in-progress")
-    try:
-        yield
-    finally:
-        keeping.cancel()

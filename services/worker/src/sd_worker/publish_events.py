@@ -24,6 +24,7 @@ from sd_common.events import (
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
+from sd_worker.delivery import Delivery
 from sd_worker.engine.tasks import Progress
 from sd_worker.errors import TaskLost
 
@@ -51,19 +52,21 @@ class EventPublisher:
         )
         self._publishing: set[asyncio.Task[None]] = set()
 
-    async def start(self, ref: TaskRef, job_sequence: int) -> Attempt:
+    async def start(self, ref: TaskRef, delivery: Delivery) -> Attempt:
         """Append `started`, and `pending` before it where nobody has.
 
-        Attempts are counted by events, not by deliveries (ADR 4). Raises `TaskEnded`, also when it ends the task here
-        since its attempts are used up.
+        Attempts are counted by events, not by deliveries (ADR 4). Raises `TaskLost` where the job has been given to
+        another worker, or soon will be; `TaskEnded`, also when it ends the task here since its attempts are used up.
         """
         while True:
-            last = await self._last_of_unended(ref, job_sequence)
+            last = await self._last_of_unended(ref, delivery.job_sequence)
+            if delivery.has_lapsed or _is_of_later_delivery(last.event, delivery):
+                raise TaskLost(ref.task_id)
             number = _num_attempts(last.event) + 1
             if number > self._max_attempts:
-                await self.refuse(ref, job_sequence, "attempts_exhausted", self._exhausted_reason)
+                await self.refuse(ref, delivery.job_sequence, "attempts_exhausted", self._exhausted_reason)
                 raise TaskEnded(ref.task_id, "aborted")
-            started = StartedEvent(task_id=ref.task_id, attempt=number, worker=self._worker)
+            started = StartedEvent(task_id=ref.task_id, attempt=number, worker=self._worker, delivery=delivery.number)
             with contextlib.suppress(SequenceConflict):
                 return Attempt(ref, number, await self._task_log.append(ref, started, last.sequence))
 
@@ -140,6 +143,11 @@ class EventPublisher:
     async def _publish(self, subject: str, payload: bytes) -> None:
         with contextlib.suppress(nats.errors.Error):
             await self._client.publish(subject, payload)
+
+
+def _is_of_later_delivery(event: PendingEvent | StartedEvent | TerminalEvent, delivery: Delivery) -> bool:
+    """Whether the task runs elsewhere, and `delivery` is one that its worker has slept through."""
+    return isinstance(event, StartedEvent) and event.delivery is not None and event.delivery > delivery.number
 
 
 def _num_attempts(event: PendingEvent | StartedEvent | TerminalEvent) -> int:

@@ -21,6 +21,7 @@ from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.task_limits import exceeded_limits
 from sd_worker.cancellations import Cancellation, Cancellations
+from sd_worker.delivery import Delivery
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, InputRejected, TaskLost
@@ -78,20 +79,20 @@ class TaskHandler:
         if settings.deterministic:
             self._imposed["deterministic"] = True
 
-    async def run(self, job: Job, subject: str, job_sequence: int, has_come: Callable[[], None]) -> None:
+    async def run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> None:
         """Run the task to its terminal event; `has_come` is called when the engine has it, or will not.
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
-        if (refusal := self._refusal(job, subject)) is not None:
-            await self._events.refuse(job.ref, job_sequence, *refusal)
+        if (refusal := self._refusal(job, delivery.subject)) is not None:
+            await self._events.refuse(job.ref, delivery.job_sequence, *refusal)
             return
         if job.task_id in self._running:
             # Delivered again to this very worker, which did not tell in time that the job is in progress.
             raise TaskLost(job.task_id)
         self._running.add(job.task_id)
         try:
-            await self._run(job, job_sequence, has_come)
+            await self._run(job, delivery, has_come)
         finally:
             self._running.discard(job.task_id)
 
@@ -113,11 +114,11 @@ class TaskHandler:
         exceeded = [f"{field}: {sentence}" for field, sentence in exceeded_limits(job.parameters, self._settings)]
         return ("invalid_input", "; ".join(exceeded)) if exceeded else None
 
-    async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> None:
+    async def _run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> None:
         with self._cancellations.watched(job.ref) as cancellation:
             if self._is_draining or self._engine.has_failed():
                 raise HandedBack("the worker begins no more tasks")
-            attempt = await self._events.start(job.ref, job_sequence)
+            attempt = await self._events.start(job.ref, delivery)
             try:
                 outcome = await self._run_engine(job, cancellation, has_come)
                 await self._tell(job, attempt, outcome, cancellation)
@@ -126,7 +127,7 @@ class TaskHandler:
                 await self._events.abort(attempt, "invalid_input", str(error))
             except (HandedBack, Unavailable):
                 if not self._engine.has_failed():  # else the attempt counts: no task is to break every worker's device
-                    await self._events.hand_back(attempt, job_sequence)
+                    await self._events.hand_back(attempt, delivery.job_sequence)
                 raise
 
     async def _run_engine(self, job: Job, cancellation: Cancellation, has_come: Callable[[], None]) -> Outcome:
