@@ -151,7 +151,7 @@ def broken_promises_of_load(num_accepted: int, seconds: float) -> Iterator[str]:
 
 
 def broken_promises_of_takeovers(takeovers_s: Iterable[float]) -> Iterator[str]:
-    """`takeovers_s`: seconds from the SIGKILL of a worker to the next start of its task, with nothing else disturbed."""
+    """`takeovers_s`: seconds from the SIGKILL of a worker to the next start of its task, nothing else disturbed."""
     for seconds in takeovers_s:
         if seconds > MAX_TAKEOVER_S:
             yield f"a killed worker's task was taken over after {seconds:.2f} s: later than {MAX_TAKEOVER_S:g}"
