@@ -119,6 +119,10 @@ StoredEvent = Annotated[
     Field(discriminator="event_type"),
 ]
 TerminalEvent = FinishedEvent | AbortedEvent
+#: By which also events of later versions are known to be terminal.
+TERMINAL_TYPES = frozenset(
+    {FinishedEvent.model_fields["event_type"].default, AbortedEvent.model_fields["event_type"].default}
+)
 
 stored_event_adapter: TypeAdapter[PendingEvent | StartedEvent | FinishedEvent | AbortedEvent] = TypeAdapter(StoredEvent)
 

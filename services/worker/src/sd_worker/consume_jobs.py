@@ -5,6 +5,7 @@ The only place where errors become acknowledgements:
     the task has ended, here or elsewhere    ack
     handed back, or a part did not answer    nak: another try, by whichever worker
     another worker has started it            nothing: the job is that worker's
+    only newer workers can read its events   nak
     not a job                                term, once its task is aborted
 """
 
@@ -23,17 +24,18 @@ from sd_common.errors import TaskEnded, Unavailable
 from sd_common.jobs import Job, JobHead
 from sd_common.logs import bound_task
 from sd_common.retries import retried_while_away
+from sd_common.subjects import TaskRef
 from sd_common.tracing import continued_trace
 from sd_worker.delivery import Delivery
 from sd_worker.engine_bridge import EngineBridge
-from sd_worker.errors import HandedBack, TaskLost
+from sd_worker.errors import HandedBack, LaterVersion, TaskLost
 from sd_worker.job_source import JobSource
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
 
 log = structlog.get_logger(__name__)
 
-#: Pause before a job is given out again whose parts did not answer.
+#: Pause before a job is given out again whose parts did not answer, or that only newer workers can run.
 _RETRY_DELAY_S = 5.0
 _PAUSE_S = 1.0
 #: Jobs taken that have not ended: on the engine, or being stored. With the store away, it takes no more.
@@ -139,10 +141,12 @@ class JobConsumer:
         self._num_refused += 1
         log.error("not_a_job", subject=message.subject, reason=reason, num_refused=self._num_refused)
         try:
-            with contextlib.suppress(ValidationError, TaskEnded):
-                ref = JobHead.model_validate_json(message.data).ref
-                await self._events.refuse(ref, message.metadata.sequence.stream, "invalid_input", reason)
+            with contextlib.suppress(TaskEnded):
+                if (ref := _ref_of(message)) is not None:
+                    await self._events.refuse(ref, message.metadata.sequence.stream, "invalid_input", reason)
             await message.term()
+        except LaterVersion as error:
+            await _give_back(message, error)
         except (Unavailable, nats.errors.Error):
             log.warning("refusal_not_told")  # delivered again, it is refused again
 
@@ -150,10 +154,9 @@ class JobConsumer:
         started_at = asyncio.get_running_loop().time()
         try:
             ending = await self._try(delivery, job, has_come)
-        except (HandedBack, Unavailable) as error:
+        except (HandedBack, LaterVersion, Unavailable) as error:
             ending = "handed_back"
-            with contextlib.suppress(nats.errors.Error):
-                await message.nak(delay=_RETRY_DELAY_S if isinstance(error, Unavailable) else None)
+            await _give_back(message, error)
         except TaskLost:
             ending = "lost"
         else:
@@ -173,7 +176,7 @@ class JobConsumer:
             await self._handler.run(job, delivery, has_come)
         except TaskEnded:
             return "had_ended"
-        except (HandedBack, TaskLost, Unavailable):
+        except (HandedBack, LaterVersion, TaskLost, Unavailable):
             raise
         except Exception as error:
             # A defect of ours. It may pass, or be of this process alone; but no task is tried for ever.
@@ -185,6 +188,22 @@ class JobConsumer:
                 await self._events.refuse(job.ref, delivery.job_sequence, "internal", reason)
             return "given_up"
         return "ended"
+
+
+def _ref_of(message: Msg) -> TaskRef | None:
+    """Whose task a job is that cannot be read; None where that cannot be read either."""
+    try:
+        return JobHead.model_validate_json(message.data).ref
+    except ValidationError:
+        return None
+
+
+async def _give_back(message: Msg, error: Exception) -> None:
+    """Another worker may have the job; after a pause where it would fail there as well."""
+    if isinstance(error, LaterVersion):
+        log.warning("left_to_newer_workers", task_id=str(error))
+    with contextlib.suppress(nats.errors.Error):
+        await message.nak(delay=None if isinstance(error, HandedBack) else _RETRY_DELAY_S)
 
 
 async def _acknowledge(message: Msg) -> None:
