@@ -94,6 +94,6 @@ async def test_a_delivery_that_was_held_in_silence_for_longer_than_ack_wait_star
         time.sleep(1.5 * ack_wait_s)  # noqa: ASYNC251 - the process stands still
         await asyncio.sleep(ack_wait_s / 2)  # it tells NATS again, too late
         with pytest.raises(TaskLost):
-            await events.start(job.ref, delivery)
+            await events.next_attempt(job.ref, delivery)
     assert [logged.event_type for logged in await tasks.events("slept-through")] == ["pending"]
     await puller.close()

@@ -26,6 +26,7 @@ from sd_common.logs import bound_task
 from sd_common.retries import retried_while_away
 from sd_common.subjects import TaskRef
 from sd_common.tracing import continued_trace
+from sd_worker.company import Company
 from sd_worker.delivery import Delivery
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, LaterVersion, TaskLost
@@ -53,12 +54,14 @@ class JobConsumer:
         engine: EngineBridge,
         handler: TaskHandler,
         events: EventPublisher,
+        company: Company,
         ack_wait_s: float,
     ) -> None:
         self._source = source
         self._engine = engine
         self._handler = handler
         self._events = events
+        self._company = company
         self._num_refused = 0
         self._ack_wait_s = ack_wait_s
         self._taking: asyncio.Task[None] | None = None
@@ -96,6 +99,7 @@ class JobConsumer:
 
     async def _take_jobs(self) -> None:
         while True:
+            await self._company.wait_while_one_is_alone()
             await self._engine.wait_for_room()
             if len(self._running) >= _MAX_RUNNING:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)

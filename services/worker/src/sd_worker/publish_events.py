@@ -32,6 +32,15 @@ from sd_worker.errors import LaterVersion, TaskLost
 
 
 @dataclass(frozen=True)
+class NextAttempt:
+    """What a start of a task would be, and the sequence of the event that it would follow."""
+
+    ref: TaskRef
+    number: int
+    last_sequence: int
+
+
+@dataclass(frozen=True)
 class Attempt:
     """A start of a task by this worker, and the sequence of its `started` event."""
 
@@ -54,24 +63,36 @@ class EventPublisher:
         )
         self._publishing: set[asyncio.Task[None]] = set()
 
-    async def start(self, ref: TaskRef, delivery: Delivery) -> Attempt:
-        """Append `started`, and `pending` before it where nobody has.
+    async def next_attempt(self, ref: TaskRef, delivery: Delivery) -> NextAttempt:
+        """What `start` would begin. Appends `pending` where nobody has.
 
         Attempts are counted by events, not by deliveries (ADR 4). Raises `TaskLost` where the job has been given to
         another worker, or soon will be; `LaterVersion`; `TaskEnded`, also when it ends the task here since its attempts
         are used up.
         """
+        last_sequence, last = await self._last_of_unended(ref, delivery.job_sequence)
+        if delivery.has_lapsed or _is_of_later_delivery(last, delivery):
+            raise TaskLost(ref.task_id)
+        number = _num_attempts(last) + 1
+        if number > self._max_attempts:
+            await self.refuse(ref, delivery.job_sequence, "attempts_exhausted", self._exhausted_reason)
+            raise TaskEnded(ref.task_id, "aborted")
+        return NextAttempt(ref, number, last_sequence)
+
+    async def start(self, coming: NextAttempt, delivery: Delivery) -> Attempt:
+        """Append `started`; where somebody appended meanwhile, as the attempt that is next then. Raises what
+        `next_attempt` does."""
+        ref = coming.ref
         while True:
-            last_sequence, last = await self._last_of_unended(ref, delivery.job_sequence)
-            if delivery.has_lapsed or _is_of_later_delivery(last, delivery):
+            if delivery.has_lapsed:
                 raise TaskLost(ref.task_id)
-            number = _num_attempts(last) + 1
-            if number > self._max_attempts:
-                await self.refuse(ref, delivery.job_sequence, "attempts_exhausted", self._exhausted_reason)
-                raise TaskEnded(ref.task_id, "aborted")
-            started = StartedEvent(task_id=ref.task_id, attempt=number, worker=self._worker, delivery=delivery.number)
+            started = StartedEvent(
+                task_id=ref.task_id, attempt=coming.number, worker=self._worker, delivery=delivery.number
+            )
             with _somebody_was_first():
-                return Attempt(ref, number, await self._task_log.append(ref, started, last_sequence))
+                sequence = await self._task_log.append(ref, started, coming.last_sequence)
+                return Attempt(ref, coming.number, sequence)
+            coming = await self.next_attempt(ref, delivery)
 
     async def refuse(self, ref: TaskRef, job_sequence: int, code: AbortCode, reason: str) -> None:
         """Append `aborted` to a task that does not run here. Raises `TaskEnded`, `LaterVersion`."""

@@ -21,6 +21,7 @@ from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.task_limits import exceeded_limits
 from sd_worker.cancellations import Cancellation, Cancellations
+from sd_worker.company import Company, must_run_alone
 from sd_worker.delivery import Delivery
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
@@ -62,6 +63,7 @@ class TaskHandler:
         events: EventPublisher,
         input_pictures: InputPictures,
         blobs: BlobStore,
+        company: Company,
         settings: WorkerSettings,
     ) -> None:
         self._engine = engine
@@ -69,6 +71,7 @@ class TaskHandler:
         self._events = events
         self._input_pictures = input_pictures
         self._blobs = blobs
+        self._company = company
         self._settings = settings
         self._running: set[str] = set()
         self._fetching: set[asyncio.Future[list[Image.Image | None]]] = set()
@@ -99,6 +102,7 @@ class TaskHandler:
     def drain(self) -> None:
         """Hand back, from now on, each task that the engine has not begun."""
         self._is_draining = True
+        self._company.end()
         self._engine.drain()
         for fetching in self._fetching:
             fetching.cancel()
@@ -116,19 +120,26 @@ class TaskHandler:
 
     async def _run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> None:
         with self._cancellations.watched(job.ref) as cancellation:
-            if self._is_draining or self._engine.has_failed():
-                raise HandedBack("the worker begins no more tasks")
-            attempt = await self._events.start(job.ref, delivery)
-            try:
-                outcome = await self._run_engine(job, cancellation, has_come)
-                await self._tell(job, attempt, outcome, cancellation)
-            except InputRejected as error:
-                has_come()
-                await self._events.abort(attempt, "invalid_input", str(error))
-            except (HandedBack, Unavailable):
-                if not self._engine.has_failed():  # else the attempt counts: no task is to break every worker's device
-                    await self._events.hand_back(attempt, delivery.job_sequence)
-                raise
+            self._check_begins_tasks()
+            coming = await self._events.next_attempt(job.ref, delivery)
+            alone = must_run_alone(coming.number, self._settings.max_attempts)
+            async with self._company.joined(alone=alone):
+                self._check_begins_tasks()
+                attempt = await self._events.start(coming, delivery)
+                try:
+                    outcome = await self._run_engine(job, cancellation, has_come)
+                    await self._tell(job, attempt, outcome, cancellation)
+                except InputRejected as error:
+                    has_come()
+                    await self._events.abort(attempt, "invalid_input", str(error))
+                except (HandedBack, Unavailable):
+                    if not self._engine.has_failed():  # else the attempt counts: no task is to break all devices
+                        await self._events.hand_back(attempt, delivery.job_sequence)
+                    raise
+
+    def _check_begins_tasks(self) -> None:
+        if self._is_draining or self._engine.has_failed():
+            raise HandedBack("the worker begins no more tasks")
 
     async def _run_engine(self, job: Job, cancellation: Cancellation, has_come: Callable[[], None]) -> Outcome:
         initial_image, mask = await self._fetch(job, "initial_image", "mask")
