@@ -15,6 +15,7 @@ from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_worker.announce_models import ModelAnnouncer
 from sd_worker.cancellations import Cancellations
+from sd_worker.company import Company
 from sd_worker.consume_jobs import JobConsumer
 from sd_worker.create_engine import create_engine
 from sd_worker.engine_bridge import EngineBridge
@@ -69,7 +70,8 @@ class WorkerApp:
             cancellations = Cancellations(self._client, task_log)
             events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
             input_pictures = InputPictures(blobs, settings.base_url, settings)
-            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, settings)
+            company = Company()
+            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, company, settings)
             source = JobSource(
                 self._client,
                 JobQueue(self._client, settings.job_ack_wait_s),
@@ -79,7 +81,7 @@ class WorkerApp:
             )
             await cancellations.start()
             engine.start()
-            self._consumer = JobConsumer(source, engine, handler, events, settings.job_ack_wait_s, metrics)
+            self._consumer = JobConsumer(source, engine, handler, events, company, settings.job_ack_wait_s, metrics)
             stack.push_async_callback(self._drain, self._consumer, engine)
             await warm_up(engine, settings.preload_models)
             self._consumer.start()
