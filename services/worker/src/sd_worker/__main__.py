@@ -20,8 +20,9 @@ def main() -> None:
     parser.add_argument("--models", help="take jobs of these models alone; names, separated by commas (else MODELS)")
     arguments = parser.parse_args()
     given = {} if arguments.models is None else {"models": arguments.models}
+    settings = load_settings(WorkerSettings, **given)
     configure_logs(load_settings(LogSettings), "worker")
-    app = WorkerApp(load_settings(WorkerSettings, **given), load_settings(NatsSettings), load_settings(MinioSettings))
+    app = WorkerApp(settings, load_settings(NatsSettings), load_settings(MinioSettings))
     try:
         uvloop.run(run_until_stopped(app))
     except (DeviceUnavailable, OSError) as error:
