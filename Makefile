@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
+K8S_OVERLAY ?= production
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := libs/common services/gateway services/auth services/worker embedded
@@ -80,8 +81,8 @@ compose-down: ## Stop what compose-up started; volumes stay
 compose-config: ## Print the final docker-compose configuration
 	docker compose config
 
-k8s-render: ## Print the Kubernetes manifests
-	kubectl kustomize k8s/base
+k8s-render: ## Print the Kubernetes manifests of K8S_OVERLAY (production, or dev)
+	kubectl kustomize k8s/overlays/$(K8S_OVERLAY)
 
 clean: ## Remove the virtual environment and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -32,7 +32,8 @@ from sd_gateway.settings import GatewaySettings
 
 log = structlog.get_logger(__name__)
 
-_PING_INTERVAL_S = 20.0
+#: Seconds between pings. Proxies in front must not close a websocket that was quiet for as long.
+PING_INTERVAL_S = 20.0
 _CLOSE_TIMEOUT_S = 2.0
 #: `struct linger`: on, for 0 seconds.
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -96,7 +97,7 @@ class Websockets:
     async def accept(self, request: web.Request) -> web.WebSocketResponse:
         """Complete the handshake."""
         accepted = web.WebSocketResponse(
-            heartbeat=_PING_INTERVAL_S,
+            heartbeat=PING_INTERVAL_S,
             timeout=_CLOSE_TIMEOUT_S,
             max_msg_size=_MAX_MESSAGE_BYTES,
             compress=False,  # events are small, and a compressor takes a quarter of a megabyte a client
