@@ -61,6 +61,7 @@ bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon 
 	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py
 	$(BIN)/python benchmarks/fairness.py
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/autoscaling.py
 	$(BIN)/python benchmarks/websockets.py
 
 train-shapes: setup ## Train the bundled model, from where a stopped run left off

@@ -179,10 +179,10 @@ def test_the_ports_of_the_servers_configuration_are_those_of_the_pod() -> None:
 
 def test_a_server_has_the_time_to_send_its_clients_to_the_others() -> None:
     pod = pod_of(workloads(BASE)["nats"])
-    durations = re.findall(r"^lame_duck_\w+: (\d+)s", nats_config(BASE)["nats.conf"], re.MULTILINE)
+    durations = re.findall(r"^lame_duck_\w+: (\d+)s", nats_config(BASE)["server.conf"], re.MULTILINE)
     assert len(durations) == 2
     assert pod["terminationGracePeriodSeconds"] > sum(map(int, durations)) + 10
-    pid_file = re.findall(r"^pid_file: (\S+)", nats_config(BASE)["nats.conf"], re.MULTILINE)
+    pid_file = re.findall(r"^pid_file: (\S+)", nats_config(BASE)["server.conf"], re.MULTILINE)
     hook = container_of(workloads(BASE)["nats"])["lifecycle"]["preStop"]["exec"]["command"]
     assert hook == ["nats-server", "--signal", f"ldm={pid_file[0]}"]
 
