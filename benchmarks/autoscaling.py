@@ -1,8 +1,9 @@
-"""From no worker to as many as the queue needs, and back to none: real workers by the numbers of the production overlay.
+"""From no worker to as many as the queue needs, and back to none: real workers by the production overlay's numbers.
 
-Every service runs as in `tests/dry_run`. What KEDA and the autoscaler would do is done here by their published arithmetic
-(`dry_run.autoscaler`), on the depth that nats-server tells at the trigger's own URL. The scaler's clock runs `SPEED` times as
-fast, so that its cooldown of 15 minutes is waited out in 45 s; workers, which start in seconds, do not. Prints the course.
+Every service runs as in `tests/dry_run`. What KEDA and the autoscaler would do is done here by their published
+arithmetic (`dry_run.autoscaler`), on the depth that nats-server tells at the trigger's own URL. The scaler's clock runs
+`SPEED` times as fast, so that its cooldown of 15 minutes is waited out in 45 s; that of the workers, which start in
+seconds, does not. Prints the course.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from dry_run.autoscaler import Autoscaler, Scaling
 from dry_run.cluster import Cluster
 from dry_run.keda import metric_of
 from dry_run.pods import Pod
-from support.client import Client
 from table import print_table
+
+from support.client import Client
 
 SPEED = 20
 NUM_TASKS = 40
@@ -69,7 +71,9 @@ async def course(cluster: Cluster, client: Client) -> list[list[str]]:
         workers.scale(replicas)
         if len(rows) * ROW_EVERY_S <= elapsed_s or (had_some and not replicas):
             ready = await workers.num_ready()
-            rows.append([f"{elapsed_s:.0f}", f"{elapsed_s * SPEED / 60:.1f}", f"{depth:.0f}", f"{replicas}", f"{ready}"])
+            rows.append(
+                [f"{elapsed_s:.0f}", f"{elapsed_s * SPEED / 60:.1f}", f"{depth:.0f}", f"{replicas}", f"{ready}"]
+            )
         if had_some and not replicas:
             codes = await workers.exit_codes()
             assert set(codes) == {0}, codes
@@ -79,9 +83,10 @@ async def course(cluster: Cluster, client: Client) -> list[list[str]]:
 
 
 async def main() -> None:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, Cluster(
-        PRODUCTION, Path(directory)
-    ) as cluster:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
+        Cluster(PRODUCTION, Path(directory)) as cluster,
+    ):
         assert cluster.start("provision").process.wait(60) == 0
         auth, gateway = cluster.start("auth"), cluster.start("gateway")
         for pod in (auth, gateway):

@@ -1,4 +1,7 @@
-"""Images, docker-compose and Kubernetes: they fit the code, and each other. `test_kubernetes` has what is of that alone."""
+"""Images, docker-compose and Kubernetes: they fit the code, and each other.
+
+What is of Kubernetes alone is in `test_kubernetes`, `test_network_policies` and `test_autoscaling`.
+"""
 
 from __future__ import annotations
 

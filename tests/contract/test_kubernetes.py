@@ -204,7 +204,9 @@ def test_pods_of_a_workload_are_spread_over_nodes_and_zones() -> None:
         workload = workloads(BASE)[name]
         rules = {each["topologyKey"]: each for each in pod_of(workload)["topologySpreadConstraints"]}
         assert set(rules) == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
-        assert all(each["labelSelector"]["matchLabels"].items() <= labels_of(workload).items() for each in rules.values())
+        assert all(
+            each["labelSelector"]["matchLabels"].items() <= labels_of(workload).items() for each in rules.values()
+        )
     # Two servers on one node would be lost together, and with them the majority.
     hosts, _ = pod_of(workloads(BASE)["nats"])["topologySpreadConstraints"]
     assert hosts["whenUnsatisfiable"] == "DoNotSchedule"
@@ -261,7 +263,9 @@ def test_the_readme_says_how_to_make_every_secret() -> None:
         for key in re.findall(r"--from-literal=(\w+)=", rest)
     }
     variables = [each for workload in workloads(BASE).values() for each in container_of(workload).get("env", [])]
-    references = [each["valueFrom"]["secretKeyRef"] for each in variables if "secretKeyRef" in each.get("valueFrom", {})]
+    references = [
+        each["valueFrom"]["secretKeyRef"] for each in variables if "secretKeyRef" in each.get("valueFrom", {})
+    ]
     assert documented == {(reference["name"], reference["key"]) for reference in references}
 
 

@@ -76,7 +76,11 @@ def allowed(kustomization: str, direction: str) -> set[Flow]:
     flows = set()
     for policy in of_kind(kustomization, "NetworkPolicy").values():
         for rule in policy["spec"].get(direction, []):
-            peers = [each for peer in rule["from" if direction == "ingress" else "to"] for each in _peers(kustomization, peer)]
+            peers = [
+                each
+                for peer in rule["from" if direction == "ingress" else "to"]
+                for each in _peers(kustomization, peer)
+            ]
             for name in _chosen(kustomization, policy["spec"]["podSelector"]):
                 for peer in peers:
                     client, server = (peer, name) if direction == "ingress" else (name, peer)
@@ -141,7 +145,9 @@ def test_in_production_operators_reach_the_ports_that_their_objects_name() -> No
     watched = _chosen(PRODUCTION, monitor["spec"]["selector"])
     assert set(watched) == set(SERVICES)
     for name in watched:
-        expected.add(Flow("monitoring/prometheus", name, f"{ports_of(workloads(PRODUCTION)[name])[endpoint['port']]}/TCP"))
+        expected.add(
+            Flow("monitoring/prometheus", name, f"{ports_of(workloads(PRODUCTION)[name])[endpoint['port']]}/TCP")
+        )
     assert incoming == expected
     assert allowed(PRODUCTION, "egress") == allowed(BASE, "egress")
 

@@ -1,12 +1,12 @@
 """What KEDA and the autoscaler of Kubernetes do with a ScaledObject's numbers, without a cluster.
 
-KEDA, between none and one (https://keda.sh/docs/2.16/concepts/scaling-deployments/): every `pollingInterval`, a value above
-`activationTargetValue` starts the first replica; once there has been none for `cooldownPeriod`, all go.
+KEDA, between none and one (https://keda.sh/docs/2.16/concepts/scaling-deployments/): every `pollingInterval`, a value
+above `activationTargetValue` starts the first replica; once there has been none for `cooldownPeriod`, all go.
 
 The HorizontalPodAutoscaler that KEDA makes, from one to `maxReplicaCount`, with the value as an average per pod
 (https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/#algorithm-details): every 15 s it wants
-`ceil(value / targetValue)` replicas, unless that is within a tenth of what there are. Going down it takes the largest number
-that it wanted within the stabilization window. Policies bound how many come or go within their period.
+`ceil(value / targetValue)` replicas, unless that is within a tenth of what there are. Going down it takes the largest
+number that it wanted within the stabilization window. Policies bound how many come or go within their period.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Scaling:
 
 
 class Autoscaler:
-    """Decides about the replicas of one Deployment. All times are seconds of one clock, which may be a simulated one."""
+    """Decides about the replicas of one Deployment. All times are seconds of one clock, be it a simulated one."""
 
     def __init__(self, scaling: Scaling) -> None:
         self._scaling = scaling

@@ -1,7 +1,7 @@
-"""The cluster of an overlay without a cluster: each container's command as a process, in the environment of the manifests.
+"""An overlay without a cluster: each container's command as a process, in the environment of the manifests.
 
-Translated are addresses, ports and paths, and nothing else but `DEVICE`: this machine need not have a GPU. In place of the
-image of the S3 server runs the one of the embedded mode.
+Translated are addresses, ports and paths, and nothing else but `DEVICE`: this machine need not have a GPU. In place of
+the S3 server's image runs the server of the embedded mode.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import sys
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from contract.manifests import ROOT, SETTINGS, Document, image_environment
@@ -86,9 +85,7 @@ class Cluster:
         environment = {key: value for key, value in environment.items() if key not in _OF_IMAGES}
         python, *arguments = container.command
         assert python == "python"
-        pod = Pod(
-            name, manifest, [sys.executable, *arguments], environment | _OF_TESTS, ports, self._directory / name
-        )
+        pod = Pod(name, manifest, [sys.executable, *arguments], environment | _OF_TESTS, ports, self._directory / name)
         self._stack.callback(pod.kill)
         return pod
 

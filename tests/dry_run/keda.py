@@ -1,7 +1,7 @@
 """What KEDA's `metrics-api` scaler reads, by the trigger in the manifests.
 
-https://keda.sh/docs/2.16/scalers/metrics-api/: an HTTP GET of `url`, and in its JSON the number at `valueLocation`, a path in
-GJSON's language (https://github.com/tidwall/gjson/blob/master/SYNTAX.md).
+https://keda.sh/docs/2.16/scalers/metrics-api/: an HTTP GET of `url`, and in its JSON the number at `valueLocation`, a
+path in GJSON's language (https://github.com/tidwall/gjson/blob/master/SYNTAX.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PART = re.compile(r"#\((\w+)==\"([^\"]*)\"\)|([^.#|@\\*?]+)")
 
 
 def value_at(document: object, path: str) -> object:
-    """The value at a GJSON path, of which this knows keys, indexes, and `#(key=="text")`, the first element that has it.
+    """The value at a GJSON path, of which this knows keys, indexes, and `#(key=="text")`: the first element with it.
 
     Raises `ValueError` for any other syntax, and where there is no such value.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,6 @@ from contract.manifests import Document
 from contract.rendered import container_of, pod_of
 
 from sd_embedded.child_process import ChildProcess
-
-#: How often probes ask, whatever their manifests say: a test is in a hurry.
-_POLL_S = 0.1
 
 
 class Pod:
@@ -70,20 +67,25 @@ class Pod:
         """Lose it, as with its node."""
         self.process.kill()
 
-    def stop(self, translate: Sequence[str] = ()) -> int:
-        """End it as kubelet does: `preStop` first, then SIGTERM; its exit code, once it ended within its grace period.
+    def stop(self, pre_stop: Sequence[str] = ()) -> int:
+        """End it as kubelet does: `pre_stop`, then `terminate`."""
+        self.pre_stop(pre_stop)
+        return self.terminate()
 
-        `translate`: the command of its `preStop`, as it is on this machine. Raises `TimeoutError` where kubelet would kill it.
-        """
-        deadline = time.monotonic() + pod_of(self._workload).get("terminationGracePeriodSeconds", 30)
+    def pre_stop(self, command: Sequence[str] = ()) -> None:
+        """Do what its `preStop` says, where it has one; `command` is that of its `exec`, as it is on this machine."""
+        self._stopped_at = time.monotonic()
         hook = container_of(self._workload).get("lifecycle", {}).get("preStop", {})
         if "sleep" in hook:
             time.sleep(hook["sleep"]["seconds"])
         if "exec" in hook:
-            subprocess.run([*self._runner, *translate], check=True, capture_output=True, timeout=10)
-        os.kill(self.process.pid, 15)
-        while self.process.is_running:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name} did not end within its grace period:\n{self.process.log}")
-            time.sleep(_POLL_S)
-        return self.process.wait(1)
+            subprocess.run([*self._runner, *command], check=True, capture_output=True, timeout=10)
+
+    def terminate(self) -> int:
+        """SIGTERM; its exit code. Raises `TimeoutError` where kubelet would kill it, at the end of its grace period."""
+        deadline = self._stopped_at + pod_of(self._workload).get("terminationGracePeriodSeconds", 30)
+        self.process.send(signal.SIGTERM)
+        try:
+            return self.process.wait(deadline - time.monotonic())
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{self.name} did not end within its grace period:\n{self.process.log}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -70,7 +71,7 @@ def test_workers_go_one_a_minute_once_the_queue_has_been_short_for_long(scaling:
     )
     assert drops[0] - short_at >= scaling.down_window_s - 15
     assert all(seen.replicas[at - 1] - seen.replicas[at] == 1 for at in drops)
-    assert all(later - earlier >= scaling.down.period_s for earlier, later in zip(drops, drops[1:], strict=False))
+    assert all(later - earlier >= scaling.down.period_s for earlier, later in itertools.pairwise(drops))
     assert seen.replicas[-1] == 1
 
 

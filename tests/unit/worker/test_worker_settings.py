@@ -40,7 +40,10 @@ def test_without_models_a_worker_serves_all() -> None:
     ("variables", "told"),
     [
         ({"MODELS": "../etc"}, "must be a repository id on the hub"),
-        ({"MODELS": "shapes", "ALLOWED_MODELS": "owner/*"}, "MODELS names 'shapes', which ALLOWED_MODELS does not allow"),
+        (
+            {"MODELS": "shapes", "ALLOWED_MODELS": "owner/*"},
+            "MODELS names 'shapes', which ALLOWED_MODELS does not allow",
+        ),
         ({"MODELS": "shapes", "PRELOAD_MODELS": "tiny"}, "PRELOAD_MODELS names 'tiny', which is not among MODELS"),
     ],
 )

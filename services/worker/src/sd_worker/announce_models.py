@@ -54,7 +54,9 @@ class ModelAnnouncer:
             self._called.clear()
             resident = set(self._engine.resident_models())
             try:
-                known = [each for each in await self._engine.known_models() if not self._only or each.name in self._only]
+                known = [
+                    each for each in await self._engine.known_models() if not self._only or each.name in self._only
+                ]
                 models = [_announced(model) for model in known]
                 await self._publish(WorkerAnnouncement(worker=self._worker, models=models))
             except Exception:
