@@ -1,14 +1,21 @@
-"""The task log in a cluster of three nats-servers, where a read may be answered by a replica that is behind."""
+"""The task log in a cluster of three nats-servers, where a read may be answered by a replica that is behind, and an
+append stands until most of them have it."""
 
 from __future__ import annotations
 
-from integration.common.makers import new_ref, pending, started
+import asyncio
 
+from integration.common.makers import aborted, finished, new_ref, pending, started
+
+from sd_common.errors import SequenceConflict, TaskEnded
+from sd_common.events import AbortedEvent, FinishedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.task_log import NO_EVENT, TaskLog
 
 #: Of a hundred reads, one to three find a replica behind.
 _NUM_TASKS = 600
+#: Of a hundred races, some twenty are refused with 10164.
+_NUM_RACES = 50
 
 
 async def test_a_task_is_found_as_soon_as_its_first_event_is_stored(cluster_clients: list[NatsClient]) -> None:
@@ -20,3 +27,29 @@ async def test_a_task_is_found_as_soon_as_its_first_event_is_stored(cluster_clie
         assert await log.last(ref) is not None
         await log.append(ref, started(ref), sequence)
         assert await log.last_of_user(ref.user, ref.task_id) is not None
+
+
+async def test_of_appends_at_once_one_lands_and_the_others_are_told_which(cluster_clients: list[NatsClient]) -> None:
+    """The leader refuses some with 10164: it does not know yet which one will be stored."""
+    logs = [TaskLog(client) for client in cluster_clients]
+    for _ in range(_NUM_RACES):
+        ref = new_ref()
+        first = await logs[0].append(ref, pending(ref), NO_EVENT)
+        ends: list[FinishedEvent | AbortedEvent] = [finished(ref, worker="a"), finished(ref, worker="b"), aborted(ref)]
+        results = await asyncio.gather(
+            *(log.append(ref, end, first) for log, end in zip(logs, ends, strict=True)), return_exceptions=True
+        )
+        assert sum(isinstance(result, int) for result in results) == 1, results
+        assert sum(isinstance(result, TaskEnded) for result in results) == 2, results
+
+
+async def test_of_a_start_and_an_abort_at_once_one_lands(cluster_clients: list[NatsClient]) -> None:
+    logs = [TaskLog(client) for client in cluster_clients]
+    for _ in range(_NUM_RACES):
+        ref = new_ref()
+        first = await logs[0].append(ref, pending(ref), NO_EVENT)
+        results = await asyncio.gather(
+            logs[1].append(ref, started(ref), first), logs[2].append(ref, aborted(ref), first), return_exceptions=True
+        )
+        assert sum(isinstance(result, int) for result in results) == 1, results
+        assert sum(isinstance(result, SequenceConflict | TaskEnded) for result in results) == 1, results

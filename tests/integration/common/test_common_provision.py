@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision, provision_streams
 from sd_common.settings import MinioSettings, NatsSettings, RetentionSettings, StreamSettings
+from sd_common.streams import events_stream
 from support.servers import S3Server
 
 _NS = 10**9
@@ -57,7 +59,7 @@ async def test_jobs_is_a_work_queue_with_a_cap_per_lane(nats_client: NatsClient,
 
 async def test_events_are_kept_for_a_day_and_republished(nats_client: NatsClient, provisioned: NatsSettings) -> None:
     expected = {
-        "subjects": ["events.>"],
+        "subjects": ["events.*.*.*"],
         "retention": "limits",
         "storage": "file",
         "num_replicas": 1,
@@ -211,3 +213,13 @@ async def test_the_command_tells_wrong_settings(environment: dict[str, str], tmp
     assert done.returncode == 2
     assert "EVENTS_MAX_AGE_S: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_stream_that_took_any_subject_of_events_is_changed(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    js = nats_client.jetstream()
+    wide = replace(events_stream(StreamSettings(_env_file=None)), subjects=["events.>"])
+    await js.update_stream(wide)
+    await provision_streams(js, StreamSettings(_env_file=None))
+    assert (await _config_of(nats_client, "EVENTS"))["subjects"] == ["events.*.*.*"]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from integration.common.makers import aborted, finished, new_ref, pending, started
-from nats.js.errors import NotFoundError
+from nats.js.errors import NoStreamResponseError, NotFoundError
 
+from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient, connect
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
+from sd_common.task_log import NO_EVENT, Extent, LoggedEvent, TaskLog
 from sd_gateway import event_feed
 from sd_gateway.event_feed import EventFeed
 from support.servers import NatsServer
@@ -203,6 +205,83 @@ async def test_messages_that_are_no_events_are_ignored(
         await nats_client.publish("feed.alice.session-1.task", b"{}", headers={"Nats-Sequence": "one"})
         await heard.until(await _live(task_log, new_ref()))
     assert heard.sequences == [1, 2, 3]
+
+
+@pytest.mark.parametrize("subject", ["events.alice.session-1.no!task", "events.a.b.c"])
+async def test_a_stored_message_that_is_of_no_task_silences_nobody(
+    feed: EventFeed, task_log: TaskLog, nats_client: NatsClient, subject: str
+) -> None:
+    """Whoever may publish events of one user may publish this."""
+    heard = _Heard()
+    with feed.session_listener("alice", "session-1", heard):
+        await nats_client.jetstream().publish(subject, b"nonsense")
+        await heard.until(await _live(task_log, new_ref()))
+    assert [event.sequence for event in heard.events if event.data != b"nonsense"] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("subject", ["events.alice", "events.alice.session-1.task.more"])
+async def test_a_subject_that_no_task_can_have_is_not_stored(
+    provisioned: NatsSettings, nats_client: NatsClient, subject: str
+) -> None:
+    with pytest.raises(NoStreamResponseError):
+        await nats_client.jetstream().publish(subject, b"{}")
+
+
+async def test_what_a_new_gateway_recalls_is_what_was_stored_lately(
+    task_log: TaskLog, listening: NatsClient, nats_client: NatsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first websockets may be answered by a replica that lags."""
+    monkeypatch.setattr(event_feed, "_NUM_RECENT", 10)
+    await _append_lives(task_log, 5)
+    await nats_client.jetstream().publish("events.alice.session-1.no!task", b"nonsense")
+    feed = EventFeed(listening, task_log)
+    await feed.start()
+    assert [event.sequence for event in feed.recent.of_session("alice", "session-1", 0)] == list(range(7, 16))
+    feed.stop()
+
+
+async def test_a_feed_does_not_begin_before_its_replica_shows_all(
+    task_log: TaskLog, listening: NatsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = await _append_lives(task_log, 5)
+    read = TaskLog.replay_all
+
+    async def lagging(log: TaskLog, since: int) -> AsyncIterator[tuple[int, LoggedEvent | None]]:
+        async for sequence, event in read(log, since):
+            if sequence < last:
+                yield sequence, event
+
+    feed = EventFeed(listening, task_log)
+    with monkeypatch.context() as patched:
+        patched.setattr(TaskLog, "replay_all", lagging)
+        with pytest.raises(Unavailable):
+            await feed.start()
+    assert not feed.is_started
+    await feed.start()
+    assert len(feed.recent.of_session("alice", "session-1", 0)) == last
+    feed.stop()
+
+
+async def test_an_old_answer_about_the_stream_tells_nothing_again(
+    quick_looks: None, feed: EventFeed, task_log: TaskLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of a leader that was deposed while it stood still."""
+    heard = _Heard()
+    with feed.session_listener("alice", "session-1", heard):
+        await heard.until(await _append_lives(task_log, 5))
+        extent = await task_log.extent()
+        asked = asyncio.Event()
+
+        async def old(log: TaskLog) -> Extent:
+            asked.set()
+            return replace(extent, newest=extent.newest - 3)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(TaskLog, "extent", old)
+            asked.clear()
+            await asked.wait()
+        await heard.until(await _live(task_log, new_ref()))
+    assert heard.sequences == list(range(1, 19))
 
 
 async def test_a_gap_is_filled_from_the_log(

@@ -63,7 +63,11 @@ async def start_gateway(
     async with AsyncExitStack() as running:
 
         async def start(
-            nats_settings: NatsSettings = provisioned, *, reach: Reach = INTERNET, **settings: Any
+            nats_settings: NatsSettings = provisioned,
+            *,
+            reach: Reach = INTERNET,
+            until_ready: bool = True,
+            **settings: Any,
         ) -> tuple[GatewayApp, str]:
             listening = socket.create_server(("127.0.0.1", 0))
             base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -71,7 +75,8 @@ async def start_gateway(
             gateway = GatewayApp(gateway_settings, nats_settings, minio_settings, reach)
             running.push_async_callback(gateway.stop)
             await gateway.start(listening)
-            await gateway.ready()
+            if until_ready:
+                await gateway.ready()
             return gateway, base_url
 
         yield start

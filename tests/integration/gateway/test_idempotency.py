@@ -131,7 +131,7 @@ async def test_what_a_gateway_left_half_done_is_done_by_a_repeat(
     _, url = await start_gateway()
     claim = await IdempotencyKeys(nats_client).claim(Identity("all", "session-1"), _KEY, digest_of(_PARAMETERS))
     if is_queued:
-        job = Job(**claim.record.model_dump(exclude={"v", "digest"}), parameters=_PARAMETERS)
+        job = Job(**claim.record.model_dump(exclude={"v", "digest", "is_released"}), parameters=_PARAMETERS)
         await JobQueue(nats_client).publish(job)
     async with Client(url) as client:
         assert await _submit(client) == claim.record.task_id
@@ -161,6 +161,21 @@ async def test_a_refused_submission_leaves_the_key_to_any_body(
         (task_id, "pending"),
         (other, "pending"),
     ]
+
+
+async def test_a_key_of_a_task_that_another_gateway_accepted_is_not_left_to_other_bodies(
+    start_gateway: StartGateway, nats_client: NatsClient
+) -> None:
+    """One gateway refused it, and released the key, while another queued it."""
+    _, url = await start_gateway()
+    keys = IdempotencyKeys(nats_client)
+    claim = await keys.claim(Identity("all", "session-1"), _KEY, digest_of(_PARAMETERS))
+    await keys.release(claim)
+    async with Client(url) as client:
+        task_id = await _submit(client)
+        assert task_id == claim.record.task_id
+        assert (await _post(client, task={**_TASK, "steps": 3})).status == 422
+        assert await _submit(client) == task_id
 
 
 async def test_a_full_queue_leaves_the_key_too(start_gateway: StartGateway, nats_client: NatsClient) -> None:

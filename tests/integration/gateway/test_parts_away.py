@@ -23,6 +23,7 @@ from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
 from sd_common.settings import MinioSettings, StreamSettings
+from sd_embedded.nats_server import NatsServer as EmbeddedNatsServer
 from sd_embedded.s3_server import S3Server
 from support.client import PATIENCE_S, Answered, Client
 from support.jobs import num_jobs
@@ -103,6 +104,22 @@ async def test_without_nats_every_call_with_a_token_is_refused_at_once_and_the_r
     assert (await client.get(blob_url)).body == _picture()
     assert await _missing(client) == {"nats"}
     nats_server.start()
+
+
+async def test_a_nats_server_that_stands_still_is_told_of(client: Client, nats_server: NatsServer) -> None:
+    """Its connections are up."""
+    if not isinstance(nats_server, EmbeddedNatsServer):
+        pytest.skip("the server is in a container")
+    os.kill(nats_server.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        assert await _missing(client) == {"nats"}
+        assert time.monotonic() - started < 2 * _AT_ONCE_S
+    finally:
+        os.kill(nats_server.pid, signal.SIGCONT)
+    async with asyncio.timeout(PATIENCE_S):
+        while await _missing(client):  # noqa: ASYNC110 - another process goes on
+            await asyncio.sleep(0.1)
 
 
 async def test_a_request_waits_for_a_connection_that_was_lost_a_moment_ago(
@@ -194,6 +211,19 @@ async def test_no_call_waits_for_long_behind_others_that_hang(
 
 
 # auth
+
+
+async def test_a_gateway_that_was_started_without_auth_misses_auth_alone(
+    start_gateway: StartGateway, auth: AuthApp
+) -> None:
+    await auth.stop()
+    app, url = await start_gateway(until_ready=False)
+    async with Client(url) as client, asyncio.timeout(PATIENCE_S):
+        while await _missing(client) != {"auth"}:  # noqa: ASYNC110 - NATS answers
+            await asyncio.sleep(0.1)
+        await auth.start()
+        await app.ready()
+        assert await _missing(client) == set()
 
 
 async def test_without_auth_tokens_are_verified_and_tasks_taken(client: Client, auth: AuthApp) -> None:

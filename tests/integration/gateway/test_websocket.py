@@ -8,6 +8,7 @@ import select
 import socket as sockets
 import time
 
+import pytest
 import pytest_asyncio
 from integration.gateway.conftest import StartGateway
 
@@ -16,6 +17,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.app import GatewayApp
+from sd_gateway.authn import Authenticator, VerifiedToken
 from support.client import Client
 
 #: Far more than the kernel holds for a client that reads nothing.
@@ -83,3 +85,22 @@ def _wait_until_reset(socket: sockets.socket) -> None:
     poll = select.poll()
     poll.register(socket, 0)  # tells of errors and hang-ups alone
     assert poll.poll(20_000), "the connection is still there"
+
+
+async def test_what_is_stored_after_the_handshake_is_heard(
+    gateway: tuple[GatewayApp, str], nats_client: NatsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes to learn whether the token was revoked, such as after a reconnect."""
+    verify = Authenticator.verify
+
+    async def slowly(authenticator: Authenticator, token: str) -> VerifiedToken:
+        await asyncio.sleep(0.3)
+        return await verify(authenticator, token)
+
+    async with Client(gateway[1]) as client:
+        await client.take_public_token()
+        monkeypatch.setattr(Authenticator, "verify", slowly)
+        async with client.events() as events:
+            event = AbortedEvent(task_id="t", reason="x")
+            await TaskLog(nats_client).append(TaskRef(*client.user_and_session, "t"), event, NO_EVENT)
+            assert (await events.next())["task_id"] == "t"

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import nats.errors
-from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
+from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 
 from sd_common.errors import Unavailable
 
@@ -15,12 +15,24 @@ from sd_common.errors import Unavailable
 RETRY_FOR_S = 12.0
 _FIRST_PAUSE_S = 0.05
 _MAX_PAUSE_S = 1.0
+#: What the leader of several replicas says of an append on a condition, while another one on the same subject is not
+#: stored yet by most of them: it cannot say which sequence will be the last
+#: (`JSStreamWrongLastSequenceConstantErrCode`).
+_APPEND_UNDER_WAY = 10164
+_AWAY = (
+    nats.errors.TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.OutboundBufferLimitError,
+    NoStreamResponseError,
+    ServiceUnavailableError,
+)
 
 T = TypeVar("T")
 
 
 async def retried_while_away(call: Callable[[], Awaitable[T]], retry_for_s: float = RETRY_FOR_S) -> T:
-    """What `call` returns, tried again while NATS does not answer; `Unavailable` after `retry_for_s`.
+    """What `call` returns, tried again while NATS does not answer, or cannot yet; `Unavailable` after `retry_for_s`.
 
     `call` must be safe to repeat: one that timed out may still have been carried out.
     """
@@ -30,14 +42,10 @@ async def retried_while_away(call: Callable[[], Awaitable[T]], retry_for_s: floa
     while True:
         try:
             return await call()
-        except (
-            nats.errors.TimeoutError,
-            nats.errors.NoRespondersError,
-            nats.errors.ConnectionReconnectingError,
-            nats.errors.OutboundBufferLimitError,
-            NoStreamResponseError,
-            ServiceUnavailableError,
-        ) as error:
+        except (*_AWAY, APIError) as error:
+            # Some of nats-py's own lack the code.
+            if not isinstance(error, _AWAY) and getattr(error, "err_code", None) != _APPEND_UNDER_WAY:
+                raise
             if loop.time() + pause_s > deadline:
                 raise Unavailable("The message broker") from error
         except nats.errors.ConnectionClosedError as error:

@@ -57,7 +57,7 @@ def events_stream(settings: StreamSettings) -> StreamConfig:
         num_replicas=settings.nats_replicas,
         allow_direct=True,
         max_age=settings.events_max_age_s,
-        republish=RePublish(src=subjects.EVENTS, dest=subjects.FEED),
+        republish=RePublish(src="events.>", dest=subjects.FEED),
     )
 
 

@@ -29,7 +29,7 @@ from sd_common.model_names import model_key
 
 JOBS = ("jobs.*", "jobs.*.first", "jobs.*.next")
 JOBS_OF_ALL_LANES = "jobs.>"
-EVENTS = "events.>"
+EVENTS = "events.*.*.*"
 FEED = "feed.>"
 CANCELS = "cancels.*"
 WORKERS = "workers.*"

@@ -2,7 +2,8 @@
 
 The stream itself is the state machine. An append names the sequence that it believes to be the task's last
 (`Nats-Expected-Last-Subject-Sequence`); the server refuses it (error 10071) when somebody was first. So a task gets
-exactly one terminal event, whoever races.
+exactly one terminal event, whoever races. In a cluster the server may not know yet who was first: it is asked again
+(`retries`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
-from sd_common.errors import SequenceConflict, TaskEnded
+from sd_common.errors import SequenceConflict, SubjectError, TaskEnded
 from sd_common.events import (
     AbortedEvent,
     FinishedEvent,
@@ -58,6 +60,16 @@ class LoggedEvent:
     def shown(self) -> bytes:
         """What clients see: the stored bytes with the `sequence` spliced in."""
         return b'{"sequence":%d,%s' % (self.sequence, self.data.lstrip()[1:])
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The sequences of the oldest and of the newest event, the first one more than the last where none is left; and
+    when the stream was made."""
+
+    oldest: int
+    newest: int
+    stream_made_at: datetime | None
 
 
 class TaskLog:
@@ -104,7 +116,7 @@ class TaskLog:
         missing = {ref.events for ref in refs}
         while missing:
             batch = await self._reader.batch({"multi_last": sorted(missing)})
-            events = [_logged(message) for message in batch.messages]
+            events = [event for message in batch.messages if (event := _logged(message)) is not None]
             found.update((event.ref, event) for event in events)
             missing -= {event.ref.events for event in events}
             if not events or batch.num_left == 0:
@@ -113,13 +125,12 @@ class TaskLog:
 
     async def last_sequence(self) -> int:
         """The highest sequence of the stream."""
-        return (await self.stored_sequences())[1]
+        return (await self.extent()).newest
 
-    async def stored_sequences(self) -> tuple[int, int]:
-        """The sequences of the oldest and of the newest event; the first is one more than the last where none is
-        left. The stream's leader tells: replicas may be behind."""
-        state = (await retried_while_away(lambda: self._js.stream_info(EVENTS))).state
-        return state.first_seq, state.last_seq
+    async def extent(self) -> Extent:
+        """What is stored. The stream's leader tells: replicas may be behind."""
+        info = await retried_while_away(lambda: self._js.stream_info(EVENTS))
+        return Extent(info.state.first_seq, info.state.last_seq, info.created)
 
     async def num_events(self, subject_filter: str, since: int) -> int:
         """How many events whose subject matches have a sequence of at least `since`."""
@@ -131,7 +142,13 @@ class TaskLog:
     ) -> AsyncIterator[LoggedEvent]:
         """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one."""
         async for message in self._reader.replay(subject_filter, since, num_at_once):
-            yield _logged(message)
+            if (event := _logged(message)) is not None:
+                yield event
+
+    async def replay_all(self, since: int) -> AsyncIterator[tuple[int, LoggedEvent | None]]:
+        """Every sequence of the stream from `since` on, with its event: None where the subject is no task's."""
+        async for message in self._reader.replay(">", since):
+            yield message.sequence, _logged(message)
 
     async def _last_if_any(self, subject: str) -> LoggedEvent | None:
         """As any replica has it. One that is behind does not deny a task: of three, 13 of 1,500 reads right after the
@@ -148,6 +165,9 @@ class TaskLog:
         return LoggedEvent(ref, int(message.seq or 0), message.data or b"")
 
 
-def _logged(message: StoredMessage) -> LoggedEvent:
-    _, ref = subjects.parse_task_subject(message.subject)
+def _logged(message: StoredMessage) -> LoggedEvent | None:
+    try:
+        _, ref = subjects.parse_task_subject(message.subject)
+    except SubjectError:  # whoever may publish events may do so on a subject of a wrong form
+        return None
     return LoggedEvent(ref, message.sequence, message.data)

@@ -176,8 +176,8 @@ class GatewayApp:
             parts.feed.start,
             parts.served_models.start,
             parts.revoked_tokens.start,
-            parts.authenticator.fetch_keys,
             parts.unfinished_tasks.start,
+            parts.authenticator.fetch_keys,  # after what needs NATS alone: the auth service may be away for longer
         ):
             while True:
                 try:
@@ -198,10 +198,15 @@ class GatewayApp:
     async def _check_nats(self) -> None:
         if not self._client.is_connected:
             raise Unavailable("The message broker")
-        if not self._starting.done():
+        # A server that stands still keeps its connections. Streams are not asked: their leaders change, and requests
+        # ride through that.
+        await asyncio.wait_for(self._client.flush(), _READINESS_TIMEOUT_S)
+        if not self._parts.feed.is_started:
             raise Unavailable("The event feed")
         if not self._parts.revoked_tokens.is_known:
             raise Unavailable("The list of revoked tokens")
+        if not self._parts.unfinished_tasks.are_known:
+            raise Unavailable("The list of unfinished tasks")
 
     async def _check_s3(self) -> None:
         await asyncio.wait_for(self._parts.blobs.check_available(), _READINESS_TIMEOUT_S)

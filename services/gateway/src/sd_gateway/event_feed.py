@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import TypeVar
 
 import structlog
@@ -51,6 +52,7 @@ class EventFeed:
         self.recent = RecentEvents(_NUM_RECENT)
         self._last_sequence = 0
         self._highest_heard = 0
+        self._stream_made_at: datetime | None = None
         self._may_be_behind = asyncio.Event()
         self._keeping_up: asyncio.Task[None] | None = None
 
@@ -60,9 +62,9 @@ class EventFeed:
         return self._keeping_up is not None
 
     async def start(self) -> None:
-        """Note where the stream stands, subscribe, then read what was stored in between: what comes later is not
+        """Recall what was stored lately, subscribe, then read what was stored in between: what comes later is not
         missed. May be tried again after `Unavailable`."""
-        self._last_sequence = await self._task_log.last_sequence()
+        await self._recall()
         await self._client.subscribe(subjects.FEED, cb=self._on_feed)
         self._client.on_reconnect(self._on_reconnect)
         self._keeping_up = asyncio.create_task(self._keep_up(), name="feed-keep-up")
@@ -92,12 +94,26 @@ class EventFeed:
         with _registered(self._of_task, ref.task_id, listener):
             yield
 
+    async def _recall(self) -> None:
+        """Fill `recent` with what this gateway has not told itself: the replica that answers its first websockets may
+        lag, too."""
+        extent = await self._task_log.extent()
+        self._stream_made_at = extent.stream_made_at
+        self._last_sequence = max(extent.oldest - 1, extent.newest - _NUM_RECENT, 0)
+        self.recent.clear()
+        async for sequence, event in self._task_log.replay_all(self._last_sequence + 1):
+            self._last_sequence = sequence
+            if event is not None:
+                self.recent.add(event)
+        if self._last_sequence < extent.newest:
+            raise Unavailable("The end of the event log")
+
     async def _on_feed(self, message: Msg) -> None:
         try:
             _, ref = subjects.parse_task_subject(message.subject)
             sequence = int((message.headers or {})[_SEQUENCE_HEADER])
         except (SubjectError, KeyError, ValueError):
-            log.warning("feed_message_ignored", subject=message.subject)
+            log.warning("feed_message_ignored", subject=message.subject)  # where it is stored, it makes a gap
             return
         self._highest_heard = max(self._highest_heard, sequence)
         if sequence == self._last_sequence + 1:
@@ -132,16 +148,19 @@ class EventFeed:
     async def _catch_up(self) -> bool:
         """Tell what the log has and was not told, and return whether that is all that the stream has."""
         told = self._last_sequence
-        oldest, newest = await self._task_log.stored_sequences()
-        if newest < told:
-            log.warning("stream_made_anew", last_sequence=told, newest=newest)
+        extent = await self._task_log.extent()
+        if extent.stream_made_at != self._stream_made_at:
+            log.warning("stream_made_anew", last_sequence=told, newest=extent.newest)
+            self._stream_made_at = extent.stream_made_at
             self._last_sequence = self._highest_heard = 0
             self.recent.clear()
-        self._last_sequence = max(self._last_sequence, oldest - 1)  # what has aged out is not waited for
-        self._highest_heard = max(self._highest_heard, newest)
+        self._last_sequence = max(self._last_sequence, extent.oldest - 1)  # what has aged out is not waited for
+        self._highest_heard = max(self._highest_heard, extent.newest)
         if self._last_sequence < self._highest_heard:
-            async for event in self._task_log.replay(subjects.EVENTS, self._last_sequence + 1):
-                self._tell(event)
+            async for sequence, event in self._task_log.replay_all(self._last_sequence + 1):
+                if event is not None:
+                    self._tell(event)
+                self._last_sequence = max(self._last_sequence, sequence)
             log.info("feed_gap_filled", since=told, last_sequence=self._last_sequence, newest=self._highest_heard)
         return self._last_sequence >= self._highest_heard
 

@@ -17,7 +17,6 @@ from sd_common.nats_client import NatsClient
 from sd_common.streams import IDEMPOTENCY_KEYS_BUCKET
 from sd_common.subjects import TaskRef
 from sd_gateway.authn import Identity
-from sd_gateway.errors import IdempotencyKeyReused
 
 #: Revision of a key that has no record yet.
 _NO_RECORD = 0
@@ -30,7 +29,9 @@ class IdempotencyRecord(Message):
     session: Token
     task_id: Token
     blob_id: BlobId
-    digest: str | None = Field(description="Of the task's parameters; null while any may have the key.")
+    digest: str = Field(description="Of the task's parameters.")
+    #: While its task has no event, other parameters may have the key.
+    is_released: bool = Field(default=False, description="Whether the task was refused.")
 
     @property
     def ref(self) -> TaskRef:
@@ -39,7 +40,7 @@ class IdempotencyRecord(Message):
 
 @dataclass(frozen=True)
 class Claim:
-    """A key's record and its revision, and whether this claim wrote it."""
+    """A key's record and its revision, and whether its digest was written by this claim."""
 
     name: str
     record: IdempotencyRecord
@@ -54,10 +55,7 @@ class IdempotencyKeys:
         self._bucket = Bucket(client, IDEMPOTENCY_KEYS_BUCKET)
 
     async def claim(self, identity: Identity, key: str, digest: str) -> Claim:
-        """The key's record: a new one where there is none.
-
-        Raises `IdempotencyKeyReused` where it is that of other parameters.
-        """
+        """The key's record, whatever parameters it is of; a new one where there is none."""
         name = f"{identity.user}.{hashlib.sha256(key.encode()).hexdigest()}"
         record = IdempotencyRecord(
             user=identity.user,
@@ -69,25 +67,23 @@ class IdempotencyKeys:
         while True:
             with contextlib.suppress(KeyWrongLastSequenceError):  # it is there already
                 return Claim(name, record, await self._update(name, record, _NO_RECORD), is_new=True)
-            # Somebody changed it meanwhile, or it has aged out.
-            with contextlib.suppress(KeyWrongLastSequenceError, KeyNotFoundError):
-                return await self._claim_existing(name, digest)
+            with contextlib.suppress(KeyNotFoundError):  # it has aged out
+                entry = await self._bucket.answered(lambda bucket: bucket.get(name))
+                existing = IdempotencyRecord.model_validate_json(entry.value or b"")
+                return Claim(name, existing, entry.revision or 0, is_new=False)
+
+    async def take_over(self, claim: Claim, digest: str) -> Claim | None:
+        """Let the parameters of `digest` have a key that was released. None where somebody was first."""
+        record = claim.record.model_copy(update={"digest": digest, "is_released": False})
+        with contextlib.suppress(KeyWrongLastSequenceError):
+            return Claim(claim.name, record, await self._update(claim.name, record, claim.revision), is_new=True)
+        return None
 
     async def release(self, claim: Claim) -> None:
-        """Let any parameters have the key, since the task was refused. The task stays the key's: whoever submits it at
-        this moment submits no second one."""
+        """Let other parameters have the key, since the task was refused. The task stays the key's: whoever submits it
+        at this moment submits no second one."""
         with contextlib.suppress(KeyWrongLastSequenceError):  # an earlier try had landed
-            await self._update(claim.name, claim.record.model_copy(update={"digest": None}), claim.revision)
-
-    async def _claim_existing(self, name: str, digest: str) -> Claim:
-        entry = await self._bucket.answered(lambda bucket: bucket.get(name))
-        record, revision = IdempotencyRecord.model_validate_json(entry.value or b""), entry.revision or 0
-        if record.digest is None:
-            record = record.model_copy(update={"digest": digest})
-            return Claim(name, record, await self._update(name, record, revision), is_new=True)
-        if record.digest != digest:
-            raise IdempotencyKeyReused
-        return Claim(name, record, revision, is_new=False)
+            await self._update(claim.name, claim.record.model_copy(update={"is_released": True}), claim.revision)
 
     async def _update(self, name: str, record: IdempotencyRecord, revision: int) -> int:
         return await self._bucket.answered(lambda bucket: bucket.update(name, _bytes_of(record), last=revision))

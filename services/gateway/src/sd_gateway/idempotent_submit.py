@@ -16,7 +16,7 @@ from sd_common.parameters import AnyParameters
 from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
-from sd_gateway.errors import InvalidInput, TooManyUnfinishedTasks
+from sd_gateway.errors import IdempotencyKeyReused, InvalidInput, TooManyUnfinishedTasks
 from sd_gateway.idempotency_keys import Claim, IdempotencyKeys
 from sd_gateway.submit import Submitter, bind_task
 
@@ -36,7 +36,7 @@ class IdempotentSubmitter:
 
         Raises as `Submitter.submit`, and `IdempotencyKeyReused`.
         """
-        claim = await self._keys.claim(identity, key, digest_of(parameters))
+        claim = await self._claim(identity, key, digest_of(parameters))
         ref = claim.record.ref
         bind_task(ref)
         # Without an event, the gateway that made the record is about to queue the job, or died before it told.
@@ -48,6 +48,17 @@ class IdempotentSubmitter:
             await self._release(claim)
             raise
         return ref
+
+    async def _claim(self, identity: Identity, key: str, digest: str) -> Claim:
+        while True:
+            claim = await self._keys.claim(identity, key, digest)
+            if claim.record.digest == digest:
+                return claim
+            # Refused once, it may have been queued by another gateway at that moment.
+            if not claim.record.is_released or await self._task_log.last(claim.record.ref) is not None:
+                raise IdempotencyKeyReused
+            if (taken_over := await self._keys.take_over(claim, digest)) is not None:
+                return taken_over
 
     async def _release(self, claim: Claim) -> None:
         if claim.is_new:  # else whoever made it may have queued the job

@@ -57,6 +57,11 @@ class UnfinishedTasks:
         if self._rereading is not None:
             self._rereading.cancel()
 
+    @property
+    def are_known(self) -> bool:
+        """Whether they have been read."""
+        return self._rereading is not None
+
     def count(self, user: str) -> int:
         """How many tasks of the user are queued or running, as far as this gateway knows."""
         return len(self._tasks.get(user, ())) + sum(

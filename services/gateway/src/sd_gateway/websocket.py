@@ -53,7 +53,7 @@ class _Client:
 
     async def close(self, code: WSCloseCode, reason: str) -> None:
         """Say why, and close. A client that does not even read that is cut off."""
-        closing = asyncio.ensure_future(close_websocket(self.socket, code, reason))
+        closing = asyncio.ensure_future(_close(self.socket, code, reason))
         await asyncio.wait([closing], timeout=_CLOSE_TIMEOUT_S)
         # aiohttp ends with a close that lets the buffer drain, which it never does here.
         if self.transport is not None and (not closing.done() or self.transport.get_write_buffer_size()):
@@ -61,7 +61,18 @@ class _Client:
         await asyncio.gather(closing, return_exceptions=True)
 
 
-async def close_websocket(socket: web.WebSocketResponse, code: WSCloseCode, reason: str) -> None:
+async def _accept(request: web.Request) -> web.WebSocketResponse:
+    accepted = web.WebSocketResponse(
+        heartbeat=PING_INTERVAL_S,
+        timeout=_CLOSE_TIMEOUT_S,
+        max_msg_size=_MAX_MESSAGE_BYTES,
+        compress=False,  # events are small, and a compressor takes a quarter of a megabyte a client
+    )
+    await accepted.prepare(request)
+    return accepted
+
+
+async def _close(socket: web.WebSocketResponse, code: WSCloseCode, reason: str) -> None:
     """Close with as much of the reason as a close may carry."""
     cut = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
     await socket.close(code=code, message=cut.encode())
@@ -94,52 +105,43 @@ class Websockets:
         self._settings = settings
         self._clients: defaultdict[str, set[_Client]] = defaultdict(set)
 
-    async def accept(self, request: web.Request) -> web.WebSocketResponse:
-        """Complete the handshake."""
-        accepted = web.WebSocketResponse(
-            heartbeat=PING_INTERVAL_S,
-            timeout=_CLOSE_TIMEOUT_S,
-            max_msg_size=_MAX_MESSAGE_BYTES,
-            compress=False,  # events are small, and a compressor takes a quarter of a megabyte a client
-        )
-        await accepted.prepare(request)
+    async def refuse(self, request: web.Request, code: WSCloseCode, reason: str) -> web.WebSocketResponse:
+        """Complete the handshake to say why there is nothing to hear: browsers tell a page nothing of a refused one."""
+        accepted = await _accept(request)
+        await _close(accepted, code, reason)
         return accepted
 
     async def serve(
-        self,
-        request: web.Request,
-        accepted: web.WebSocketResponse,
-        token: VerifiedToken,
-        *,
-        since: int | None,
-        progress: bool,
-    ) -> None:
+        self, request: web.Request, token: VerifiedToken, *, since: int | None, progress: bool
+    ) -> web.WebSocketResponse:
         """Send the session's events until the client goes away, or its token is not valid any more: those after the
-        sequence `since` first, where given."""
+        sequence `since` first, where given. What is stored once the client sees the handshake is never missed."""
         identity = token.identity
-        client = _Client(accepted, request.transport, identity.holder)
-        max_clients = self._settings.max_websockets_per_user
-        if len(self._clients.get(client.holder, ())) >= max_clients:
-            await client.close(WSCloseCode.TRY_AGAIN_LATER, f"You have {max_clients} websockets here: close one first")
-            return
         outbox = Outbox(self._settings.websocket_queue_events)
 
         async def on_progress(message: Msg) -> None:
             outbox.put_if_roomy(message.data)
 
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(self._registered(client))
             stack.enter_context(self._feed.session_listener(identity.user, identity.session, outbox.put))
             if progress:
                 subject = subjects.progress_of_session(identity.user, identity.session)
                 subscription = await self._nats.subscribe(subject, cb=on_progress)
                 stack.push_async_callback(subscription.unsubscribe)
+            accepted = await _accept(request)
+            client = _Client(accepted, request.transport, identity.holder)
+            most = self._settings.max_websockets_per_user
+            if len(self._clients.get(client.holder, ())) >= most:
+                await client.close(WSCloseCode.TRY_AGAIN_LATER, f"You have {most} websockets here: close one first")
+                return accepted
+            stack.enter_context(self._registered(client))
             sending = asyncio.create_task(self._send_all(client, outbox, identity, since), name="websocket-send")
             stack.callback(sending.cancel)
             ending = asyncio.create_task(self._close_once_refused(client, token), name="websocket-token-end")
             stack.callback(ending.cancel)
             async for _ in accepted:
                 pass  # reads answer pings and see the close; what clients say is ignored
+        return accepted
 
     async def close_all(self) -> None:
         """Tell every client that this gateway goes away."""

@@ -15,7 +15,6 @@ from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.shown_events import ShownEvent
 from sd_gateway.parts import PARTS
-from sd_gateway.websocket import close_websocket
 
 
 class EventsQuery(BaseModel):
@@ -36,24 +35,20 @@ events_query: TypeAdapter[EventsQuery] = TypeAdapter(EventsQuery)
 
 
 async def events(request: web.Request) -> web.WebSocketResponse:
-    websockets = request.app[PARTS].websockets
-    token = token_of(request)
-    # Browsers tell a page nothing of a refused handshake, so refusals come as close codes.
-    socket = await websockets.accept(request)
+    parts = request.app[PARTS]
     try:
         query = read_query(request, events_query)
+        token = token_of(request)
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
-        verified = await request.app[PARTS].authenticator.verify(token)
-        request.app[PARTS].requests_of_user.use(verified.identity.holder)
-        await _check_since(request.app[PARTS].feed, query.since)
+        verified = await parts.authenticator.verify(token)
+        parts.requests_of_user.use(verified.identity.holder)
+        await _check_since(parts.feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
-        await close_websocket(socket, WSCloseCode.POLICY_VIOLATION, str(error))
+        return await parts.websockets.refuse(request, WSCloseCode.POLICY_VIOLATION, str(error))
     except (TooManyRequests, Unavailable) as error:
-        await close_websocket(socket, WSCloseCode.TRY_AGAIN_LATER, str(error))
-    else:
-        await websockets.serve(request, socket, verified, since=query.since, progress=query.progress)
-    return socket
+        return await parts.websockets.refuse(request, WSCloseCode.TRY_AGAIN_LATER, str(error))
+    return await parts.websockets.serve(request, verified, since=query.since, progress=query.progress)
 
 
 async def _check_since(feed: EventFeed, since: int | None) -> None:
