@@ -130,14 +130,19 @@ class Cluster:
         container = container_of(manifest)
         environment = plain_environment(self._kustomization, container)
         for variable in container.get("env", []):
-            source = variable.get("valueFrom", {})
-            if "fieldRef" in source:
-                assert source["fieldRef"]["fieldPath"] == "metadata.name"
-                environment[variable["name"]] = pod
-            elif not source.get("secretKeyRef", {"optional": True}).get("optional"):
-                reference = source["secretKeyRef"]
-                environment[variable["name"]] = self.secret(reference["name"], reference["key"])
-        return environment
+            match variable.get("valueFrom"):
+                case {"fieldRef": {"fieldPath": "metadata.name"}}:
+                    environment[variable["name"]] = pod
+                case {"secretKeyRef": {"optional": True}} | None:
+                    pass
+                case {"secretKeyRef": {"name": name, "key": key}}:
+                    environment[variable["name"]] = self.secret(name, key)
+                case source:
+                    raise NotImplementedError(f"{variable['name']} comes from {source}")
+        return {
+            name: re.sub(r"\$\((\w+)\)", lambda match: environment[match[1]], value)
+            for name, value in environment.items()
+        }
 
     def _translated(self, value: str, pod: str, manifest: Document) -> str:
         value = value.replace("0.0.0.0", _LOOPBACK).replace("minio:9000", self._s3.endpoint)
