@@ -60,7 +60,8 @@ async def course(cluster: Cluster, client: Client) -> list[list[str]]:
     [trigger] = scaled_object["spec"]["triggers"]
     monitor = f"127.0.0.1:{cluster.nats[0].port('monitor')}"
     autoscaler, workers = Autoscaler(Scaling.of(scaled_object)), Workers(cluster)
-    await asyncio.gather(*(client.submit(prompt="a red circle", model="shapes", steps=STEPS) for _ in range(NUM_TASKS)))
+    submitting = (client.submit(prompt="a red circle", model="shapes", steps=STEPS) for _ in range(NUM_TASKS))
+    tasks = await asyncio.gather(*submitting)
     started_at = time.perf_counter()
     rows: list[list[str]] = []
     had_some = False
@@ -77,6 +78,8 @@ async def course(cluster: Cluster, client: Client) -> list[list[str]]:
         if had_some and not replicas:
             codes = await workers.exit_codes()
             assert set(codes) == {0}, codes
+            events = [await client.last_event(task_id) for task_id in tasks]
+            assert {event["event_type"] for event in events} == {"finished"}
             return rows
         had_some = had_some or bool(replicas)
         await asyncio.sleep(LOOK_EVERY_S)
