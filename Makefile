@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test fidelity chaos check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test fidelity chaos fuzz check audit sbom clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -35,13 +35,24 @@ fidelity: setup ## Compare the pictures of every family, scheduler and kind with
 chaos: setup ## Kill, stop and restart everything under load, for CHAOS_SECONDS (600) from CHAOS_SEED; fails where a promise is broken
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m chaos
 
-check: setup ## Lint, types, import rules, drift of generated files
+fuzz: setup ## Run the tests with random input on and on, for FUZZ_SECONDS (600) from FUZZ_SEED; prints what repeats a failure
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(PYTEST_ARGS)
+
+check: setup ## Lint, types, import rules, drift of generated files, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(SOURCES) tests benchmarks tools
+	$(BIN)/mypy $(SOURCES) tests benchmarks tools examples
 	$(BIN)/lint-imports
+	$(BIN)/python -m bandit --quiet --configfile pyproject.toml --recursive $(SOURCES)
 	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'It is stale: run make openapi' && false)
 	$(BIN)/python -m sd_common.asyncapi | diff -u asyncapi.yml - || (echo 'It is stale: run make asyncapi' && false)
+	@PYTHONPATH=tools $(BIN)/python -m supply_chain.audit
+
+audit: setup ## Fail where a vulnerability of what is pinned is known, or where nobody can be asked
+	@PYTHONPATH=tools $(BIN)/python -m supply_chain.audit --required
+
+sbom: setup ## Write what each service's image installs to build/sbom, in CycloneDX
+	@PYTHONPATH=tools $(BIN)/python -m supply_chain.sbom build/sbom
 
 openapi: setup ## Write openapi.yml anew from the models
 	$(BIN)/python -m sd_gateway.http.openapi > openapi.yml
@@ -86,5 +97,5 @@ k8s-render: ## Print the Kubernetes manifests of K8S_OVERLAY (production, or dev
 	kubectl kustomize k8s/overlays/$(K8S_OVERLAY)
 
 clean: ## Remove the virtual environment and caches; data/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

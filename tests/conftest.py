@@ -3,11 +3,17 @@
 import os
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from support.fuzzing import SHORT
+
 # Tests run beside each other: threads of torch that wait for each other in turns made a second of work take a minute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `make fuzz` names another on its command line, which is read after this.
+settings.load_profile(SHORT)
 
 pytest_plugins = ["support.fixtures"]
 
@@ -18,6 +24,7 @@ _GROUPS = {
     "tests/chaos/": "chaos",
     "tests/dry_run/": "dry run",
     "tests/e2e/": "e2e",
+    "tests/fuzz/": "fuzz",
 }
 
 

@@ -48,7 +48,7 @@ def test_every_reference_leads_somewhere() -> None:
 def test_every_subject_that_is_built_is_a_channel() -> None:
     ref = TaskRef("user", "session", "task_id")
     filled = {channel.address.replace("{", "").replace("}", "") for channel in CHANNELS}
-    built = {ref.events, ref.progress, ref.cancels, f"feed.{ref.events.removeprefix('events.')}"}
+    built = {ref.events, ref.progress, ref.cancels, ref.feed}
     lanes = [ModelLane("model_key", lane) for lane in LANES]
     built |= {lane.jobs.replace(f".{lane.lane}", ".lane") for lane in lanes}
     built |= {subjects.WORKERS.replace("*", "worker_key"), subjects.ROLL_CALL, subjects.BACKLOG, subjects.HELD_MODELS}
@@ -63,3 +63,11 @@ def test_every_subject_of_a_stream_is_a_channel() -> None:
     assert patterns == [*subjects.JOBS, subjects.EVENTS]
     prefixes = {channel.address.partition(".")[0] for channel in CHANNELS}
     assert {pattern.partition(".")[0] for pattern in patterns} <= prefixes
+
+
+def test_an_internal_service_may_do_what_it_has_rights_for_and_no_more() -> None:
+    sent = {channel.address for channel in CHANNELS if "internal_service" in channel.senders}
+    received = {channel.address for channel in CHANNELS if "internal_service" in channel.receivers}
+    task = "{user}.{session}.{task_id}"
+    assert sent == {"jobs.{model_key}", f"events.{task}", "cancels.{task_id}"}
+    assert received == {f"feed.{task}", f"progress.{task}"}

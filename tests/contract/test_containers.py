@@ -180,6 +180,16 @@ def test_every_dependency_has_a_pinned_version(service: str) -> None:
     assert (_declared("libs/common") | _declared(f"services/{service}")) - ours <= pinned
 
 
+@by_service
+def test_names_of_ours_are_not_looked_for_on_pypi(service: str) -> None:
+    """Somebody else may take them there."""
+    installs = [item.rest for item in dockerfile(service) if item.name == "RUN" and "pip install" in item.rest]
+    for install in installs:
+        assert "--no-deps" in install or ("echo sd-common > excludes.txt" in install and "--excludes" in install)
+    needed = _declared("libs/common") | _declared(f"services/{service}")
+    assert {name for name in needed if name.startswith("sd-")} == {"sd-common"}
+
+
 def test_torch_is_in_the_workers_image_alone() -> None:
     heavy = {"torch", "diffusers", "transformers", "accelerate"}
     for service in SERVICES:

@@ -9,15 +9,16 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from integration.common.makers import new_bucket_name
+from integration.common.makers import new_bucket_name, new_ref
 from minio import Minio
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from pydantic import SecretStr
 
 from sd_common.blob_store import Blob, BlobStore, new_blob_id
-from sd_common.errors import BlobNotFound, Unavailable
+from sd_common.errors import BlobNotFound, BlobTaken, Unavailable
 from sd_common.settings import MinioSettings
+from sd_common.subjects import TaskRef
 from support.servers import S3Server
 
 
@@ -32,7 +33,6 @@ async def test_a_blob_comes_back_as_it_was_put(content_type: str, blob_store: Bl
 
 
 async def test_putting_again_overwrites(blob_store: BlobStore) -> None:
-    """A task that is run again does so."""
     blob_id = new_blob_id()
     await blob_store.put(blob_id, b"first", "image/jpeg")
     before = await blob_store.get(blob_id)
@@ -40,6 +40,27 @@ async def test_putting_again_overwrites(blob_store: BlobStore) -> None:
     after = await blob_store.get(blob_id)
     assert (after.data, after.content_type) == (b"second", "image/png")
     assert after.etag != before.etag
+
+
+async def test_a_task_overwrites_what_its_earlier_attempt_made(blob_store: BlobStore) -> None:
+    blob_id, ref = new_blob_id(), new_ref()
+    await blob_store.put_made(blob_id, b"first", "image/png", ref)
+    await blob_store.put_made(blob_id, b"second", "image/png", ref)
+    assert (await blob_store.get(blob_id)).data == b"second"
+
+
+@pytest.mark.parametrize(
+    "of", [TaskRef("alice", "s", "other"), TaskRef("bob", "s", "task"), TaskRef("alice", "other", "task"), None]
+)
+async def test_a_task_overwrites_no_other_picture(of: TaskRef | None, blob_store: BlobStore) -> None:
+    blob_id = new_blob_id()
+    if of:
+        await blob_store.put_made(blob_id, b"first", "image/png", of)
+    else:  # an upload
+        await blob_store.put(blob_id, b"first", "image/png")
+    with pytest.raises(BlobTaken, match=blob_id):
+        await blob_store.put_made(blob_id, b"second", "image/png", TaskRef("alice", "s", "task"))
+    assert (await blob_store.get(blob_id)).data == b"first"
 
 
 async def test_a_blob_that_is_not_there_is_told(blob_store: BlobStore) -> None:

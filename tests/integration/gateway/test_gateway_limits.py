@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from aiohttp import WSMsgType
 from integration.gateway.conftest import StartGateway
+from yarl import URL
 
 from sd_common.nats_client import NatsClient
 from sd_gateway.rate_limits import Rate
@@ -73,6 +75,25 @@ async def test_a_body_beyond_the_limit_is_refused(start_gateway: StartGateway) -
         told = await client.post("/task", json={"prompt": "x" * 3000})
     assert told.status == 413
     assert told.json["detail"] == "The body is larger than 2,048 bytes"
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"), [("/user", "application/json"), ("/token", "application/x-www-form-urlencoded")]
+)
+async def test_large_credentials_are_refused_before_they_have_come(
+    start_gateway: StartGateway, path: str, content_type: str
+) -> None:
+    _, url = await start_gateway()
+    address = URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    head = f"POST {path} HTTP/1.1\r\nHost: {address.authority}\r\nContent-Type: {content_type}\r\n"
+    writer.write(f"{head}Content-Length: 50000000\r\n\r\n".encode() + b"x" * 20_000)
+    async with asyncio.timeout(PATIENCE_S):
+        answer = await reader.readuntil(b"}")
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"The body is larger than 16,384 bytes" in answer
 
 
 async def test_requests_beyond_the_rate_are_told_to_wait_and_those_of_others_are_not(

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from PIL import Image
 
 from sd_common import subjects
-from sd_common.blob_store import BlobStore
+from sd_common.blob_store import BlobStore, new_blob_id
 from sd_common.errors import BlobNotFound
 from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
 from sd_common.model_names import model_key
@@ -57,7 +57,7 @@ async def test_a_job_of_a_later_version_with_parameters_unknown_here_runs(
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
     job = await tasks.publish("known")
-    body = json.loads(job.model_dump_json()) | {"task_id": "later", "later_field": 1}
+    body = json.loads(job.model_dump_json()) | {"task_id": "later", "blob_id": new_blob_id(), "later_field": 1}
     body["parameters"]["later_parameter"] = True
     await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(body).encode())
     await start_worker()
@@ -68,7 +68,7 @@ async def test_a_job_that_says_little_gets_the_models_own_defaults(
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
     job = await tasks.publish("known")
-    body = json.loads(job.model_dump_json()) | {"task_id": "bare"}
+    body = json.loads(job.model_dump_json()) | {"task_id": "bare", "blob_id": new_blob_id()}
     body["parameters"] = {"params_type": "txt2img", "prompt": "x", "model": "own-defaults", "guidance": 7.5}
     await nats_client.jetstream().publish(subjects.jobs_of("own-defaults"), json.dumps(body).encode())
     await start_worker()
@@ -426,6 +426,24 @@ async def test_a_job_that_a_gateway_would_refuse_is_aborted(
     assert isinstance(aborted, AbortedEvent)
     assert aborted.code == code
     assert reason in aborted.reason
+    await tasks.wait_until_queue_is_empty()
+
+
+@pytest.mark.parametrize("task_id", ["thief", "victim"])
+async def test_a_job_that_names_anothers_picture_is_aborted_and_that_picture_stays(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, blob_store: BlobStore, task_id: str
+) -> None:
+    await start_worker()
+    job = await tasks.publish("victim", seed=1)
+    await tasks.wait_for("victim", "finished")
+    before = await blob_store.get(job.blob_id)
+    body = json.loads(job.model_dump_json()) | {"task_id": task_id, "user": "stranger"}
+    body["parameters"]["seed"] = 2
+    await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(body).encode())
+    aborted = (await tasks.wait_for(task_id, "aborted")).event
+    assert isinstance(aborted, AbortedEvent)
+    assert (aborted.code, aborted.reason.split(":")[0]) == ("invalid_input", "blob_id")
+    assert await blob_store.get(job.blob_id) == before
     await tasks.wait_until_queue_is_empty()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 
@@ -90,3 +91,17 @@ def test_announcements_of_any_worker_are_heard(worker: str) -> None:
     subject = subjects.announcements_of(worker)
     assert re.fullmatch(subjects.WORKERS.replace(".*", r"\.[A-Za-z0-9_-]+"), subject)
     assert subject != subjects.announcements_of(f"{worker}.")
+
+
+_texts = st.text(max_size=40) | st.text(st.sampled_from("ajobsevntfdcl.*> \n"), max_size=40)
+
+
+@given(_texts | st.builds("{}.{}".format, st.sampled_from(["jobs", "events", "feed", "progress", "cancels"]), _texts))
+def test_any_text_is_a_subject_that_is_built_the_same_again_or_is_refused(subject: str) -> None:
+    with contextlib.suppress(SubjectError):
+        assert subjects.parse_jobs_subject(subject).jobs == subject
+    with contextlib.suppress(SubjectError):
+        prefix, ref = subjects.parse_task_subject(subject)
+        assert f"{prefix}.{ref.events.removeprefix('events.')}" == subject
+    with contextlib.suppress(SubjectError):
+        assert f"cancels.{subjects.task_id_of_cancel(subject)}" == subject

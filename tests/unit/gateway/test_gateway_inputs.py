@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
+from urllib.parse import urlencode
 
 import pytest
 from aiohttp import FormData, MultipartWriter, StreamReader, web
@@ -16,14 +17,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from sd_common.auth_messages import LogInRequest
+from sd_common.auth_messages import LogInRequest, SignUpRequest
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_gateway.errors import BodyTooLarge, FieldError, InvalidInput, MalformedBody, UnsupportedBody
-from sd_gateway.http.inputs import checked, read_form, read_json, read_query, read_upload, token_of
+from sd_gateway.http.inputs import (
+    MAX_CREDENTIALS_BYTES,
+    checked,
+    read_form,
+    read_json,
+    read_query,
+    read_upload,
+    token_of,
+)
 from sd_gateway.http.tasks import infer_params_type, task_body
 
 _txt2img: TypeAdapter[Txt2ImgParameters] = TypeAdapter(Txt2ImgParameters)
 _log_in: TypeAdapter[LogInRequest] = TypeAdapter(LogInRequest)
+_sign_up: TypeAdapter[SignUpRequest] = TypeAdapter(SignUpRequest)
+_JSON = {"Content-Type": "application/json"}
+_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 _PICTURE = "/blob/abcdefghijklmnopqrstuvwx"
 
 
@@ -132,6 +144,36 @@ async def test_errors_name_the_fields_as_clients_know_them(body: dict[str, Any],
     assert all(f"{error.field}: {error.detail}" in str(raised.value) for error in raised.value.errors)
 
 
+@pytest.mark.parametrize("limit", [None, 2**21])
+async def test_a_body_of_any_size_is_taken_up_to_the_limit_of_all_bodies(limit: int | None) -> None:
+    text = TypeAdapter(str)
+    body = b'"' + b"x" * (2**20 - 2) + b'"'
+    assert await read_json(_request(body=body, headers=_JSON), text, limit) == "x" * (2**20 - 2)
+    with pytest.raises(BodyTooLarge, match=r"^The body is larger than 1,048,576 bytes$"):
+        await read_json(_request(body=body + b" ", headers=_JSON), text, limit)
+
+
+async def test_credentials_are_read_to_a_limit_of_their_own() -> None:
+    padding = MAX_CREDENTIALS_BYTES - len(b'{"username": "a", "password": "x"}')
+    body = b'{"username": "a", "password": "x"}' + b" " * padding
+    assert (await read_json(_request(body=body, headers=_JSON), _log_in, MAX_CREDENTIALS_BYTES)).username == "a"
+    with pytest.raises(BodyTooLarge, match=r"^The body is larger than 16,384 bytes$"):
+        await read_json(_request(body=body + b" ", headers=_JSON), _log_in, MAX_CREDENTIALS_BYTES)
+    form = b"username=a&password=x&more=" + b"x" * MAX_CREDENTIALS_BYTES
+    with pytest.raises(BodyTooLarge, match=r"^The body is larger than 16,384 bytes$"):
+        await read_form(_request(body=form, headers=_FORM), _log_in, MAX_CREDENTIALS_BYTES)
+
+
+async def test_the_longest_credentials_are_taken_however_they_are_escaped() -> None:
+    longest = {"username": "u" * 64, "password": "\N{GRINNING FACE}" * 1024}
+    for body, headers, read in (
+        (json.dumps(longest).encode(), _JSON, read_json),
+        (urlencode(longest).encode(), _FORM, read_form),
+    ):
+        credentials = await read(_request(body=body, headers=headers), _sign_up, MAX_CREDENTIALS_BYTES)
+        assert credentials.password.get_secret_value() == longest["password"]
+
+
 # Queries
 
 
@@ -190,9 +232,6 @@ async def test_a_token_is_taken_from_the_header_or_else_the_query(
 
 
 # Forms
-
-
-_FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 async def test_a_form_is_read() -> None:

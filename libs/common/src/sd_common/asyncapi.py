@@ -54,8 +54,8 @@ CHANNELS = (
     Channel(
         "jobs",
         "jobs.{model_key}",
-        "Asks a worker to run a task. Stored in JOBS.",
-        ("gateway",),
+        "Asks a worker to run a task. Stored in JOBS, once for each `Nats-Msg-Id`.",
+        ("gateway", "internal_service"),
         ("worker",),
         Job,
         mode="validation",
@@ -73,7 +73,7 @@ CHANNELS = (
         "events",
         f"events.{_TASK}",
         "A step in a task's life. Stored in EVENTS, by compare-and-set.",
-        ("gateway", "worker"),
+        ("gateway", "worker", "internal_service"),
         (),
         StoredEvent,
     ),
@@ -82,13 +82,24 @@ CHANNELS = (
         f"feed.{_TASK}",
         "An event once it is stored, republished by the server with the header `Nats-Sequence`.",
         (),
-        ("gateway",),
+        ("gateway", "internal_service"),
         StoredEvent,
     ),
     Channel(
-        "progress", f"progress.{_TASK}", "How far a task is. Not stored.", ("worker",), ("gateway",), ProgressEvent
+        "progress",
+        f"progress.{_TASK}",
+        "How far a task is. Not stored.",
+        ("worker",),
+        ("gateway", "internal_service"),
+        ProgressEvent,
     ),
-    Channel("cancels", "cancels.{task_id}", "Drop this task, which is aborted. Not stored.", ("gateway",), ("worker",)),
+    Channel(
+        "cancels",
+        "cancels.{task_id}",
+        "Drop this task, which is aborted. Not stored.",
+        ("gateway", "internal_service"),
+        ("worker",),
+    ),
     Channel(
         "workers",
         "workers.{worker_key}",
@@ -162,7 +173,9 @@ def create_document() -> Schema:
             "version": "0.1.0",
             "description": "Messages are JSON, version 1. Readers ignore fields that they do not know. "
             "Headers carry W3C trace context. Errors of `auth.*` are told in `Nats-Service-Error-Code` and "
-            "`Nats-Service-Error` (ADR-32 of NATS).",
+            "`Nats-Service-Error` (ADR-32 of NATS). `internal_service` is any that submits tasks without a gateway, as "
+            "`sd_common.job_client` does; `{user}` is then its user name at NATS. What is stored is read by the API of "
+            "JetStream, `$JS.API.>`, which is not described here.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",

@@ -18,8 +18,9 @@ from minio.commonconfig import ENABLED, Filter
 from minio.error import MinioException, S3Error
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from sd_common.errors import BlobNotFound, Unavailable
+from sd_common.errors import BlobNotFound, BlobTaken, Unavailable
 from sd_common.settings import MinioSettings
+from sd_common.subjects import TaskRef
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +29,10 @@ _MAX_TRANSFERS = 16
 _CONNECT_TIMEOUT_S = 2.0
 #: The id of the rule of the bucket's lifecycle that is ours.
 _MAX_AGE_RULE = "pictures-max-age"
+#: Of a picture that was made, among its metadata: the task that made it.
+_MADE_BY = "made-by"
 _PART = "The picture store"
+_NOT_THERE = ("NoSuchKey", "NoSuchObject")
 
 T = TypeVar("T")
 
@@ -140,6 +144,32 @@ class BlobStore:
 
         await self._run(put)
 
+    async def put_made(self, blob_id: str, data: bytes, content_type: str, ref: TaskRef) -> None:
+        """Store what a task made, in the place of what its earlier attempts did. Raises `BlobTaken` where any other
+        picture has the id: whoever publishes a job names the id, and may have seen it in somebody's URL."""
+        made_by = f"{ref.user}.{ref.session}.{ref.task_id}"  # of another user, the same id is another task
+
+        def put_made() -> None:
+            # Not `If-None-Match`, which S3 servers do not all know, and which would refuse a task's next attempt.
+            try:
+                there = self._client.stat_object(self._bucket, blob_id)
+            except S3Error as error:
+                if error.code not in _NOT_THERE:
+                    raise
+            else:
+                if (there.metadata or {}).get(f"x-amz-meta-{_MADE_BY}") != made_by:
+                    raise BlobTaken(blob_id)
+            self._client.put_object(
+                self._bucket,
+                blob_id,
+                io.BytesIO(data),
+                len(data),
+                content_type=content_type,
+                metadata={_MADE_BY: made_by},
+            )
+
+        await self._run(put_made)
+
     async def get(self, blob_id: str) -> Blob:
         """The blob, or `BlobNotFound`."""
 
@@ -179,7 +209,7 @@ class BlobStore:
             async with asyncio.timeout(self._call_timeout_s):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except S3Error as error:
-            if error.code in ("NoSuchKey", "NoSuchObject"):
+            if error.code in _NOT_THERE:
                 raise BlobNotFound(blob_id) from error
             log.warning("s3_error", code=error.code, message=error.message)  # wrong credentials, no such bucket
             raise Unavailable(_PART) from error

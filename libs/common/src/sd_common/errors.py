@@ -3,10 +3,12 @@
 ContractError
 ├── SubjectError           a name that cannot stand in a subject
 ├── TaskEnded              an event for a task whose last event is terminal
+├── TaskAborted            a task that was waited for has no picture
 ├── SequenceConflict       somebody appended to the task first (NATS error 10071)
 ├── QueueFull              a model's queue is at its cap
 ├── Unavailable            a part (NATS, S3, auth) does not answer
 ├── BlobNotFound           no blob has this id
+├── BlobTaken              another picture has this id
 ├── ModelNotAllowed        a model that the operator does not allow
 └── PictureError           bytes that are not a picture this service takes
 """
@@ -14,6 +16,10 @@ ContractError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # events need the errors of subjects
+    from sd_common.events import AbortedEvent
 
 
 class ContractError(Exception):
@@ -31,6 +37,14 @@ class TaskEnded(ContractError):
         super().__init__(f"Task {task_id} has already {event_type}")
         self.task_id = task_id
         self.event_type = event_type
+
+
+class TaskAborted(ContractError):
+    """A task that was waited for was aborted: `event` says why."""
+
+    def __init__(self, event: AbortedEvent) -> None:
+        super().__init__(event.reason)
+        self.event = event
 
 
 class SequenceConflict(ContractError):
@@ -58,6 +72,14 @@ class BlobNotFound(ContractError):
 
     def __init__(self, blob_id: str) -> None:
         super().__init__(f"There is no blob '{blob_id}': it was never stored, or its retention has passed")
+        self.blob_id = blob_id
+
+
+class BlobTaken(ContractError):
+    """Another picture has this id: pictures never change."""
+
+    def __init__(self, blob_id: str) -> None:
+        super().__init__(f"The blob '{blob_id}' is there already, and of no attempt of this task: name a new one")
         self.blob_id = blob_id
 
 

@@ -27,7 +27,9 @@ class Job(JobHead):
     """Complete in itself: who publishes one needs nothing else, and a retry does the same thing again."""
 
     submitted_at: Timestamp = Field(default_factory=now)
-    blob_id: BlobId = Field(description="Where the picture goes, chosen at submission: a retry overwrites it.")
+    blob_id: BlobId = Field(
+        description="Where the picture goes, chosen at submission, and of no other picture: only a retry overwrites it."
+    )
     parameters: TaskParameters = Field(
         description="What the task asks for. What is left out takes the model's own default, or else the one here."
     )

@@ -44,12 +44,17 @@ class NatsClient(Client):
         self._away_since = time.monotonic()
         self._reconnect_listeners: list[ReconnectListener] = []
 
+    @property
+    def user(self) -> str | None:
+        """The user name in the server's URL, if it has one."""
+        return urlsplit(self._servers[0]).username
+
     async def open(self) -> None:
         """Connect. Waits for a server that is not there yet: services may start in any order."""
         await self.connect(
             servers=self._servers,
             name=self._name,
-            inbox_prefix=f"_INBOX_{urlsplit(self._servers[0]).username or self._name}",
+            inbox_prefix=f"_INBOX_{self.user or self._name}",
             max_reconnect_attempts=-1,  # the default of 60 ends in a closed connection
             reconnect_time_wait=_RECONNECT_PAUSE_S,  # type: ignore[arg-type]  # seconds; annotated as int, used as a float
             ping_interval=10,

@@ -62,6 +62,10 @@ class TaskRef:
         return f"events.{self.user}.{self.session}.{self.task_id}"
 
     @property
+    def feed(self) -> str:
+        return f"feed.{self.user}.{self.session}.{self.task_id}"
+
+    @property
     def progress(self) -> str:
         return f"progress.{self.user}.{self.session}.{self.task_id}"
 

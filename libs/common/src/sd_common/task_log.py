@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
 
 from sd_common import subjects
@@ -37,6 +38,7 @@ StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 #: Expected sequence of a task that has no event yet.
 NO_EVENT = 0
 _WRONG_LAST_SEQUENCE = 10071
+_SEQUENCE_HEADER = "Nats-Sequence"
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,11 @@ class Extent:
 class TaskLog:
     """Events of all tasks."""
 
-    def __init__(self, client: NatsClient) -> None:
+    def __init__(self, client: NatsClient, *, asks_leader: bool = True) -> None:
+        """`asks_leader`: whether the stream's leader is asked where a replica, which may be behind, is not enough. That
+        takes the right to read the whole stream."""
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
+        self._asks_leader = asks_leader
         self._reader = StreamReader(client, EVENTS)
 
     async def append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
@@ -95,7 +100,7 @@ class TaskLog:
                 raise
         else:
             return ack.seq
-        last = await self._last_of(ref.events, direct=False)
+        last = await self._last_of(ref.events, direct=not self._asks_leader)
         if last is not None and last.data == payload:
             return last.sequence  # an earlier try had landed though its answer was lost
         if last is not None and is_terminal(last.event):
@@ -153,7 +158,8 @@ class TaskLog:
     async def _last_if_any(self, subject: str) -> LoggedEvent | None:
         """As any replica has it. One that is behind does not deny a task: of three, 13 of 1,500 reads right after the
         first append found nothing."""
-        return await self._last_of(subject, direct=True) or await self._last_of(subject, direct=False)
+        last = await self._last_of(subject, direct=True)
+        return await self._last_of(subject, direct=False) if last is None and self._asks_leader else last
 
     async def _last_of(self, subject: str, *, direct: bool) -> LoggedEvent | None:
         """As the stream's leader has it; `direct`: as any replica has it, which may be behind."""
@@ -163,6 +169,15 @@ class TaskLog:
             return None
         _, ref = subjects.parse_task_subject(str(message.subject))
         return LoggedEvent(ref, int(message.seq or 0), message.data or b"")
+
+
+def event_of_feed(message: Msg) -> LoggedEvent:
+    """The event that a message of the feed brings. Raises `SubjectError` for any other message."""
+    _, ref = subjects.parse_task_subject(message.subject)
+    sequence = (message.headers or {}).get(_SEQUENCE_HEADER, "")
+    if not sequence.isdecimal():
+        raise SubjectError(f"The message on '{message.subject}' names no sequence: it is not of the feed")
+    return LoggedEvent(ref, int(sequence), message.data)
 
 
 def _logged(message: StoredMessage) -> LoggedEvent | None:

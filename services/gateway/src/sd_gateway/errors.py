@@ -8,7 +8,6 @@ GatewayError
 ├── TooManyUnfinishedTasks the user is at the limit
 ├── IdempotencyKeyReused   another body came under this key before
 ├── TaskNotFound           the user has no such task
-├── TaskAborted            a task that a request waited for was aborted
 ├── UnsupportedBody        a body of a type that the operation does not take
 ├── MalformedBody          a body that cannot be read at all
 ├── BodyTooLarge           a body beyond the limit
@@ -19,8 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from sd_common.events import AbortedEvent
 
 
 class GatewayError(Exception):
@@ -79,14 +76,6 @@ class TaskNotFound(GatewayError):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"You have no task '{task_id}', or it has aged out")
-
-
-class TaskAborted(GatewayError):
-    """A task that a request waited for was aborted."""
-
-    def __init__(self, event: AbortedEvent) -> None:
-        super().__init__(event.reason)
-        self.event = event
 
 
 class UnsupportedBody(GatewayError):

@@ -21,7 +21,7 @@ from sd_common import subjects
 from sd_common.errors import SubjectError, Unavailable
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent, TaskLog
+from sd_common.task_log import LoggedEvent, TaskLog, event_of_feed
 from sd_gateway.recent_events import RecentEvents
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,6 @@ log = structlog.get_logger(__name__)
 Listener = Callable[[LoggedEvent], None]
 K = TypeVar("K")
 
-_SEQUENCE_HEADER = "Nats-Sequence"
 #: Seconds after which the end of the stream is looked at, should nothing have told of a gap.
 _LOOK_EVERY_S = 5.0
 #: Pauses before the log is read again when it does not show yet what the stream has (a replica that lags), or is away.
@@ -110,15 +109,14 @@ class EventFeed:
 
     async def _on_feed(self, message: Msg) -> None:
         try:
-            _, ref = subjects.parse_task_subject(message.subject)
-            sequence = int((message.headers or {})[_SEQUENCE_HEADER])
-        except (SubjectError, KeyError, ValueError):
+            event = event_of_feed(message)
+        except SubjectError:
             log.warning("feed_message_ignored", subject=message.subject)  # where it is stored, it makes a gap
             return
-        self._highest_heard = max(self._highest_heard, sequence)
-        if sequence == self._last_sequence + 1:
-            self._tell(LoggedEvent(ref, sequence, message.data))
-        elif sequence > self._last_sequence:
+        self._highest_heard = max(self._highest_heard, event.sequence)
+        if event.sequence == self._last_sequence + 1:
+            self._tell(event)
+        elif event.sequence > self._last_sequence:
             self._may_be_behind.set()
 
     async def _on_reconnect(self) -> None:

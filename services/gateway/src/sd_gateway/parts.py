@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from sd_common.abort import Aborter
 from sd_common.blob_store import BlobStore
 from sd_common.nats_client import NatsClient
 from sd_common.queue_position import QueuePositions
 from sd_common.task_log import TaskLog
-from sd_gateway.abort import Aborter
 from sd_gateway.account_limits import AccountLimits
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator

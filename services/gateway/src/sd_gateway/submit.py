@@ -1,4 +1,4 @@
-"""Submit a task: its job onto JOBS, then `pending` into its log."""
+"""Submit a task: what the operator allows, with its pictures stored, is queued."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ import structlog
 
 from sd_common.allowed_models import check_model_allowed
 from sd_common.blob_store import new_blob_id
-from sd_common.errors import ModelNotAllowed, SequenceConflict, TaskEnded, Unavailable
-from sd_common.events import PendingEvent
+from sd_common.errors import ModelNotAllowed
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
-from sd_common.lanes import Lane, lane_of
+from sd_common.lanes import lane_of
 from sd_common.parameters import AnyParameters
+from sd_common.queue_task import queue_task
 from sd_common.subjects import TaskRef
 from sd_common.task_limits import exceeded_limits
-from sd_common.task_log import NO_EVENT, TaskLog
+from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.unfinished_tasks import UnfinishedTasks
-
-log = structlog.get_logger(__name__)
 
 
 def new_task(identity: Identity) -> TaskRef:
@@ -76,18 +74,7 @@ class Submitter:
                 blob_id=blob_id or new_blob_id(),
                 parameters=await self._input_pictures.stored(parameters, Identity(ref.user, ref.session).holder),
             )
-            await self._queue_job(job, lane_of(num_others))
-
-    async def _queue_job(self, job: Job, lane: Lane) -> None:
-        ref = job.ref
-        job_sequence = await self._queue.publish(job, lane)
-        try:
-            await self._task_log.append(ref, PendingEvent(task_id=ref.task_id, job_sequence=job_sequence), NO_EVENT)
-        except (SequenceConflict, TaskEnded):
-            pass  # a worker was first, and wrote `pending` itself
-        except Unavailable:
-            # The job is stored, so the task is accepted: the worker that takes it writes `pending`.
-            log.warning("pending_event_left_to_worker", task_id=ref.task_id)
+            await queue_task(self._queue, self._task_log, job, lane_of(num_others))
 
     def _refusals(self, parameters: AnyParameters) -> Iterator[tuple[str, str]]:
         """What the operator does not allow: fields, each with a sentence."""

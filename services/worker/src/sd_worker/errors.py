@@ -1,7 +1,7 @@
 """Errors of the worker around the engine. `consume_jobs.py` alone turns errors into acknowledgements.
 
 WorkerError
-├── InputRejected     a task's pictures cannot be used
+├── InputRejected     a task's pictures cannot be used, or not stored where it says
 ├── TaskLost          another worker was given the job and has started it
 └── HandedBack        the task did not run, or not to its end: another worker may have it
 """
@@ -14,7 +14,7 @@ class WorkerError(Exception):
 
 
 class InputRejected(WorkerError):
-    """A task's pictures cannot be used; the message says why, to the client."""
+    """A task's pictures cannot be used, or not stored where it says; the message says why, to the client."""
 
 
 class TaskLost(WorkerError):

@@ -159,7 +159,7 @@ class TaskHandler:
             case Finished():
                 await self._events.check(attempt)
                 upload_started_at = time.perf_counter()
-                await upload(self._blobs, job.blob_id, outcome.png)
+                await upload(self._blobs, job.blob_id, outcome.png, job.ref)
                 timings = _timings(job, outcome, time.perf_counter() - upload_started_at)
                 result = TaskResult(
                     blob_url=blob_url(self._settings.base_url, job.blob_id),

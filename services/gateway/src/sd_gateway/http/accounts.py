@@ -11,7 +11,7 @@ from sd_common.auth_messages import AccessToken, LogInRequest, SignUpRequest, Us
 from sd_common.messages import Message
 from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
 from sd_gateway.http.client_address import client_address
-from sd_gateway.http.inputs import checked, read_form, read_json, token_of
+from sd_gateway.http.inputs import MAX_CREDENTIALS_BYTES, checked, read_form, read_json, token_of
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
 
@@ -22,7 +22,7 @@ log_in_form: TypeAdapter[LogInRequest] = TypeAdapter(LogInRequest)
 
 
 async def sign_up(request: web.Request) -> web.Response:
-    return await _sign_up(request, await read_json(request, sign_up_body))
+    return await _sign_up(request, await read_json(request, sign_up_body, MAX_CREDENTIALS_BYTES))
 
 
 async def sign_up_by_query(request: web.Request) -> web.Response:
@@ -30,7 +30,7 @@ async def sign_up_by_query(request: web.Request) -> web.Response:
 
 
 async def log_in(request: web.Request) -> web.Response:
-    return await _log_in(request, await read_form(request, log_in_form))
+    return await _log_in(request, await read_form(request, log_in_form, MAX_CREDENTIALS_BYTES))
 
 
 async def log_in_by_query(request: web.Request) -> web.Response:
@@ -128,6 +128,7 @@ OPERATIONS = (
         description="Revokes the token that the request brings: it is refused from now on, and its websockets are "
         "closed. Tasks that were submitted with it go on.",
         answers={204: Answer("The token is revoked", content_types=())},
+        counts_for_rate=False,  # else whoever has stolen a token could keep its user from revoking it
     ),
     Operation(
         "POST",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from aiohttp import BodyPartReader, web
@@ -17,6 +18,8 @@ T = TypeVar("T")
 TOKEN_PARAMETER = "token"  # noqa: S105 - a parameter's name
 #: The file of an upload.
 BLOB_FIELD = "blob_data"
+#: Largest body with a name and a password, in bytes: the longest ones, with each character escaped, need 13 KiB.
+MAX_CREDENTIALS_BYTES = 16 * 1024
 _KIND_FIELD = "params_type"
 
 
@@ -53,24 +56,37 @@ def read_header(request: web.Request, name: str, adapter: TypeAdapter[T]) -> T |
         raise InvalidInput([FieldError(name, str(entry["msg"])) for entry in error.errors()]) from error
 
 
-async def read_json(request: web.Request, adapter: TypeAdapter[T]) -> T:
-    """The JSON body. Raises `UnsupportedBody`, `MalformedBody`, `InvalidInput`."""
+async def read_json(request: web.Request, adapter: TypeAdapter[T], max_bytes: int | None = None) -> T:
+    """The JSON body. Raises `UnsupportedBody`, `MalformedBody`, `InvalidInput`, and `BodyTooLarge` beyond `max_bytes`
+    or the limit of all bodies."""
     if request.content_type not in ("application/json", "application/octet-stream"):  # the latter: no type given
         raise UnsupportedBody(f"The body must be application/json, not {request.content_type}")
-    body = await request.read()
+    with _limited(request, max_bytes) as limited:
+        body = await limited.read()
     return checked(lambda: adapter.validate_json(body, extra="forbid"))
 
 
-async def read_form(request: web.Request, adapter: TypeAdapter[T]) -> T:
+async def read_form(request: web.Request, adapter: TypeAdapter[T], max_bytes: int | None = None) -> T:
     """The body of an HTML form, which OAuth2 asks for. Raises as `read_json`."""
     if request.content_type != "application/x-www-form-urlencoded":
         raise UnsupportedBody(f"The body must be application/x-www-form-urlencoded, not {request.content_type}")
     try:
-        fields = await request.post()
+        with _limited(request, max_bytes) as limited:
+            fields = await limited.post()
     except ValueError as error:  # not in the character set that it says
         raise MalformedBody("The form is malformed") from error
     form = {name: value for name, value in fields.items() if isinstance(value, str)}
     return checked(lambda: adapter.validate_python(form))
+
+
+@contextlib.contextmanager
+def _limited(request: web.Request, max_bytes: int | None) -> Iterator[web.Request]:
+    """The request, whose body is read to a limit and no further."""
+    limit = min(max_bytes or request.client_max_size, request.client_max_size)
+    try:
+        yield request.clone(client_max_size=limit)
+    except web.HTTPRequestEntityTooLarge as error:
+        raise BodyTooLarge(f"The body is larger than {limit:,} bytes") from error
 
 
 async def read_upload(request: web.Request, max_bytes: int) -> bytes:

@@ -147,10 +147,10 @@ def _responses(operation: Operation, schemas: dict[_Key, Schema]) -> Schema:
         str(status): _response(answer, schemas.get((operation.operation_id, str(status))))
         for status, answer in operation.answers.items()
     }
-    statuses = set(operation.problems)
+    statuses = {403, *operation.problems}  # pages of other origins are refused whatever they ask for
     if operation.token == "bearer":  # noqa: S105 - a way to pass tokens
-        statuses |= {401, 429}
-    if operation.tag != "service":
+        statuses |= {401, 429} if operation.counts_for_rate else {401}
+    if operation.tag not in ("service", "events"):  # a websocket that is refused is told by its close
         statuses |= {503}
     problem = {problems.CONTENT_TYPE: {"schema": schemas[("", "problem")]}}
     for status in sorted(statuses):

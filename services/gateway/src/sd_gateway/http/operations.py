@@ -35,7 +35,7 @@ class Operation:
     tag: str
     summary: str
     answers: Mapping[int, Answer]
-    #: Statuses of problems, besides 401 where a token is needed and 503.
+    #: Statuses of problems, besides 403 and 503, and where a token is needed 401 and 429.
     problems: tuple[int, ...] = ()
     description: str = ""
     path_parameters: Mapping[str, str] = field(default_factory=dict)
@@ -45,6 +45,8 @@ class Operation:
     body_kind: BodyKind = "application/json"
     #: Whether it is refused at once while there is no connection to NATS. What was begun before tries for longer.
     needs_nats: bool = True
+    #: Whether it counts for `REQUEST_RATE`, where a token is needed.
+    counts_for_rate: bool = True
     #: The replaced API takes passwords in the query.
     password_in_query: bool = False
     #: "bearer": as a header or in the query; "query": in the query alone, for browsers' websockets.

@@ -8,11 +8,10 @@ import structlog
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from sd_common.errors import Unavailable
+from sd_common.errors import TaskAborted, Unavailable
 from sd_common.events import AbortedEvent, FinishedEvent, TaskResult
 from sd_common.parameters import AnyParameters, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
-from sd_gateway.errors import TaskAborted
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_query
 from sd_gateway.http.operations import Answer, Operation

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from pydantic import BaseModel, Field
 
-from sd_common.errors import BlobNotFound, QueueFull, SubjectError, Unavailable
+from sd_common.errors import BlobNotFound, QueueFull, SubjectError, TaskAborted, Unavailable
 from sd_common.events import AbortCode
 from sd_gateway.errors import (
     AccountRefused,
@@ -17,7 +17,6 @@ from sd_gateway.errors import (
     MalformedBody,
     NotAuthenticated,
     OriginNotAllowed,
-    TaskAborted,
     TaskNotFound,
     TooManyRequests,
     TooManyUnfinishedTasks,

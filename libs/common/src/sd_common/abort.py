@@ -18,7 +18,8 @@ log = structlog.get_logger(__name__)
 class Aborter:
     """Aborts tasks on behalf of their users."""
 
-    def __init__(self, client: NatsClient, queue: JobQueue, task_log: TaskLog) -> None:
+    def __init__(self, client: NatsClient, queue: JobQueue | None, task_log: TaskLog) -> None:
+        """`queue`: from which jobs of queued tasks are deleted. Without it, a worker that takes such a job drops it."""
         self._client = client
         self._queue = queue
         self._task_log = task_log
@@ -40,7 +41,7 @@ class Aborter:
         # The log has it; the rest only saves work. A worker that runs the task drops it at its next step.
         try:
             await self._client.publish(ref.cancels)
-            if last is not None and isinstance(last.event, PendingEvent):
+            if self._queue is not None and last is not None and isinstance(last.event, PendingEvent):
                 await self._queue.delete(last.event.job_sequence)
         except (Unavailable, nats.errors.Error):
             log.warning("work_not_saved_by_abort", task_id=ref.task_id)
