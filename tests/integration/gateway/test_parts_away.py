@@ -257,7 +257,18 @@ async def test_a_full_queue_says_when_to_try_again_and_others_are_taken(
 
 async def test_a_task_that_has_aged_out_is_told_as_such(client: Client, nats_client: NatsClient) -> None:
     task_id = await client.submit(**_TASK)
+    await client.delete(f"/task/{task_id}")
     await nats_client.jetstream().purge_stream("EVENTS")
     for answer in (await client.get(f"/task/{task_id}"), await client.delete(f"/task/{task_id}")):
         assert answer.status == 404
         assert answer.json["detail"] == f"You have no task '{task_id}', or it has aged out"
+
+
+async def test_an_accepted_task_of_which_the_log_does_not_tell_is_not_denied(
+    client: Client, nats_client: NatsClient
+) -> None:
+    """NATS went away between its job and its first event; or it has waited for longer than events are kept."""
+    task_id = await client.submit(**_TASK)
+    await nats_client.jetstream().purge_stream("EVENTS")
+    for answer in (await client.get(f"/task/{task_id}"), await client.delete(f"/task/{task_id}")):
+        _assert_unavailable(answer, "The log of this task")

@@ -68,6 +68,10 @@ class UnfinishedTasks:
             task_id not in self._tasks.get(user, ()) for task_id in self._submitting.get(user, ())
         )
 
+    def has(self, user: str, task_id: str) -> bool:
+        """Whether the task is queued or running, as far as this gateway knows."""
+        return any(task_id in tasks.get(user, ()) for tasks in (self._tasks, self._submitting))
+
     @contextlib.contextmanager
     def admitted(self, ref: TaskRef) -> Iterator[int]:
         """Count the task while it is submitted, and from then on unless that fails. Yields how many others of its user
@@ -75,7 +79,7 @@ class UnfinishedTasks:
 
         Raises `TooManyUnfinishedTasks` at the user's limit. A task that counts already is admitted again.
         """
-        counts_already = any(ref.task_id in tasks.get(ref.user, ()) for tasks in (self._tasks, self._submitting))
+        counts_already = self.has(ref.user, ref.task_id)
         num_others = self.count(ref.user) - counts_already
         if 0 < self._max_per_user <= num_others and not counts_already:
             raise TooManyUnfinishedTasks(self._max_per_user)

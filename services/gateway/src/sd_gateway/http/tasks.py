@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from sd_common.errors import SubjectError
+from sd_common.errors import SubjectError, Unavailable
 from sd_common.events import PendingEvent
 from sd_common.parameters import AnyParameters, TaskParameters
 from sd_common.task_log import LoggedEvent
@@ -123,6 +123,9 @@ async def _last_event(request: web.Request) -> LoggedEvent:
     except SubjectError:
         last = None
     if last is None:
+        if request.app[PARTS].unfinished_tasks.has(identity.user, task_id):
+            # Its job is queued, and NATS went away before the log was told: the worker that takes it tells.
+            raise Unavailable("The log of this task")
         raise TaskNotFound(task_id)
     return last
 
