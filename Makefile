@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
+K8S_OVERLAY ?= production
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := libs/common services/gateway services/auth services/worker embedded
@@ -71,6 +72,7 @@ bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon 
 	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py
 	$(BIN)/python benchmarks/fairness.py
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/autoscaling.py
 	$(BIN)/python benchmarks/websockets.py
 
 train-shapes: setup ## Train the bundled model, from where a stopped run left off
@@ -91,8 +93,8 @@ compose-down: ## Stop what compose-up started; volumes stay
 compose-config: ## Print the final docker-compose configuration
 	docker compose config
 
-k8s-render: ## Print the Kubernetes manifests
-	kubectl kustomize k8s/base
+k8s-render: ## Print the Kubernetes manifests of K8S_OVERLAY (production, or dev)
+	kubectl kustomize k8s/overlays/$(K8S_OVERLAY)
 
 clean: ## Remove the virtual environment and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build

@@ -33,7 +33,8 @@ from sd_gateway.settings import GatewaySettings
 
 log = structlog.get_logger(__name__)
 
-_PING_INTERVAL_S = 20.0
+#: Seconds between pings. Proxies in front must not close a websocket that was quiet for as long.
+PING_INTERVAL_S = 20.0
 _CLOSE_TIMEOUT_S = 2.0
 #: `struct linger`: on, for 0 seconds.
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -63,7 +64,7 @@ class _Client:
 
 async def _accept(request: web.Request) -> web.WebSocketResponse:
     accepted = web.WebSocketResponse(
-        heartbeat=_PING_INTERVAL_S,
+        heartbeat=PING_INTERVAL_S,
         timeout=_CLOSE_TIMEOUT_S,
         max_msg_size=_MAX_MESSAGE_BYTES,
         compress=False,  # events are small, and a compressor takes a quarter of a megabyte a client

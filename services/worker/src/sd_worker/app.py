@@ -78,6 +78,7 @@ class WorkerApp:
                 engine.resident_models,
                 settings.model_swap_after_s,
                 settings.worker_name,
+                settings.models,
             )
             await cancellations.start()
             engine.start()
@@ -85,7 +86,7 @@ class WorkerApp:
             stack.push_async_callback(self._drain, self._consumer, engine)
             await warm_up(engine, settings.preload_models)
             self._consumer.start()
-            announcer = ModelAnnouncer(self._client, engine, settings.worker_name)
+            announcer = ModelAnnouncer(self._client, engine, settings.worker_name, settings.models)
             stack.push_async_callback(announcer.stop)
             await announcer.start()
             self._stack = stack.pop_all()
