@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
+K8S_OVERLAY ?= production
 SECRETS := SECRET_KEY MINIO_ACCESS_KEY MINIO_SECRET_KEY GRAFANA_ADMIN_PASSWORD
 OPTIONAL_SECRETS := SECRET_KEY_PREVIOUS HUGGINGFACE_TOKEN
 VENV := .venv
@@ -74,6 +75,7 @@ bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon 
 	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py
 	$(BIN)/python benchmarks/fairness.py
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/autoscaling.py
 	$(BIN)/python benchmarks/websockets.py
 
 train-shapes: setup ## Train the bundled model, from where a stopped run left off
@@ -104,8 +106,8 @@ compose-config: setup ## Print the final docker-compose configuration
 image-sizes: setup ## Install what the images of auth and gateway install, as they do, and print how large it is
 	PYTHONPATH=tools $(BIN)/python -m supply_chain.image_install auth gateway
 
-k8s-render: ## Print the Kubernetes manifests
-	kubectl kustomize k8s/base
+k8s-render: ## Print the Kubernetes manifests of K8S_OVERLAY (production, or dev)
+	kubectl kustomize k8s/overlays/$(K8S_OVERLAY)
 
 clean: ## Remove the virtual environment and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build

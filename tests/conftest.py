@@ -22,6 +22,7 @@ _GROUPS = {
     "tests/chaos/test_nats_cluster.py": "chaos, in a cluster",
     "tests/chaos/test_verdict.py": "verdict",
     "tests/chaos/": "chaos",
+    "tests/dry_run/": "dry run",
     "tests/e2e/": "e2e",
     "tests/fuzz/": "fuzz",
 }

@@ -10,12 +10,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chaos.fleet import running_fleet
-from chaos.report import print_outcome
-from chaos.run import run_chaos
+from chaos.fleet import Fleet, running_fleet
+from chaos.report import print_broken_promises, print_outcome
+from chaos.run import Outcome, run_chaos
+from chaos.takeovers import measure_takeovers_s
+from chaos.verdict import broken_promises_of_load, broken_promises_of_takeovers
 from support.stack import make_model_dir
 
 _DEFAULT_SECONDS = 600.0
+#: Workers killed one after the other once all else is at peace.
+_NUM_TAKEOVERS = 6
+
+
+async def _run(fleet: Fleet, seed: int, seconds: float) -> tuple[Outcome, list[float]]:
+    outcome = await run_chaos(fleet, seed, seconds, lives_on=fleet.names_of("gateway")[0])
+    return outcome, await measure_takeovers_s(fleet, _NUM_TAKEOVERS)
 
 
 def main() -> int:
@@ -24,9 +33,16 @@ def main() -> int:
     print(f"CHAOS_SEED={seed} CHAOS_SECONDS={seconds:g}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="sd-chaos-"))
     with running_fleet(directory, make_model_dir(directory / "models")) as fleet:
-        outcome = asyncio.run(run_chaos(fleet, seed, seconds))
+        outcome, takeovers_s = asyncio.run(_run(fleet, seed, seconds))
     print_outcome(outcome)
-    if outcome.broken_promises:
+    print(f"\nTakeover after SIGKILL of a worker, nothing else disturbed: at most {max(takeovers_s):.2f} s")
+    broken_promises = [
+        *outcome.broken_promises,
+        *broken_promises_of_load(len(outcome.findings.accepted), seconds),
+        *broken_promises_of_takeovers(takeovers_s),
+    ]
+    print_broken_promises(broken_promises)
+    if broken_promises:
         print(f"The logs of all processes are below {directory}")
         return 1
     shutil.rmtree(directory, ignore_errors=True)

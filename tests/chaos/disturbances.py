@@ -63,9 +63,14 @@ class Happened:
 
 
 def plan(
-    seed: int, seconds: float, parts: Sequence[tuple[str, PartKind]], *, can_be_cut_off: str | None
+    seed: int,
+    seconds: float,
+    parts: Sequence[tuple[str, PartKind]],
+    *,
+    can_be_cut_off: str | None,
+    lives_on: str | None = None,
 ) -> list[Disturbance]:
-    """What is to be done in a run, by its time."""
+    """What is to be done in a run, by its time. The part that `lives_on` is stopped and never ended."""
     rng = random.Random(seed)
     planned: list[Disturbance] = []
     at_s = 0.5
@@ -73,6 +78,8 @@ def plan(
         kind, deed = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
         away_s = rng.choice(_AWAY_S)
         names = [name for name, its_kind in parts if its_kind == kind and (deed != "cut off" or name == can_be_cut_off)]
+        if deed in ("killed", "restarted"):
+            names = [name for name in names if name != lives_on]
         if names:
             planned.append(Disturbance(at_s, rng.choice(names), kind, deed, away_s))
         at_s += rng.expovariate(1 / _MEAN_GAP_S)
@@ -126,7 +133,8 @@ class Disturber:
                 await self._fleet.do(self._fleet.other_host.plug_in)
 
 
-def plan_for(fleet: Fleet, seed: int, seconds: float) -> list[Disturbance]:
+def plan_for(fleet: Fleet, seed: int, seconds: float, lives_on: str | None) -> list[Disturbance]:
     """A plan for the parts of this fleet."""
     parts = [(part.name, part.kind) for part in fleet.parts.values()]
-    return plan(seed, seconds, parts, can_be_cut_off=FAR_WORKER if fleet.other_host is not None else None)
+    can_be_cut_off = FAR_WORKER if fleet.other_host is not None else None
+    return plan(seed, seconds, parts, can_be_cut_off=can_be_cut_off, lives_on=lives_on)

@@ -22,8 +22,8 @@ from PIL import Image
 
 from chaos.fleet import Fleet
 from sd_common.settings import MinioSettings
+from support.events import TERMINAL_TYPES
 
-TERMINAL = ("finished", "aborted")
 _NEXT_WITHIN_S = 10.0
 _POLL_S = 0.2
 
@@ -45,7 +45,7 @@ class Told:
 
     @property
     def is_terminal(self) -> bool:
-        return self.type in TERMINAL
+        return self.type in TERMINAL_TYPES
 
 
 @dataclass(frozen=True)

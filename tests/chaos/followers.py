@@ -17,6 +17,12 @@ from chaos.evidence import Told
 
 #: Seconds that a client stays connected, at most.
 _STAYS_S = (0.2, 4.0)
+#: The gateway stops, its connection was lost, or one of its parts is away.
+_CLOSE_CODES = (
+    aiohttp.WSCloseCode.GOING_AWAY,
+    aiohttp.WSCloseCode.ABNORMAL_CLOSURE,
+    aiohttp.WSCloseCode.TRY_AGAIN_LATER,
+)
 _PAUSE_S = 0.1
 _POLL_S = 0.1
 
@@ -44,7 +50,16 @@ class Follower:
         last = self.sequences[-1] if self.sequences else 0
         async with await self._client.websocket(f"token={self._token}&since={last}") as websocket:
             async for message in websocket:
+                if message.type is aiohttp.WSMsgType.ERROR:  # the connection broke in the middle of a message
+                    break
                 self.sequences.append(json.loads(message.data)["sequence"])
+            if (why := wrong_close(websocket.close_code)) is not None:
+                self._client.wrong_answers.append(why)
+
+
+def wrong_close(code: int | None) -> str | None:
+    """What is wrong with how a gateway ended a websocket of a client with a good token and a right `since`."""
+    return None if code in _CLOSE_CODES else f"a websocket was closed with {code}"
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from chaos.asked import AskedTask, ask
 from chaos.balanced_client import BalancedClient
+from support.events import TERMINAL_TYPES
 
 #: Between two tasks of a client.
 _MEAN_PAUSE_S = 0.4
@@ -20,7 +21,6 @@ _POLL_S = 0.2
 _LAST_TRIES_S = 30.0
 #: Seconds after which a client stops following: the verdict tells how its task ended.
 _FOLLOWS_FOR_S = 30.0
-_TERMINAL = ("finished", "aborted")
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Load:
             answer = await self.client.insist("GET", path, token, self._goes_on)
             if answer is None or not self._is_right(answer.status, 200, f"GET {path}: {answer.body!r}"):
                 return
-            if answer.json["event_type"] in _TERMINAL:
+            if answer.json["event_type"] in TERMINAL_TYPES:
                 return
             await asyncio.sleep(_POLL_S)
 

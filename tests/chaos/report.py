@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from chaos.parts import PartKind
 from chaos.run import Outcome
 
 
 def print_outcome(outcome: Outcome) -> None:
-    """A table of figures, one of disturbances, and every broken promise."""
+    """A table of figures, and one of disturbances."""
     findings, load = outcome.findings, outcome.load
     seconds = findings.seconds_to_end()
     rows = [
@@ -35,7 +35,11 @@ def print_outcome(outcome: Outcome) -> None:
     _print_table(
         ("disturbance", "times"), [(f"{kind} {deed}", str(times)) for (kind, deed), times in sorted(done.items())]
     )
-    for sentence in outcome.broken_promises:
+
+
+def print_broken_promises(sentences: Iterable[str]) -> None:
+    """One a line."""
+    for sentence in sentences:
         print(f"BROKEN PROMISE: {sentence}")
 
 

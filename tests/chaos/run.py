@@ -36,12 +36,13 @@ class Outcome:
     broken_promises: list[str]
 
 
-async def run_chaos(fleet: Fleet, seed: int, seconds: float) -> Outcome:
-    """Disturb the fleet under load for `seconds`, at random but from `seed`, and judge."""
+async def run_chaos(fleet: Fleet, seed: int, seconds: float, *, lives_on: str | None = None) -> Outcome:
+    """Disturb the fleet under load for `seconds`, at random but from `seed`, and judge. The part that `lives_on` is
+    never ended, so that what it gathers in a long life is seen."""
 
     async def disturb(_: Load) -> list[Happened]:
         disturber = Disturber(fleet)
-        await disturber.carry_out(plan_for(fleet, seed, seconds), seconds)
+        await disturber.carry_out(plan_for(fleet, seed, seconds, lives_on), seconds)
         return disturber.happened
 
     return await run_under_load(fleet, seed, disturb)

@@ -1,12 +1,38 @@
-"""How long a task waits for another worker once its own is gone."""
+"""How long a task waits for another worker once its own is gone: under chaos, and with nothing else disturbed."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from itertools import pairwise
 
 from chaos.disturbances import Happened
 from chaos.evidence import Told, by_task
+from chaos.fleet import Fleet
+from support.client import Client
+
+#: Some seconds on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 300, "width": 128, "height": 128, "scheduler": "ddim"}
+
+
+async def measure_takeovers_s(fleet: Fleet, num_kills: int) -> list[float]:
+    """Kill a worker in the middle of the one task that there is, again and again. Leaves the fleet as it was."""
+    takeovers_s: list[float] = []
+    async with Client(fleet.gateway_urls()[fleet.names_of("gateway")[0]]) as session:
+        await session.take_public_token()
+        async with session.events() as events:
+            for _ in range(num_kills):
+                task_id = await session.submit(**_LONG)
+                worker = fleet.parts[(await events.until(task_id, "started"))["worker"]]
+                killed_at = time.time()
+                await fleet.do(worker.kill)
+                again = await events.until(task_id, "started")
+                takeovers_s.append(datetime.fromisoformat(again["time"]).timestamp() - killed_at)
+                await session.delete(f"/task/{task_id}")
+                await events.until(task_id, "aborted")
+                await fleet.do(worker.start)
+    return takeovers_s
 
 
 def takeover_times_s(happened: Iterable[Happened], events: Sequence[Told]) -> list[float]:

@@ -14,7 +14,7 @@ from chaos import evidence
 from chaos.disturbances import Happened
 from chaos.fleet import running_fleet_over_cluster
 from chaos.load import Load
-from chaos.report import print_outcome
+from chaos.report import print_broken_promises, print_outcome
 from chaos.run import run_under_load
 from support.nats_cluster import nats_cluster
 
@@ -49,6 +49,7 @@ async def test_a_killed_leader_of_the_streams_loses_and_doubles_nothing(tmp_path
 
         outcome = await run_under_load(fleet, 0, kill_leaders, num_clients=4)
     print_outcome(outcome)
+    print_broken_promises(outcome.broken_promises)
     assert not outcome.broken_promises
     assert [broken for broken in outcome.load.client.unanswered if broken.why[:3] not in ("429", "503")] == []
 

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from chaos.fleet import Fleet
-from chaos.report import print_outcome
+from chaos.report import print_broken_promises, print_outcome
 from chaos.run import run_chaos
 
 _SECONDS = 12.0
@@ -21,5 +21,6 @@ async def test_no_promise_is_broken_whatever_dies(fleet: Fleet) -> None:
     print(f"CHAOS_SEED={seed}")
     outcome = await run_chaos(fleet, seed, _SECONDS)
     print_outcome(outcome)
+    print_broken_promises(outcome.broken_promises)
     assert outcome.findings.accepted
     assert not outcome.broken_promises

@@ -11,13 +11,16 @@ import pytest
 
 from chaos.asked import AskedTask, ask
 from chaos.balanced_client import BalancedClient
-from chaos.disturbances import Disturbance, Happened
+from chaos.disturbances import Disturbance, Happened, plan
 from chaos.evidence import Leftovers, Told
-from chaos.followers import Follower, broken_promises_of_feeds
+from chaos.followers import Follower, broken_promises_of_feeds, wrong_close
 from chaos.takeovers import takeover_times_s
 from chaos.verdict import (
+    MAX_TAKEOVER_S,
     broken_promises_of_keys,
     broken_promises_of_leftovers,
+    broken_promises_of_load,
+    broken_promises_of_takeovers,
     broken_promises_of_tasks,
     findings,
 )
@@ -36,6 +39,7 @@ def told(*types: str, task_id: str = TASK, seed: int = SEED, attempts: Iterable[
         if event_type == "started":
             attempt = next(numbers)
         body["attempt"] = attempt
+        body["code"] = "cancelled"
         body["result"] = {"blob_url": f"http://x/blob/{task_id}", "parameters_used": {"seed": seed}}
         events.append(Told(sequence, float(sequence), "session", task_id, body))
     return events
@@ -87,6 +91,34 @@ def test_a_deleted_task_may_be_aborted() -> None:
 )
 def test_a_broken_promise_is_told(events: list[Told], changes: dict[str, Any], sentence: str) -> None:
     assert any(sentence in told_of for told_of in broken(events, **changes))
+
+
+def test_an_abort_for_any_reason_but_that_somebody_asked_for_it_is_told() -> None:
+    events = told("pending", "aborted")
+    events[-1].body["code"] = "internal"
+    assert any("aborted with ['internal']" in sentence for sentence in broken(events, manner="deletes"))
+
+
+@pytest.mark.parametrize(("num_accepted", "num_broken"), [(0, 1), (199, 1), (200, 0)])
+def test_a_run_that_has_asked_for_little_is_told(num_accepted: int, num_broken: int) -> None:
+    assert len(list(broken_promises_of_load(num_accepted, 60.0))) == num_broken
+
+
+def test_a_late_takeover_is_told() -> None:
+    assert len(list(broken_promises_of_takeovers([MAX_TAKEOVER_S - 0.1, MAX_TAKEOVER_S + 0.1]))) == 1
+
+
+@pytest.mark.parametrize(("code", "is_right"), [(1001, True), (1006, True), (1013, True), (1008, False), (1011, False)])
+def test_a_websocket_that_was_closed_for_a_reason_of_its_client_or_by_a_defect_is_told(
+    code: int, is_right: bool
+) -> None:
+    assert (wrong_close(code) is None) == is_right
+
+
+def test_the_part_that_lives_on_is_stopped_and_never_ended() -> None:
+    planned = plan(3, 600.0, [("one", "gateway"), ("two", "gateway")], can_be_cut_off=None, lives_on="one")
+    deeds = {name: {entry.deed for entry in planned if entry.part == name} for name in ("one", "two")}
+    assert deeds == {"one": {"stopped"}, "two": {"killed", "stopped", "restarted"}}
 
 
 def test_a_zombies_finish_is_told() -> None:

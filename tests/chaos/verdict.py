@@ -11,12 +11,19 @@ from chaos.asked import AskedTask
 from chaos.evidence import Bucket, Leftovers, Told, by_task
 from chaos.memory import MemoryWatch
 from chaos.parts import PartKind
+from support.deployment import ACK_WAIT_S
 
 #: Megabytes by which a process may grow in a run. A gateway keeps no task; nats-server caches blocks of its streams.
 MAX_GROWTH_MB: dict[PartKind, int] = {"gateway": 64, "nats-server": 128}
 _MB = 1_000_000
+#: 2,000 tasks in ten minutes.
+_MIN_ACCEPTED_PER_S = 2000 / 600
+#: Seconds within which another worker runs the task of a killed one.
+MAX_TAKEOVER_S = ACK_WAIT_S + 1.0
 #: Seconds from acceptance within which a task must end: no part is away for long, so nothing may wait for long.
 _ENDS_WITHIN_S = 120.0
+#: The code of tasks that somebody gave up: nothing else ends one here without a picture.
+_CANCELLED = "cancelled"
 #: Clocks of one machine; NATS stamps an event before it answers.
 _CLOCK_TOLERANCE_S = 0.005
 
@@ -76,6 +83,9 @@ def broken_promises_of_tasks(asked: Sequence[AskedTask], events: Sequence[Told])
             yield f"{_num_terminal(told)} terminal events: {task_id} has {_sequence_of(told)}"
         elif told[0].type != "pending" or not told[-1].is_terminal:
             yield f"out of order: {task_id} has {_sequence_of(told)}"
+        codes = [event.body["code"] for event in told if event.type == "aborted"]
+        if any(code != _CANCELLED for code in codes):
+            yield f"aborted with {codes}: {task_id} was to be finished or cancelled"
         attempts = [event.body["attempt"] for event in told if event.type == "started"]
         if attempts != sorted(attempts) or set(attempts) != set(range(1, len(set(attempts)) + 1)):
             yield f"attempts {attempts} of {task_id}"
@@ -131,6 +141,20 @@ def broken_promises_of_memory(memory: MemoryWatch) -> Iterator[str]:
         growth = memory.worst(kind)
         if growth is not None and growth.num_bytes > max_mb * _MB:
             yield f"a {kind} grew by {growth.num_bytes / _MB:.0f} MB: more than {max_mb}"
+
+
+def broken_promises_of_load(num_accepted: int, seconds: float) -> Iterator[str]:
+    """A run in which little was asked for has shown little."""
+    wanted = _MIN_ACCEPTED_PER_S * seconds
+    if num_accepted < wanted:
+        yield f"{num_accepted} tasks were accepted in {seconds:g} s: fewer than {wanted:.0f}"
+
+
+def broken_promises_of_takeovers(takeovers_s: Iterable[float]) -> Iterator[str]:
+    """`takeovers_s`: seconds from the SIGKILL of a worker to the next start of its task, nothing else disturbed."""
+    for seconds in takeovers_s:
+        if seconds > MAX_TAKEOVER_S:
+            yield f"a killed worker's task was taken over after {seconds:.2f} s: later than {MAX_TAKEOVER_S:g}"
 
 
 def _types(told: Sequence[Told]) -> Counter[str]:

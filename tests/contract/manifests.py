@@ -1,20 +1,15 @@
-"""What the Dockerfiles, docker-compose.yml and the rendered Kubernetes manifests say, in the same words."""
+"""What the Dockerfiles and docker-compose.yml say, in the words that `rendered` has for Kubernetes too."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import pytest
-import yaml
 
 from sd_auth.settings import AuthSettings
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, RetentionSettings, Settings, StreamSettings
@@ -26,7 +21,6 @@ from supply_chain.dockerfiles import ROOT, final_stage, only, variables
 COMPOSE = "docker-compose.yml"
 #: What may be laid on top of it.
 OVERLAYS = ("docker-compose.gpu.yml", "docker-compose.monitoring.yml")
-KUBERNETES = "k8s/base"
 
 #: The services that have an image of their own, with the setting that is the image's port.
 SERVICES = {"gateway": "PORT", "auth": "HEALTH_PORT", "worker": "HEALTH_PORT"}
@@ -132,71 +126,3 @@ def _seconds(duration: str) -> float:
     """Of what docker-compose writes as 5m50s."""
     minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", duration).groups()  # type: ignore[union-attr]
     return 60 * int(minutes or 0) + int(seconds or 0)
-
-
-def need_kubectl() -> None:
-    """Skip where there is no kubectl; in CI, fail: nothing would have been checked."""
-    if shutil.which("kubectl") is None:
-        reason = "kubectl is not installed: without it the Kubernetes manifests cannot be rendered"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
-def render(directory: Path) -> list[Document]:
-    """The manifests of a kustomization."""
-    need_kubectl()
-    result = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return list(yaml.safe_load_all(result.stdout))
-
-
-@cache
-def kubernetes() -> list[Document]:
-    """The rendered manifests of the base."""
-    return render(ROOT / KUBERNETES)
-
-
-def workloads() -> dict[str, Document]:
-    """What runs pods, by name."""
-    kinds = {"Deployment", "StatefulSet", "Job"}
-    return {document["metadata"]["name"]: document for document in kubernetes() if document["kind"] in kinds}
-
-
-def pod_of(workload: Document) -> Document:
-    pod: Document = workload["spec"]["template"]["spec"]
-    return pod
-
-
-def container_of(workload: Document) -> Document:
-    """The one container of its pods."""
-    [container] = pod_of(workload)["containers"]
-    assert isinstance(container, dict)
-    return container
-
-
-def kubernetes_containers() -> dict[str, Container]:
-    """Our containers in Kubernetes."""
-    maps = {item["metadata"]["name"]: item["data"] for item in kubernetes() if item["kind"] == "ConfigMap"}
-    containers = {}
-    for name, workload in workloads().items():
-        container = container_of(workload)
-        if not container["image"].startswith("sd-"):
-            continue
-        image = container["image"].removeprefix("sd-").partition(":")[0]
-        environment: dict[str, str | None] = {}
-        for source in container.get("envFrom", []):
-            environment |= maps[source["configMapRef"]["name"]]
-        variables = container.get("env", [])
-        environment |= {variable["name"]: variable["value"] for variable in variables if "value" in variable}
-        hook = container.get("lifecycle", {}).get("preStop", {})
-        containers[name] = Container(
-            image=image,
-            command=container.get("command") or only(final_stage(image), "ENTRYPOINT").words(),
-            environment=environment,
-            secrets={variable["name"] for variable in variables if "secretKeyRef" in variable.get("valueFrom", {})},
-            grace_s=pod_of(workload).get("terminationGracePeriodSeconds", 30),
-            before_stop_s=hook.get("sleep", {}).get("seconds", 0),
-            ports={port["containerPort"] for port in container.get("ports", [])},
-        )
-    return containers

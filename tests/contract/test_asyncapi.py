@@ -48,7 +48,7 @@ def test_every_reference_leads_somewhere() -> None:
 def test_every_subject_that_is_built_is_a_channel() -> None:
     ref = TaskRef("user", "session", "task_id")
     filled = {channel.address.replace("{", "").replace("}", "") for channel in CHANNELS}
-    built = {ref.events, ref.progress, ref.cancels, ref.feed}
+    built = {ref.events, ref.progress, ref.cancels, f"feed.{ref.events.removeprefix('events.')}"}
     lanes = [ModelLane("model_key", lane) for lane in LANES]
     built |= {lane.jobs.replace(f".{lane.lane}", ".lane") for lane in lanes}
     built |= {subjects.WORKERS.replace("*", "worker_key"), subjects.ROLL_CALL, subjects.BACKLOG, subjects.HELD_MODELS}

@@ -20,11 +20,10 @@ import yaml
 from contract.manifests import (
     SERVICES,
     compose,
-    container_of,
     image_environment,
     port_of,
-    workloads,
 )
+from contract.rendered import BASE, container_of, workloads
 from docker.utils.build import exclude_paths  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -184,7 +183,7 @@ def test_the_workers_model_cache_outlives_its_container() -> None:
     assert image_environment("worker")["HF_HOME"].startswith(f"{directory}/")
     [volume] = compose()["services"]["worker"]["volumes"]
     assert (volume["type"], volume["source"], volume["target"]) == ("volume", "model-cache", directory)
-    mounts = container_of(workloads()["worker"])["volumeMounts"]
+    mounts = container_of(workloads(BASE)["worker"])["volumeMounts"]
     assert {"name": "model-cache", "mountPath": directory} in mounts
 
 

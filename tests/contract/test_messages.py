@@ -63,7 +63,7 @@ _MESSAGES: dict[str, Message] = {
     "job_inpaint": _job(_INPAINT),
     "revoked_token": RevokedToken(token_id="Fq0ZyV7m3kqz1S0m2cQ4xA", expires_at=_TIME),
     "event_pending": PendingEvent(task_id=_TASK_ID, time=_TIME, job_sequence=17),
-    "event_started": StartedEvent(task_id=_TASK_ID, time=_TIME, attempt=1, worker="gpu-1-4711-0042"),
+    "event_started": StartedEvent(task_id=_TASK_ID, time=_TIME, attempt=1, worker="gpu-1-4711-0042", delivery=3),
     "event_finished": FinishedEvent(
         task_id=_TASK_ID,
         time=_TIME,

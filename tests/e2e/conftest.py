@@ -20,7 +20,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[EmbeddedStack]:
     """Open to all: sign-up and public access are on."""
-    env = {"ENABLE_SIGNUP": "1", "ENABLE_PUBLIC_ACCESS": "yes"}
+    env = {"ENABLE_SIGNUP": "1", "ENABLE_PUBLIC_ACCESS": "yes", "HEALTH_PORT": "0"}
     stack = EmbeddedStack(tmp_path_factory.mktemp("stack"), model_dir, env)
     stack.wait_until_ready()
     yield stack

@@ -19,6 +19,7 @@ from sd_common.task_log import TaskLog
 from support import servers
 from support.client import PATIENCE_S, Client, Json
 from support.deployment import ACK_WAIT_S, BASE_URL, Deployment
+from support.events import TERMINAL_TYPES
 from support.jobs import num_jobs
 from support.servers import S3Server
 
@@ -173,7 +174,7 @@ async def test_a_restart_of_nats_in_the_middle_loses_nothing(
         ended: Counter[str] = Counter()
         while len(ended) < len(task_ids):
             event = await events.next()
-            if event["event_type"] in ("finished", "aborted"):
+            if event["event_type"] in TERMINAL_TYPES:
                 ended[event["task_id"]] += 1
     assert ended == Counter(task_ids)
     await _assert_each_ended_once(nats, task_ids, "finished")
@@ -194,7 +195,7 @@ async def test_a_worker_told_to_stop_finishes_what_runs_and_leaves_the_rest_to_o
         workers: dict[str, tuple[str, int]] = {}
         while len(workers) < len(task_ids):
             event = await events.next()
-            if event["event_type"] in ("finished", "aborted"):
+            if event["event_type"] in TERMINAL_TYPES:
                 assert event["event_type"] == "finished", event
                 workers[event["task_id"]] = (event["worker"], event["attempt"])
     assert workers[task_ids[0]] == (stopping, 1)

@@ -93,6 +93,15 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path, mod
     assert "set PORT to another one" in stack.log
 
 
+def test_a_port_for_operators_that_is_taken_is_told(tmp_path: Path, model_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        stack = EmbeddedStack(tmp_path, model_dir, {"HEALTH_PORT": str(port)})
+        assert stack.process.wait(PATIENCE_S) == 1
+    assert f"cannot serve health on 127.0.0.1:{port} (HEALTH_HOST, HEALTH_PORT)" in stack.log
+    assert "Traceback" not in stack.log
+
+
 @pytest.mark.parametrize(
     ("env", "sentence"),
     [

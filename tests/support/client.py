@@ -15,6 +15,8 @@ import aiohttp
 from multidict import CIMultiDictProxy
 from PIL import Image
 
+from support.events import TERMINAL_TYPES
+
 #: Longer than any task of the tests takes; a wait that exceeds it has failed.
 PATIENCE_S = 60.0
 
@@ -48,7 +50,7 @@ class Events:
     async def of_task(self, task_id: str) -> list[Json]:
         """The events of a task, to its terminal one. Those of other tasks are passed over."""
         events: list[Json] = []
-        while not events or events[-1]["event_type"] not in ("finished", "aborted"):
+        while not events or events[-1]["event_type"] not in TERMINAL_TYPES:
             event = await self.next()
             if event["task_id"] == task_id:
                 events.append(event)

@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, Counter
 
 from sd_common import health
 from sd_common.health import HealthServer
+from support.metrics import Page
 
 
 async def _all_ready() -> dict[str, str | None]:
@@ -30,7 +32,7 @@ async def _broken() -> dict[str, str | None]:
 
 @asynccontextmanager
 async def _served(readiness: Any) -> AsyncIterator[HealthServer]:
-    server = HealthServer("127.0.0.1", 0, readiness, asyncio.get_running_loop())
+    server = HealthServer("127.0.0.1", 0, readiness, asyncio.get_running_loop(), CollectorRegistry())
     server.start()
     try:
         yield server
@@ -84,6 +86,39 @@ async def test_a_check_that_fails_is_not_ready() -> None:
         assert "RuntimeError" in body["missing"]["readiness"]
 
 
+def _page(server: HealthServer, accept: str = "") -> tuple[str, Page]:
+    """The content type of the page for Prometheus, and the page."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    try:
+        connection.request("GET", "/metrics", headers={"Accept": accept})
+        response = connection.getresponse()
+        return response.headers["Content-Type"], Page(response.read().decode())
+    finally:
+        connection.close()
+
+
+async def test_the_page_for_prometheus_has_the_registry_and_which_parts_are_ready() -> None:
+    registry = CollectorRegistry()
+    Counter("sd_things_total", "Things.", registry=registry).inc(3)
+    server = HealthServer("127.0.0.1", 0, _one_missing, asyncio.get_running_loop(), registry)
+    server.start()
+    content_type, page = await asyncio.to_thread(_page, server)
+    await server.stop()
+    assert content_type.startswith("text/plain; version=0.0.4")
+    assert page.value("sd_things_total") == 3
+    assert page.value("sd_part_ready", part="nats") == 1
+    assert page.value("sd_part_ready", part="event_loop") == 1
+    assert page.labels("sd_part_ready") >= {frozenset({("part", "s3")})}
+    assert page.value("sd_part_ready", part="s3") == 0
+
+
+async def test_the_page_comes_in_the_format_that_is_asked_for() -> None:
+    async with _served(_all_ready) as server:
+        content_type, page = await asyncio.to_thread(_page, server, "application/openmetrics-text; version=1.0.0")
+        assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+        assert page.text.endswith("# EOF\n")
+
+
 async def test_other_paths_are_not_found() -> None:
     async with _served(_all_ready) as server:
         assert (await asyncio.to_thread(_get, server, "/"))[0] == 404
@@ -94,7 +129,7 @@ def test_a_hanging_loop_is_neither_alive_nor_ready(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(health, "READY_WITHIN_S", 0.2)
     let_go = threading.Event()
     with _loop_in_a_thread() as loop:
-        server = HealthServer("127.0.0.1", 0, _all_ready, loop)
+        server = HealthServer("127.0.0.1", 0, _all_ready, loop, CollectorRegistry())
         server.start()
         loop.call_soon_threadsafe(let_go.wait)
         try:
@@ -103,6 +138,7 @@ def test_a_hanging_loop_is_neither_alive_nor_ready(monkeypatch: pytest.MonkeyPat
                 {"status": "unavailable", "missing": {"event_loop": "no answer within 0.2 s"}},
             )
             assert _get(server, "/readyz")[0] == 503
+            assert _page(server)[1].labels("sd_part_ready") == {frozenset({("part", "event_loop")})}
         finally:
             let_go.set()
         assert _get(server, "/healthz")[0] == 200
@@ -111,7 +147,7 @@ def test_a_hanging_loop_is_neither_alive_nor_ready(monkeypatch: pytest.MonkeyPat
 
 def test_a_closed_loop_is_not_alive() -> None:
     with _loop_in_a_thread() as loop:
-        server = HealthServer("127.0.0.1", 0, _all_ready, loop)
+        server = HealthServer("127.0.0.1", 0, _all_ready, loop, CollectorRegistry())
         server.start()
     assert _get(server, "/healthz") == (503, {"status": "unavailable", "missing": {"event_loop": "closed"}})
     asyncio.run(server.stop())
@@ -120,5 +156,5 @@ def test_a_closed_loop_is_not_alive() -> None:
 async def test_the_port_is_free_after_stop() -> None:
     async with _served(_all_ready) as server:
         port = server.port
-    again = HealthServer("127.0.0.1", port, _all_ready, asyncio.get_running_loop())
+    again = HealthServer("127.0.0.1", port, _all_ready, asyncio.get_running_loop(), CollectorRegistry())
     await again.stop()  # never started

@@ -36,7 +36,7 @@ def main() -> None:
     configure_logs(load_settings(EmbeddedLogSettings), "embedded")
     try:
         uvloop.run(run())
-    except CannotStart as error:
+    except (CannotStart, OSError) as error:
         sys.exit(str(error))
 
 

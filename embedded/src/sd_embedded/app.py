@@ -14,7 +14,9 @@ import structlog
 from pydantic import SecretStr
 
 from sd_auth.app import AuthApp
+from sd_auth.metrics import AuthMetrics
 from sd_auth.settings import AuthSettings
+from sd_common.metrics import ProcessMetrics
 from sd_common.provision import provision
 from sd_common.settings import NatsSettings, RetentionSettings, StreamSettings, load_settings
 from sd_embedded.child_process import ProcessNotReady
@@ -23,8 +25,10 @@ from sd_embedded.nats_server import NatsServer
 from sd_embedded.s3_server import S3Server
 from sd_embedded.settings import EmbeddedSettings
 from sd_gateway.app import GatewayApp
+from sd_gateway.metrics import GatewayMetrics
 from sd_gateway.settings import GatewaySettings
 from sd_worker.app import WorkerApp
+from sd_worker.metrics import WorkerMetrics
 from sd_worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -49,8 +53,13 @@ class EmbeddedApp:
         settings = self._settings
         async with AsyncExitStack() as stack:
             gateway_settings = load_settings(
-                GatewaySettings, default_model=settings.default_model, link_query=settings.link_query
+                GatewaySettings,
+                default_model=settings.default_model,
+                link_query=settings.link_query,
+                health_port=settings.health_port,
             )
+            metrics = ProcessMetrics()
+            worker_metrics = WorkerMetrics(metrics)
             listening = stack.enter_context(listen(gateway_settings.host, gateway_settings.port))
             port = listening.getsockname()[1]
             if "base_url" not in gateway_settings.model_fields_set:
@@ -84,6 +93,7 @@ class EmbeddedApp:
                     health_port=None,
                 ),
                 nats_settings,
+                AuthMetrics(metrics),
             )
             worker_settings = load_settings(WorkerSettings, base_url=self.base_url, health_port=None)
             workers = [
@@ -91,10 +101,11 @@ class EmbeddedApp:
                     worker_settings.model_copy(update={"worker_name": f"{worker_settings.worker_name}-{number}"}),
                     nats_settings,
                     minio_settings,
+                    worker_metrics,
                 )
                 for number in range(settings.workers)
             ]
-            self._gateway = GatewayApp(gateway_settings, nats_settings, minio_settings)
+            self._gateway = GatewayApp(gateway_settings, nats_settings, minio_settings, metrics=GatewayMetrics(metrics))
             stack.push_async_callback(auth.stop)
             for worker in workers:
                 stack.push_async_callback(worker.stop)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
+from sd_common.health import HealthPort
 from sd_common.parameters import ModelName
 from sd_common.settings import Flag, LogSettings, Settings
 
@@ -24,6 +25,12 @@ class EmbeddedSettings(Settings):
     print_link_with_token: Flag = Field(default=True, description="Print a link that makes a picture, at start.")
     link_query: str = Field(
         default="prompt=a+big+red+star+on+a+white+background", description="The query of that link, without the token."
+    )
+
+    health_port: HealthPort = Field(
+        default=None,
+        description="Port of `/healthz`, `/readyz` and `/metrics` of the whole process; 0 for any that is free, `off` "
+        "for none.",
     )
 
 

@@ -19,6 +19,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
 from support.auth_requests import Refused, StartAuth, ask, create_auth_settings, log_in, sign_up
+from support.metrics import scrape
 from support.servers import NatsServer
 
 _DEADLINE_S = 20.0
@@ -150,3 +151,19 @@ async def test_the_service_is_found_by_its_name(auth: AuthApp, nats_client: Nats
     endpoints = {(each["subject"], each["queue_group"]) for each in info["endpoints"]}
     operations = ("sign_up", "log_in", "public_token", "link_token", "revoke", "jwks")
     assert endpoints == {(f"auth.{operation}", "auth") for operation in operations}
+
+
+async def test_the_page_for_prometheus_counts_requests_and_tells_of_the_buckets(
+    provisioned: NatsSettings, start_auth: StartAuth, nats_client: NatsClient
+) -> None:
+    auth = await start_auth(create_auth_settings(health_port=0))
+    await sign_up(nats_client, "alice")
+    with pytest.raises(Refused):
+        await sign_up(nats_client, "alice")
+    page = await scrape(f"http://127.0.0.1:{auth.health_port}/metrics")
+    assert page.value("sd_auth_requests_total", operation="sign_up", outcome="ok") == 1
+    assert page.value("sd_auth_requests_total", operation="sign_up", outcome="refused") == 1
+    assert page.value("sd_auth_request_seconds_count", operation="sign_up") == 2
+    assert page.value("sd_part_ready", part="users") == 1
+    assert "sd_s3_" not in page.text
+    assert "alice" not in page.text

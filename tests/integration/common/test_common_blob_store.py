@@ -13,12 +13,15 @@ from integration.common.makers import new_bucket_name, new_ref
 from minio import Minio
 from minio.commonconfig import ENABLED, Filter
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
+from prometheus_client import generate_latest
 from pydantic import SecretStr
 
 from sd_common.blob_store import Blob, BlobStore, new_blob_id
 from sd_common.errors import BlobNotFound, BlobTaken, Unavailable
+from sd_common.metrics import ProcessMetrics
 from sd_common.settings import MinioSettings
 from sd_common.subjects import TaskRef
+from support.metrics import Page
 from support.servers import S3Server
 
 
@@ -164,7 +167,8 @@ def refusing_endpoint() -> Iterator[str]:
 
 async def test_a_server_that_is_away_is_told_quickly(minio_settings: MinioSettings, refusing_endpoint: str) -> None:
     settings = minio_settings.model_copy(update={"minio_endpoint": refusing_endpoint})
-    async with BlobStore(settings) as blobs, asyncio.timeout(5):
+    metrics = ProcessMetrics()
+    async with BlobStore(settings, metrics=metrics.s3) as blobs, asyncio.timeout(5):
         for call in (
             blobs.get(new_blob_id()),
             blobs.put(new_blob_id(), b"data", "image/png"),
@@ -174,6 +178,20 @@ async def test_a_server_that_is_away_is_told_quickly(minio_settings: MinioSettin
         ):
             with pytest.raises(Unavailable, match=r"^The picture store does not answer at the moment"):
                 await call
+    page = Page(generate_latest(metrics.registry).decode())
+    for operation in ("get", "put", "check_exists", "check_available", "create_bucket"):
+        assert page.value("sd_s3_errors_total", operation=operation) == 1
+        assert page.value("sd_s3_request_seconds_count", operation=operation) == 1
+
+
+async def test_a_blob_that_is_not_there_is_no_error_of_the_store(minio_settings: MinioSettings) -> None:
+    metrics = ProcessMetrics()
+    async with BlobStore(minio_settings, metrics=metrics.s3) as blobs:
+        with pytest.raises(BlobNotFound):
+            await blobs.get(new_blob_id())
+    page = Page(generate_latest(metrics.registry).decode())
+    assert page.value("sd_s3_errors_total", operation="get") == 0
+    assert page.value("sd_s3_request_seconds_count", operation="get") == 1
 
 
 async def test_the_event_loop_is_not_blocked_by_transfers(blob_store: BlobStore) -> None:

@@ -9,7 +9,10 @@ from integration.common.makers import aborted, finished, new_ref, pending, start
 
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import AbortedEvent, FinishedEvent
+from sd_common.job_client import JobClient
 from sd_common.nats_client import NatsClient
+from sd_common.parameters import Txt2ImgParameters
+from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 
 #: Of a hundred reads, one to three find a replica behind.
@@ -53,3 +56,22 @@ async def test_of_a_start_and_an_abort_at_once_one_lands(cluster_clients: list[N
         )
         assert sum(isinstance(result, int) for result in results) == 1, results
         assert sum(isinstance(result, SequenceConflict | TaskEnded) for result in results) == 1, results
+
+
+async def test_internal_services_follow_tasks_at_other_nodes_to_their_end(cluster_clients: list[NatsClient]) -> None:
+    clients = [JobClient(client, user="service") for client in cluster_clients]
+    log = TaskLog(cluster_clients[0])
+
+    async def follow(client: JobClient, ref: TaskRef) -> list[str]:
+        return [event.event_type async for event in client.follow(ref)]
+
+    for number in range(_NUM_TASKS // 4):
+        submitting, other = clients[number % 3], clients[(number + 1) % 3]
+        ref = await submitting.submit(Txt2ImgParameters(prompt="x", model=f"model-{number % 20}"))
+        following = asyncio.ensure_future(follow(other, ref))
+        last = await log.last(ref)
+        assert last is not None
+        sequence = await log.append(ref, started(ref), last.sequence)
+        await log.append(ref, finished(ref), sequence)
+        told = await asyncio.wait_for(following, 10)
+        assert told == ["pending", "started", "finished"][-len(told) :]

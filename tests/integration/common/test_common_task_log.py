@@ -9,14 +9,17 @@ from collections.abc import AsyncIterator
 import pytest
 from integration.common.makers import aborted, finished, new_ref, pending, started
 from nats.aio.msg import Msg
+from prometheus_client import generate_latest
 
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import AbortedEvent
+from sd_common.metrics import ProcessMetrics
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
 from sd_common.tracing import continued_trace
+from support.metrics import Page
 
 _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
@@ -40,6 +43,28 @@ async def test_a_task_goes_its_way(task_log: TaskLog) -> None:
         assert last is not None
         assert (last.ref, last.sequence, last.event) == (ref, sequence, event)
     assert await task_log.last_sequence() == sequence
+
+
+async def test_events_are_counted_by_whoever_appended_them(nats_client: NatsClient, provisioned: NatsSettings) -> None:
+    first, second = ProcessMetrics(), ProcessMetrics()
+    log_of_first, log_of_second = TaskLog(nats_client, first.tasks), TaskLog(nats_client, second.tasks)
+    ref = new_ref()
+    sequence = await log_of_first.append(ref, pending(ref), NO_EVENT)
+    with pytest.raises(SequenceConflict):
+        await log_of_second.append(ref, started(ref), NO_EVENT)
+    sequence = await log_of_second.append(ref, started(ref), sequence)
+    await log_of_first.append(ref, aborted(ref), sequence)
+    with pytest.raises(TaskEnded):
+        await log_of_second.append(ref, finished(ref), sequence)
+
+    def counts(metrics: ProcessMetrics) -> list[float]:
+        page = Page(generate_latest(metrics.registry).decode())
+        counts = [page.value("sd_task_events_total", event_type=name) for name in ("pending", "started", "finished")]
+        aborted_ones = page.value("sd_task_events_total", event_type="aborted", code="cancelled")
+        return [*counts, aborted_ones, page.value("sd_task_event_conflicts_total")]
+
+    assert counts(first) == [1, 0, 0, 1, 0]
+    assert counts(second) == [0, 1, 0, 0, 2]
 
 
 async def test_the_trace_is_handed_on_with_an_event(task_log: TaskLog, nats_client: NatsClient) -> None:

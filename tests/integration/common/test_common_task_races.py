@@ -8,21 +8,22 @@ no job is left.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections import Counter, defaultdict
 
 import pytest
-from integration.common.makers import KEY, REST, aborted, finished, new_job, pending, started
+from integration.common.makers import KEY, REST, finished, new_job, pending, started
 from nats.aio.msg import Msg
 
 from sd_common import subjects
+from sd_common.abort import Aborter
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent, is_terminal
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient, connect
 from sd_common.puller import Puller
+from sd_common.queue_task import queue_task
 from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
 from sd_common.subjects import TaskRef
@@ -36,36 +37,6 @@ _NUM_WORKERS = 4
 async def _turns(count: int) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
-
-
-class _Gateway:
-    """Submits and aborts, in the steps of DESIGN §3."""
-
-    def __init__(self, client: NatsClient) -> None:
-        self._client = client
-        self._queue = JobQueue(client)
-        self._task_log = TaskLog(client)
-
-    async def submit(self, job: Job) -> None:
-        sequence = await self._queue.publish(job)
-        with contextlib.suppress(SequenceConflict, TaskEnded):  # a worker was first
-            await self._task_log.append(job.ref, pending(job.ref, sequence), NO_EVENT)
-
-    async def abort(self, ref: TaskRef) -> None:
-        while True:
-            last = await self._task_log.last(ref)
-            if last is not None and is_terminal(last.event):
-                return
-            try:
-                await self._task_log.append(ref, aborted(ref), last.sequence if last else NO_EVENT)
-            except SequenceConflict:
-                continue
-            except TaskEnded:
-                return
-            break
-        await self._client.publish(ref.cancels)
-        if last is not None and isinstance(last.event, PendingEvent):
-            await self._queue.delete(last.event.job_sequence)
 
 
 class _Worker:
@@ -145,14 +116,14 @@ async def test_every_task_ends_exactly_once(seed: int, nats_client: NatsClient, 
         asyncio.ensure_future(_Worker(client, f"worker-{number}", random.Random(seed + number)).work())
         for number, client in enumerate(clients)
     ]
-    gateway = _Gateway(nats_client)
+    aborter = Aborter(nats_client, queue, task_log)
 
     async def live(job: Job) -> None:
         await _turns(chance.randrange(50))
-        await gateway.submit(job)
+        await queue_task(queue, task_log, job)
         await _turns(chance.randrange(400))
         if chance.random() < 0.6:
-            await asyncio.gather(*(gateway.abort(job.ref) for _ in range(chance.randrange(1, 4))))
+            await asyncio.gather(*(aborter.abort(job.ref) for _ in range(chance.randrange(1, 4))))
 
     try:
         async with asyncio.timeout(30):

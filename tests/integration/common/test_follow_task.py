@@ -11,8 +11,9 @@ from integration.common.makers import aborted, finished, handed_back, new_ref, p
 from nats.js.errors import NotFoundError
 
 from sd_common import follow_task as module
+from sd_common import subjects
 from sd_common.events import ProgressEvent
-from sd_common.follow_task import follow_task
+from sd_common.follow_task import TaskFollower
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
 from sd_common.subjects import TaskRef
@@ -29,7 +30,7 @@ _SOON_S = 20.0
 @pytest.fixture(autouse=True)
 def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence leads nobody to the log: what a test hears, the feed or a reconnect has told."""
-    monkeypatch.setattr(module, "_LOOK_EVERY_S", 3600.0)
+    monkeypatch.setattr(module, "_FIRST_SILENCE_S", 3600.0)
 
 
 @pytest.fixture
@@ -73,8 +74,8 @@ class _Follower:
         self._following = asyncio.ensure_future(self._follow(client, ref, progress))
 
     async def _follow(self, client: NatsClient, ref: TaskRef, progress: bool) -> None:
-        task_log = TaskLog(client, asks_leader=False)
-        async for event in follow_task(client, task_log, ref, progress=progress):
+        self.follower = TaskFollower(client, TaskLog(client, asks_leader=False), PUBLISHER)
+        async for event in self.follower.follow(ref, progress=progress):
             self.types.append(event.event_type)
             self._changed.set()
 
@@ -181,8 +182,8 @@ async def test_the_log_is_read_where_the_feed_is_silent(
     following: NatsClient, task_log: TaskLog, nats_client: NatsClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a message of the feed was lost on its way."""
-    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(TaskRef, "feed", "feed.internal.nobody.hears")
+    monkeypatch.setattr(module, "_FIRST_SILENCE_S", 0.05)
+    monkeypatch.setattr(subjects, "feed_of_user", lambda user: "feed.internal.nobody.hears")
     ref = _new_ref()
     follower = _Follower(following, ref)
     sequence = await _append(task_log, ref, [pending(ref)])
@@ -209,10 +210,11 @@ async def test_what_cannot_be_read_is_passed_over(
     assert await follower.to_the_end() == ["pending", "progress", "aborted"]
 
 
-async def test_nothing_is_left_on_the_connection(following: NatsClient, task_log: TaskLog) -> None:
+async def test_a_task_that_has_ended_leaves_nothing_behind(following: NatsClient, task_log: TaskLog) -> None:
     ref = _new_ref()
-    num_subscriptions = len(following._subs)
     await _append(task_log, ref, [pending(ref), aborted(ref)])
-    await _Follower(following, ref, progress=True).to_the_end()
-    assert len(following._subs) <= num_subscriptions + 1  # of the answers to all requests
+    follower = _Follower(following, ref, progress=True)
+    await follower.to_the_end()
+    assert follower.follower._of_task == {}
     assert following._reconnect_listeners == []
+    assert len(following._subs) == 2  # of the feed, and of the answers to requests

@@ -71,7 +71,9 @@ async def start_gateway(
         ) -> tuple[GatewayApp, str]:
             listening = socket.create_server(("127.0.0.1", 0))
             base_url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            gateway_settings = GatewaySettings(_env_file=None, **{"base_url": base_url, **_NO_RATES, **settings})
+            gateway_settings = GatewaySettings(
+                _env_file=None, **{"base_url": base_url, "health_port": None, **_NO_RATES, **settings}
+            )
             gateway = GatewayApp(gateway_settings, nats_settings, minio_settings, reach)
             running.push_async_callback(gateway.stop)
             await gateway.start(listening)

@@ -19,6 +19,7 @@ from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.app import GatewayApp
 from sd_gateway.authn import Authenticator, VerifiedToken
 from support.client import Client
+from support.metrics import scrape
 
 #: Far more than the kernel holds for a client that reads nothing.
 _EVENT_CHARS = 200_000
@@ -28,7 +29,7 @@ _NUM_EVENTS = 60
 @pytest_asyncio.fixture
 async def gateway(start_gateway: StartGateway) -> tuple[GatewayApp, str]:
     """A gateway with little patience, and where it listens."""
-    return await start_gateway(websocket_send_timeout_s=0.5)
+    return await start_gateway(websocket_send_timeout_s=0.5, health_port=0)
 
 
 async def _stalled(client: Client) -> sockets.socket:
@@ -66,6 +67,8 @@ async def test_a_stalled_websocket_delays_nobody_and_is_cut_off(
             assert [(await events.next())["task_id"] for _ in task_ids] == task_ids
         with contextlib.closing(stalled):
             await asyncio.to_thread(_wait_until_reset, stalled)
+        page = await scrape(f"http://127.0.0.1:{gateway[0].health_port}/metrics")
+        assert page.value("sd_websocket_closes_total", reason="too_slow") == 1
 
 
 async def test_a_stalled_websocket_does_not_hold_up_a_stop(

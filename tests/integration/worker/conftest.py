@@ -22,7 +22,7 @@ from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.settings import MinioSettings, NatsSettings
-from sd_common.task_log import LoggedEvent, TaskLog
+from sd_common.task_log import LoggedEvent, TaskLog, event_of_feed
 from sd_worker.app import WorkerApp
 from sd_worker.settings import WorkerSettings
 from support import tiny_pipelines
@@ -75,9 +75,8 @@ def worker_settings(model_dir: Path, name: str = "worker", **settings: Any) -> W
         base_url=BASE_URL,
         model_dir=model_dir,
         device="cpu",
-        health_port=None,
         worker_name=name,
-        **settings,
+        **{"health_port": None, **settings},
     )
 
 
@@ -155,10 +154,9 @@ class Tasks:
                 await asyncio.sleep(0.02)
 
     async def _on_feed(self, message: Msg) -> None:
-        _, ref = subjects.parse_task_subject(message.subject)
-        sequence = int((message.headers or {})["Nats-Sequence"])
+        event = event_of_feed(message)
         async with self._changed:
-            self._told[ref.task_id].append(LoggedEvent(ref, sequence, message.data))
+            self._told[event.ref.task_id].append(event)
             self._changed.notify_all()
 
     async def _on_progress(self, message: Msg) -> None:

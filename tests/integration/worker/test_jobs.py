@@ -23,12 +23,13 @@ from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
-from sd_common.subjects import ModelLane
+from sd_common.subjects import ModelLane, jobs_of
 from sd_common.task_log import NO_EVENT, LoggedEvent
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
 from sd_worker.engine.errors import DeviceUnavailable
 from support.jobs import num_jobs
+from support.metrics import scrape_until
 
 
 def _types(events: list[LoggedEvent]) -> list[str]:
@@ -118,6 +119,26 @@ async def test_a_job_that_cannot_be_read_is_taken_off_the_queue_counted_and_its_
     assert "parameters.txt2img.prompt: Field required" in aborted.reason
     await tasks.wait_until_queue_is_empty()
     assert re.findall(r"not_a_job.*num_refused\S*=\S*([0-9])", capsys.readouterr().out) == ["1", "2"]
+
+
+async def test_a_page_tells_of_jobs_that_come_again_and_of_what_is_no_job(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    await tasks.publish("a", steps=200)
+    one = await start_worker("one", drain_timeout_s=0)
+    await tasks.wait_until_begun("a")
+    await one.stop()
+    worker = await start_worker("two", health_port=0)
+    await tasks.wait_for("a", "finished")
+    await nats_client.jetstream().publish(jobs_of("tiny"), b"no job")
+    url = f"http://127.0.0.1:{worker.health_port}/metrics"
+    page = await scrape_until(url, lambda page: page.value("sd_unreadable_jobs_total") == 1)
+    assert page.value("sd_job_redeliveries_total") == 1
+    assert page.value("sd_queue_wait_seconds_count", lane="rest") == 0
+    assert page.value("sd_model_load_seconds_count") == 1
+    assert page.value("sd_task_stage_seconds_count", stage="load") == 1
+    for part in ("event_loop", "nats", "engine", "jobs"):
+        assert page.value("sd_part_ready", part=part) == 1
 
 
 async def test_a_job_on_the_subject_of_another_model_is_aborted(

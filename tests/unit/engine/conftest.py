@@ -56,7 +56,12 @@ def create_engine(source: ModelSource) -> Iterator[Callable[..., EngineUnderTest
     ) -> EngineUnderTest:
         recorder = Recorder()
         models = Models(loader, device, budget_bytes)
-        listeners = Listeners(recorder.on_progress, recorder.on_outcome, on_preview=recorder.on_preview)
+        listeners = Listeners(
+            recorder.on_progress,
+            recorder.on_outcome,
+            on_preview=recorder.on_preview,
+            on_pass=recorder.passes.append,
+        )
         engine = EngineThread(models, row_caps or RowCaps(device, fixed=MAX_ROWS), listeners)
         created.append(EngineUnderTest(engine, recorder, models))
         engine.start()

@@ -18,7 +18,16 @@ from sd_worker.engine.engine_thread import EngineThread
 from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
 from sd_worker.engine.models import Models
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import EngineTask, Finished, KnownModel, LoadProgress, Outcome, Progress, ignore_progress
+from sd_worker.engine.tasks import (
+    EngineTask,
+    Finished,
+    KnownModel,
+    LoadProgress,
+    Outcome,
+    PassMade,
+    Progress,
+    ignore_progress,
+)
 
 CPU = Device(torch.device("cpu"), torch.float32)
 #: Rows of a forward pass: what the tiny models are shared in, unless a test measures.
@@ -35,6 +44,7 @@ class Recorder:
         self.progress: list[Progress] = []
         self.outcomes: queue.Queue[Outcome] = queue.Queue()
         self.previews: list[tuple[str, torch.Tensor]] = []
+        self.passes: list[PassMade] = []
         #: Runs in the engine thread at each progress.
         self.at_progress: Callable[[Progress], None] = lambda progress: None
 
@@ -123,6 +133,7 @@ class TickedEngine:
             on_progress=self.recorder.on_progress,
             on_change=self._changed.set,
             on_preview=self.recorder.on_preview,
+            on_pass=self.recorder.passes.append,
         )
 
     def tick(self) -> None:

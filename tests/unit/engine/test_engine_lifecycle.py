@@ -9,10 +9,12 @@ from collections.abc import Callable
 import pytest
 from unit.engine.recorder import (
     CPU,
+    MAX_ROWS,
     TIMEOUT_S,
     CreateEngine,
     EngineUnderTest,
     GatedLoader,
+    TickedEngine,
     img2img,
     txt2img,
 )
@@ -40,6 +42,19 @@ def test_tasks_begin_in_the_order_of_submission(engine: EngineUnderTest) -> None
         assert isinstance(engine.recorder.next_outcome(), Finished)
     first_steps = [p.task_id for p in engine.recorder.progress if p.step == 1]
     assert first_steps == task_ids
+
+
+def test_every_pass_is_told_with_the_share_of_it_that_was_used(source: ModelSource) -> None:
+    engine = TickedEngine(source, "sd1")
+    engine.run([txt2img(task_id, steps=4, guidance=7.5, scheduler="ddim") for task_id in "abc"], per_join=3)
+    engine.stop()
+    passes = engine.recorder.passes
+    denoising = [made for made in passes if made.stage == "denoise"]
+    assert sum(made.num_rows for made in denoising) == 3 * 4 * 2  # guidance takes a second row
+    assert {made.max_rows for made in denoising} == {MAX_ROWS}
+    assert max(made.num_rows for made in denoising) == 3 * 2
+    assert sum(made.num_rows for made in passes if made.stage == "decode") == 3
+    assert all(made.seconds > 0 for made in passes)
 
 
 @pytest.mark.parametrize("scheduler", ["plms", "ddim", "heun"])

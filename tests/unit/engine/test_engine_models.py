@@ -26,7 +26,7 @@ from sd_worker.engine.errors import DeviceUnavailable, ModelUnavailable
 from sd_worker.engine.model_errors import explain
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.models import Models
-from sd_worker.engine.tasks import KnownModel
+from sd_worker.engine.tasks import KnownModel, MemoryUse, ModelChange, ModelDropped, ModelLoad
 
 
 @pytest.fixture
@@ -274,6 +274,27 @@ def test_the_least_recently_used_model_goes_when_the_budget_is_full(source: Mode
     load_now(models, "owner/sd2")
 
     assert models.resident() == ("sd1", "owner/sd2")
+
+
+def test_loads_and_evictions_are_told(source: ModelSource) -> None:
+    changes: list[ModelChange] = []
+    one_model = source.load("sd1").num_bytes + 1000
+    models = Models(source, CPU, one_model, changes.append)
+    load_now(models, "sd1")
+    sd1_bytes = models.memory().models_bytes
+    load_now(models, "owner/sd2")
+    with pytest.raises(AssertionError):
+        load_now(models, "nothing-has-this-name")
+    told = [(type(change), change.name, getattr(change, "has_come", None)) for change in changes]
+    assert told == [
+        (ModelLoad, "sd1", True),
+        (ModelDropped, "sd1", None),
+        (ModelLoad, "owner/sd2", True),
+        (ModelLoad, "nothing-has-this-name", False),
+    ]
+    assert all(change.seconds > 0 for change in changes if isinstance(change, ModelLoad))
+    assert 0 < sd1_bytes <= one_model
+    assert models.memory() == MemoryUse(1, source.load("owner/sd2").num_bytes)
 
 
 def test_a_model_waits_for_room_until_no_sample_runs_on_the_others(source: ModelSource) -> None:

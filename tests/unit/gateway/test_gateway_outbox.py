@@ -104,3 +104,17 @@ async def test_a_reader_that_gives_up_loses_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert await outbox.get() == _event(1)
+
+
+async def test_progress_that_is_not_sent_is_told() -> None:
+    dropped: list[int] = []
+    outbox = Outbox(4, dropped.append)
+    for _ in range(5):
+        outbox.put_if_roomy(b"progress")
+    assert sum(dropped) == 3
+    for sequence in range(3):
+        outbox.put(_event(sequence))
+    assert sum(dropped) == 5
+    outbox.put_if_roomy(b"progress")
+    outbox.drop_progress()  # that of tasks which have ended: nothing is missed
+    assert sum(dropped) == 6

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from sd_common.parameters import Txt2ImgParameters
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, Outcome, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, MemoryUse, Outcome, Progress
 from sd_worker.engine_bridge import EngineBridge
 
 
@@ -42,6 +42,9 @@ class ToldEngine:
 
     def known_models(self) -> Sequence[KnownModel]:
         return ()
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse(0, 0)
 
 
 def _bridge() -> tuple[EngineBridge, ToldEngine]:

@@ -23,6 +23,11 @@ def check_model_allowed(name: str, patterns: Sequence[str]) -> None:
         raise ModelNotAllowed(name, patterns)
 
 
+def exact_names(patterns: Sequence[str]) -> list[str]:
+    """The patterns that stand for one model each, as its name."""
+    return [canonical_model_name(pattern) for pattern in patterns if not any(char in pattern for char in "*?[")]
+
+
 def _matches(name: str, pattern: str) -> bool:
     repository, revision = split_revision(name)
     repository_pattern, revision_pattern = split_revision(canonical_model_name(pattern))

@@ -113,7 +113,7 @@ CHANNELS = (
         subjects.BACKLOG,
         "What waits, told by the worker that asked the server, some four times a second. Not stored.",
         ("worker",),
-        ("worker",),
+        ("worker", "gateway"),
         Backlog,
     ),
     Channel(

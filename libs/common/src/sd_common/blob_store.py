@@ -19,6 +19,7 @@ from minio.error import MinioException, S3Error
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
 from sd_common.errors import BlobNotFound, BlobTaken, Unavailable
+from sd_common.metrics import S3Metrics
 from sd_common.settings import MinioSettings
 from sd_common.subjects import TaskRef
 
@@ -72,7 +73,10 @@ def new_blob_id() -> str:
 class BlobStore:
     """Blobs by id. Every call raises `Unavailable` where the S3 server does not answer."""
 
-    def __init__(self, settings: MinioSettings, patience: Patience = LONG_PATIENCE) -> None:
+    def __init__(
+        self, settings: MinioSettings, patience: Patience = LONG_PATIENCE, metrics: S3Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or S3Metrics()
         self._bucket = settings.minio_bucket
         self._call_timeout_s = patience.call_timeout_s
         self._pool = urllib3.PoolManager(
@@ -117,7 +121,7 @@ class BlobStore:
                     if error.code != "BucketAlreadyOwnedByYou":  # somebody was first
                         raise
 
-        await self._run(create)
+        await self._run("create_bucket", create)
 
     async def set_max_age(self, days: int | None) -> None:
         """Have the server delete blobs that are older, or none. Other rules of the bucket's lifecycle stay."""
@@ -134,7 +138,7 @@ class BlobStore:
             elif before:
                 self._client.delete_bucket_lifecycle(self._bucket)
 
-        await self._run(set_rule)
+        await self._run("set_max_age", set_rule)
 
     async def put(self, blob_id: str, data: bytes, content_type: str) -> None:
         """Store `data`, in the place of what was there."""
@@ -142,7 +146,7 @@ class BlobStore:
         def put() -> None:
             self._client.put_object(self._bucket, blob_id, io.BytesIO(data), len(data), content_type=content_type)
 
-        await self._run(put)
+        await self._run("put", put)
 
     async def put_made(self, blob_id: str, data: bytes, content_type: str, ref: TaskRef) -> None:
         """Store what a task made, in the place of what its earlier attempts did. Raises `BlobTaken` where any other
@@ -168,7 +172,7 @@ class BlobStore:
                 metadata={_MADE_BY: made_by},
             )
 
-        await self._run(put_made)
+        await self._run("put", put_made)
 
     async def get(self, blob_id: str) -> Blob:
         """The blob, or `BlobNotFound`."""
@@ -185,7 +189,7 @@ class BlobStore:
                 response.close()
                 response.release_conn()
 
-        return await self._run(get, blob_id)
+        return await self._run("get", get, blob_id)
 
     async def check_exists(self, blob_id: str) -> None:
         """Raise `BlobNotFound` where there is no such blob."""
@@ -193,7 +197,7 @@ class BlobStore:
         def stat() -> None:
             self._client.stat_object(self._bucket, blob_id)
 
-        await self._run(stat, blob_id)
+        await self._run("check_exists", stat, blob_id)
 
     async def check_available(self) -> None:
         """Raise `Unavailable` where the bucket cannot be reached."""
@@ -202,9 +206,13 @@ class BlobStore:
             if not self._client.bucket_exists(self._bucket):
                 raise Unavailable(_PART)
 
-        await self._run(check)
+        await self._run("check_available", check)
 
-    async def _run(self, call: Callable[[], T], blob_id: str = "") -> T:
+    async def _run(self, operation: str, call: Callable[[], T], blob_id: str = "") -> T:
+        with self._metrics.timed(operation):
+            return await self._call(call, blob_id)
+
+    async def _call(self, call: Callable[[], T], blob_id: str) -> T:
         try:
             async with asyncio.timeout(self._call_timeout_s):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)

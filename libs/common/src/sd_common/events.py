@@ -74,6 +74,9 @@ class StartedEvent(BaseEvent):
     event_type: Literal["started"] = "started"
     attempt: int = Field(ge=1)
     worker: str
+    delivery: int | None = Field(
+        default=None, ge=1, description="How often the job had been given out by then; null from workers of old."
+    )
 
 
 class FinishedEvent(BaseEvent):
@@ -116,6 +119,10 @@ StoredEvent = Annotated[
     Field(discriminator="event_type"),
 ]
 TerminalEvent = FinishedEvent | AbortedEvent
+#: By which also events of later versions are known to be terminal.
+TERMINAL_TYPES = frozenset(
+    {FinishedEvent.model_fields["event_type"].default, AbortedEvent.model_fields["event_type"].default}
+)
 
 stored_event_adapter: TypeAdapter[PendingEvent | StartedEvent | FinishedEvent | AbortedEvent] = TypeAdapter(StoredEvent)
 

@@ -1,4 +1,4 @@
-"""Liveness and readiness over HTTP, for services that speak no HTTP otherwise.
+"""Liveness, readiness and metrics over HTTP, on a port for operators alone.
 
 The server runs in threads of its own and asks the event loop: a loop that hangs is told as such, instead of silence.
 """
@@ -12,11 +12,15 @@ import json
 import socket
 import socketserver
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Annotated, Any
 
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector, CollectorRegistry
 from pydantic import BeforeValidator, Field
 
 #: Seconds within which a sound event loop answers, and within which the parts tell whether they are ready.
@@ -36,12 +40,19 @@ HealthPort = Annotated[Annotated[int, Field(ge=0, le=65_535)] | None, BeforeVali
 
 
 class HealthServer:
-    """`GET /healthz` (the event loop answers) and `GET /readyz` (every part is ready): 200, or 503 with the reasons."""
+    """`GET /healthz` (the event loop answers) and `GET /readyz` (every part is ready): 200, or 503 with the reasons.
+    `GET /metrics`: what `registry` has, for Prometheus, and which parts are ready."""
 
     def __init__(
-        self, host: str, port: int, readiness: Callable[[], Awaitable[Parts]], loop: asyncio.AbstractEventLoop
+        self,
+        host: str,
+        port: int,
+        readiness: Callable[[], Awaitable[Parts]],
+        loop: asyncio.AbstractEventLoop,
+        registry: CollectorRegistry,
     ) -> None:
         self._readiness = readiness
+        self._registry = registry
         self._loop = loop
         try:
             self._server = _Server(host, port, self)
@@ -74,11 +85,20 @@ class HealthServer:
                 return self._ask(self._check(), READY_WITHIN_S)
         return None
 
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        """The page for Prometheus in the format that `accept` asks for, and its content type. Called in the server's
+        threads: a loop that hangs shows in it."""
+        encode, content_type = choose_encoder(accept)
+        return encode(_Page(self._registry, self._ask(self._check_all(), READY_WITHIN_S))), content_type
+
     async def _answer(self) -> Parts:
         return {}
 
     async def _check(self) -> Parts:
         return {name: reason for name, reason in (await self._readiness()).items() if reason is not None}
+
+    async def _check_all(self) -> Parts:
+        return {"event_loop": None, **await self._readiness()}
 
     def _ask(self, question: Coroutine[Any, Any, Parts], within_s: float) -> Parts:
         try:
@@ -93,6 +113,44 @@ class HealthServer:
             return {"event_loop": f"no answer within {within_s:g} s"}
         except (Exception, concurrent.futures.CancelledError) as error:
             return {"readiness": f"the check failed: {type(error).__name__}"}
+
+
+@contextlib.asynccontextmanager
+async def serving_health(
+    host: str, port: int | None, readiness: Callable[[], Awaitable[Parts]], registry: CollectorRegistry
+) -> AsyncIterator[int | None]:
+    """Serve while inside, and yield the port; None: nothing is served."""
+    if port is None:
+        yield None
+        return
+    server = HealthServer(host, port, readiness, asyncio.get_running_loop(), registry)
+    server.start()
+    try:
+        yield server.port
+    finally:
+        await server.stop()
+
+
+def parts_metric() -> GaugeMetricFamily:
+    """The metric of which parts are ready, without its values."""
+    return GaugeMetricFamily(
+        "sd_part_ready", "Whether a part that the service needs is ready (1), as `/readyz` tells.", labels=["part"]
+    )
+
+
+class _Page(Collector):
+    """What one answer shows."""
+
+    def __init__(self, registry: CollectorRegistry, parts: Parts) -> None:
+        self._registry = registry
+        self._parts = parts
+
+    def collect(self) -> Iterator[Metric]:
+        ready = parts_metric()
+        for part, reason in self._parts.items():
+            ready.add_metric([part], float(reason is None))
+        yield ready
+        yield from self._registry.collect()
 
 
 class _Server(ThreadingHTTPServer):
@@ -113,6 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 5.0  # seconds for a client to send its request
 
     def do_GET(self) -> None:
+        if self.path == "/metrics":
+            self._respond(HTTPStatus.OK, *self.server.health.metrics(self.headers.get("Accept", "")))
+            return
         missing = self.server.health.missing(self.path)
         answer: dict[str, Any]
         if missing is None:
@@ -121,10 +182,12 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = HTTPStatus.SERVICE_UNAVAILABLE, {"status": "unavailable", "missing": missing}
         else:
             status, answer = HTTPStatus.OK, {"status": "ok"}
-        body = json.dumps(answer).encode()
+        self._respond(status, json.dumps(answer).encode(), "application/json")
+
+    def _respond(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         with contextlib.suppress(ConnectionError):  # a probe that gave up
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

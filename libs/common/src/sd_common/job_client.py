@@ -19,7 +19,7 @@ from sd_common.abort import Aborter
 from sd_common.blob_store import new_blob_id
 from sd_common.errors import TaskAborted
 from sd_common.events import AbortedEvent, FinishedEvent, ProgressEvent
-from sd_common.follow_task import follow_task
+from sd_common.follow_task import TaskFollower
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient
@@ -40,10 +40,10 @@ class JobClient:
         if user is None:
             raise ValueError("NATS_URL has no user name: write nats://USER:PASSWORD@HOST:PORT, or give `user`")
         self._user, self._session = check_token(user), check_token(session)
-        self._client = client
         self._queue = JobQueue(client)
         self._task_log = TaskLog(client, asks_leader=False)
         self._aborter = Aborter(client, None, self._task_log)
+        self._follower = TaskFollower(client, self._task_log, self._user)
 
     async def submit(
         self, parameters: AnyParameters, *, task_id: str | None = None, blob_id: str | None = None
@@ -60,19 +60,20 @@ class JobClient:
             blob_id=blob_id or new_blob_id(),
             parameters=parameters,
         )
+        await self._follower.listen()  # other servers of a cluster have heard of it when the task is followed
         await queue_task(self._queue, self._task_log, job)
         return job.ref
 
     def follow(self, ref: TaskRef, *, progress: bool = False) -> AsyncGenerator[StoredEventModel | ProgressEvent, None]:
-        """The task's events, as `follow_task` tells them."""
-        return follow_task(self._client, self._task_log, ref, progress=progress)
+        """The task's events, as `TaskFollower.follow` tells them."""
+        return self._follower.follow(ref, progress=progress)
 
     async def wait(self, ref: TaskRef, timeout_s: float | None = None) -> FinishedEvent:
         """Wait for the picture: the gateway serves it at `result.blob_url` of the returned event, to whoever knows that
         URL. Its last part is the blob id, which is the picture's name in the bucket.
 
         Raises `TaskAborted`, whose `event` says why; `TimeoutError` after `timeout_s`, when the task goes on; and
-        `Unavailable` as `follow_task` does.
+        `Unavailable` as `follow` does.
         """
         async with asyncio.timeout(timeout_s), contextlib.aclosing(self.follow(ref)) as events:
             async for event in events:

@@ -16,6 +16,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from sd_common.errors import Unavailable
+from sd_common.metrics import NatsMetrics
 from sd_common.settings import NatsSettings
 
 log = structlog.get_logger(__name__)
@@ -33,8 +34,9 @@ ReconnectListener = Callable[[], Awaitable[None]]
 class NatsClient(Client):
     """A nats-py client that can be handed around before it is open, and tells several parts of reconnects."""
 
-    def __init__(self, settings: NatsSettings, name: str) -> None:
+    def __init__(self, settings: NatsSettings, name: str, metrics: NatsMetrics | None = None) -> None:
         super().__init__()
+        self._metrics = metrics or NatsMetrics()
         self._servers = [url.strip() for url in settings.nats_url.get_secret_value().split(",")]
         self._name = name
         self._was_opened = False
@@ -129,8 +131,12 @@ class NatsClient(Client):
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
         """As nats-py's; raises `ConnectionReconnectingError` before the client was open."""
-        self._check_opened()
-        await super().publish(subject, payload, reply, headers)
+        try:
+            self._check_opened()
+            await super().publish(subject, payload, reply, headers)
+        except nats.errors.Error:
+            self._metrics.publish_errors.inc()
+            raise
 
     async def subscribe(self, subject: str, *args: Any, **kwargs: Any) -> Subscription:
         """As nats-py's; raises as `publish`."""
@@ -149,7 +155,11 @@ class NatsClient(Client):
         the answer (`asyncio.wait_for` of Python 3.11): a service told to stop would go on."""
         task = asyncio.current_task()
         num_cancellations = task.cancelling() if task else 0
-        answer = await super().request(subject, payload, timeout, old_style, headers)
+        try:
+            answer = await super().request(subject, payload, timeout, old_style, headers)
+        except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
+            self._metrics.request_errors.inc()
+            raise
         if task is not None and task.cancelling() > num_cancellations:
             raise asyncio.CancelledError
         return answer
@@ -170,6 +180,7 @@ class NatsClient(Client):
         self._connected.clear()
         self._away_since = time.monotonic()
         if not self._is_shutting:
+            self._metrics.disconnects.inc()
             log.warning("nats_disconnected")
 
     async def _tell_reconnected(self) -> None:
@@ -185,9 +196,9 @@ class NatsClient(Client):
             log.exception("reconnect_listener_failed")
 
 
-async def connect(settings: NatsSettings, name: str) -> NatsClient:
+async def connect(settings: NatsSettings, name: str, metrics: NatsMetrics | None = None) -> NatsClient:
     """An open client. Waits as `NatsClient.open`."""
-    client = NatsClient(settings, name)
+    client = NatsClient(settings, name, metrics)
     try:
         await client.open()
     except BaseException:

@@ -62,10 +62,6 @@ class TaskRef:
         return f"events.{self.user}.{self.session}.{self.task_id}"
 
     @property
-    def feed(self) -> str:
-        return f"feed.{self.user}.{self.session}.{self.task_id}"
-
-    @property
     def progress(self) -> str:
         return f"progress.{self.user}.{self.session}.{self.task_id}"
 
@@ -125,6 +121,11 @@ def events_of_session(user: str, session: str) -> str:
 def events_of_user(user: str) -> str:
     """Filter for the events of all tasks of one user."""
     return f"events.{check_token(user)}.*.*"
+
+
+def feed_of_user(user: str) -> str:
+    """Filter for what the feed tells of all tasks of one user."""
+    return f"feed.{check_token(user)}.*.*"
 
 
 def progress_of_session(user: str, session: str) -> str:

@@ -26,6 +26,7 @@ from sd_common.events import (
     is_terminal,
     stored_event_adapter,
 )
+from sd_common.metrics import TaskMetrics
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
 from sd_common.stream_reader import StoredMessage, StreamReader
@@ -77,18 +78,24 @@ class Extent:
 class TaskLog:
     """Events of all tasks."""
 
-    def __init__(self, client: NatsClient, *, asks_leader: bool = True) -> None:
+    def __init__(self, client: NatsClient, metrics: TaskMetrics | None = None, *, asks_leader: bool = True) -> None:
         """`asks_leader`: whether the stream's leader is asked where a replica, which may be behind, is not enough. That
         takes the right to read the whole stream."""
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
         self._asks_leader = asks_leader
         self._reader = StreamReader(client, EVENTS)
+        self._metrics = metrics or TaskMetrics()
 
     async def append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
         """Append `event` if `expected_sequence` is the task's last, and return its sequence.
 
         Raises `TaskEnded` or `SequenceConflict` where somebody was first, `Unavailable` where NATS does not answer.
         """
+        sequence = await self._append(ref, event, expected_sequence)
+        self._metrics.appended(event)
+        return sequence
+
+    async def _append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
         payload = event.model_dump_json().encode()
         headers = {"Nats-Expected-Last-Subject-Sequence": str(expected_sequence), **trace_headers()}
         try:
@@ -103,6 +110,7 @@ class TaskLog:
         last = await self._last_of(ref.events, direct=not self._asks_leader)
         if last is not None and last.data == payload:
             return last.sequence  # an earlier try had landed though its answer was lost
+        self._metrics.conflicts.inc()
         if last is not None and is_terminal(last.event):
             raise TaskEnded(ref.task_id, last.event.event_type)
         raise SequenceConflict(ref.task_id)

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
+from sd_auth.metrics import AuthMetrics
 from sd_auth.operations import Operations
 from sd_auth.passwords import Passwords
 from sd_auth.revoked_tokens import RevokedTokens
@@ -15,7 +16,7 @@ from sd_auth.settings import AuthSettings
 from sd_auth.tokens import Tokens
 from sd_auth.users import Users
 from sd_common.buckets import Bucket
-from sd_common.health import HealthServer
+from sd_common.health import serving_health
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
 from sd_common.streams import REVOKED_TOKENS_BUCKET, USERS_BUCKET
@@ -31,25 +32,24 @@ _BUCKET_RETRY_FOR_S = 3.0
 class AuthApp:
     """Runs in the event loop of whoever starts it: `python -m sd_auth`, or a process that embeds it."""
 
-    def __init__(self, settings: AuthSettings, nats_settings: NatsSettings) -> None:
+    def __init__(self, settings: AuthSettings, nats_settings: NatsSettings, metrics: AuthMetrics | None = None) -> None:
         self._settings = settings
+        self._metrics = metrics or AuthMetrics()
         self._nats_settings = nats_settings
         self._parts = AsyncExitStack()
-        self._health: HealthServer | None = None
+        #: The port of the health server, where there is one.
+        self.health_port: int | None = None
         self._client: NatsClient | None = None
         self._buckets: dict[str, Bucket] = {}
-
-    @property
-    def health_port(self) -> int | None:
-        """The port of the health server, where there is one."""
-        return self._health.port if self._health else None
 
     async def start(self) -> None:
         """Return once requests are taken. Waits for NATS; what had started is stopped again where a part fails."""
         async with AsyncExitStack() as parts:
             # First, so that a service that waits for NATS tells so.
-            await self._start_health(parts)
-            client = await connect(self._nats_settings, "auth")
+            settings, process = self._settings, self._metrics.process
+            health = serving_health(settings.health_host, settings.health_port, self._readiness, process.registry)
+            self.health_port = await parts.enter_async_context(health)
+            client = await connect(self._nats_settings, "auth", process.nats)
             parts.push_async_callback(client.shut)
             self._client = client
             users, revoked_tokens = (
@@ -59,10 +59,9 @@ class AuthApp:
             self._buckets = {USERS_BUCKET: users, REVOKED_TOKENS_BUCKET: revoked_tokens}
             passwords = Passwords()
             parts.push_async_callback(passwords.aclose)
-            settings = self._settings
             tokens = Tokens(settings.secret_key, settings.previous_secret_keys, settings.access_token_expire_minutes)
             operations = Operations(settings, Users(users), passwords, tokens, RevokedTokens(revoked_tokens))
-            service = AuthService(client, operations)
+            service = AuthService(client, operations, self._metrics)
             parts.push_async_callback(service.stop)
             await service.start()
             self._parts = parts.pop_all()
@@ -74,14 +73,6 @@ class AuthApp:
         Does nothing where nothing runs.
         """
         await self._parts.aclose()
-
-    async def _start_health(self, parts: AsyncExitStack) -> None:
-        host, port = self._settings.health_host, self._settings.health_port
-        if port is None:
-            return
-        self._health = HealthServer(host, port, self._readiness, asyncio.get_running_loop())
-        parts.push_async_callback(self._health.stop)
-        self._health.start()
 
     async def _readiness(self) -> dict[str, str | None]:
         if self._client is None or not self._client.is_connected:

@@ -15,6 +15,7 @@ from nats.micro.request import Handler, Request
 from nats.micro.service import Service
 
 from sd_auth.errors import AuthError, Overloaded
+from sd_auth.metrics import AuthMetrics
 from sd_auth.operations import Operations
 from sd_common.auth_messages import JWKS, LINK_TOKEN, LOG_IN, PUBLIC_TOKEN, REVOKE, SERVICE_NAME, SIGN_UP
 from sd_common.errors import Unavailable
@@ -37,8 +38,9 @@ Operation = Callable[[bytes], Awaitable[Message]]
 class AuthService:
     """Serves the operations on their subjects, as one of a queue group of replicas."""
 
-    def __init__(self, client: NatsClient, operations: Operations) -> None:
+    def __init__(self, client: NatsClient, operations: Operations, metrics: AuthMetrics) -> None:
         self._client = client
+        self._metrics = metrics
         self._operations: dict[str, Operation] = {
             SIGN_UP: operations.sign_up,
             LOG_IN: operations.log_in,
@@ -106,13 +108,9 @@ class AuthService:
                 outcome = "ok" if code is None else "failed" if code == _INTERNAL_ERROR else "refused"
             except (nats.errors.Error, ValueError):  # disconnected, or the request names no reply subject
                 outcome = "unanswered"
-            log.info(
-                "auth_request",
-                operation=name,
-                outcome=outcome,
-                code=code,
-                ms=round((time.perf_counter() - started_at) * 1000, 1),
-            )
+            seconds = time.perf_counter() - started_at
+            self._metrics.answered(name, outcome, seconds)
+            log.info("auth_request", operation=name, outcome=outcome, code=code, ms=round(1000 * seconds, 1))
 
     async def _answer(self, operation: Operation, data: bytes) -> tuple[str | None, str]:
         """The JSON of the answer, or the code and the sentence of the error."""

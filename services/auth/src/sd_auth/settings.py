@@ -37,11 +37,9 @@ class AuthSettings(Settings):
     access_token_expire_minutes: int = Field(default=240, ge=1, description="Minutes for which a token is valid.")
     health_host: str = Field(
         default="127.0.0.1",
-        description="Address on which `/healthz` and `/readyz` are served; `0.0.0.0` in a container.",
+        description="Address on which `/healthz`, `/readyz` and `/metrics` are served; `0.0.0.0` in a container.",
     )
-    health_port: HealthPort = Field(
-        default=8081, description="Port of `/healthz` and `/readyz`; 0 for any that is free, `off` for none."
-    )
+    health_port: HealthPort = Field(default=8081, description="Port of these; 0 for any that is free, `off` for none.")
 
     @property
     def previous_secret_keys(self) -> list[SecretStr]:

@@ -12,6 +12,7 @@ from aiohttp import web
 from sd_common.abort import Aborter
 from sd_common.blob_store import SHORT_PATIENCE, BlobStore
 from sd_common.errors import Unavailable
+from sd_common.health import serving_health
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.queue_position import QueuePositions
@@ -22,6 +23,7 @@ from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.errors import AccountRefused
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.heard_backlog import HeardBacklog
 from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.openapi import create_document
 from sd_gateway.http.operations import add_operations
@@ -33,6 +35,7 @@ from sd_gateway.http.service import add_documents
 from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
+from sd_gateway.metrics import FleetMetrics, GatewayMetrics
 from sd_gateway.parts import PARTS, Parts
 from sd_gateway.rate_limits import RateLimit
 from sd_gateway.remote_pictures import INTERNET, Reach, RemotePictures
@@ -66,11 +69,15 @@ class GatewayApp:
         nats_settings: NatsSettings,
         minio_settings: MinioSettings,
         reach: Reach = INTERNET,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
         self._settings = settings
+        self._metrics = metrics or GatewayMetrics()
         self._reach = reach
         self._nats_settings = nats_settings
         self._minio_settings = minio_settings
+        #: The port for operators, where there is one.
+        self.health_port: int | None = None
         self._stack = AsyncExitStack()
 
     async def start(self, listening: socket.socket | None = None) -> None:
@@ -79,9 +86,10 @@ class GatewayApp:
         Returns when requests are answered. Parts that are away are waited for in the background: `/readyz` tells.
         """
         async with AsyncExitStack() as stack:
-            self._client = NatsClient(self._nats_settings, "gateway")
+            process = self._metrics.process
+            self._client = NatsClient(self._nats_settings, "gateway", process.nats)
             stack.push_async_callback(self._client.shut)
-            blobs = await stack.enter_async_context(BlobStore(self._minio_settings, SHORT_PATIENCE))
+            blobs = await stack.enter_async_context(BlobStore(self._minio_settings, SHORT_PATIENCE, process.s3))
             remote_pictures = RemotePictures(
                 self._settings.remote_images,
                 self._settings.max_upload_bytes,
@@ -95,6 +103,10 @@ class GatewayApp:
             stack.callback(self._parts.revoked_tokens.stop)
             self._starting = asyncio.create_task(self._start_parts(), name="gateway-start-parts")
             stack.callback(self._starting.cancel)
+            stack.enter_context(self._metrics.showing(self._fleet_metrics))
+            host, port = self._settings.health_host, self._settings.health_port
+            health = serving_health(host, port, self._readiness, process.registry)
+            self.health_port = await stack.enter_async_context(health)
             runner = GatewayRunner(
                 create_web_app(self._parts),
                 handler_cancellation=True,  # a client that goes away cancels its request, which aborts its task
@@ -114,7 +126,12 @@ class GatewayApp:
             stack.push_async_callback(self._parts.websockets.close_all)
             stack.push_async_callback(site.stop)
             self._stack = stack.pop_all()
-        log.info("gateway_listening", port=runner.addresses[0][1], base_url=self._settings.base_url)
+        log.info(
+            "gateway_listening",
+            port=runner.addresses[0][1],
+            base_url=self._settings.base_url,
+            health_port=self.health_port,
+        )
 
     async def stop(self) -> None:
         """Stop listening, let requests under way end, then close what they needed. Idempotent."""
@@ -137,7 +154,7 @@ class GatewayApp:
 
     def _wire(self, client: NatsClient, blobs: BlobStore, remote_pictures: RemotePictures) -> Parts:
         settings = self._settings
-        task_log = TaskLog(client)
+        task_log = TaskLog(client, self._metrics.process.tasks)
         queue = JobQueue(client)
         auth = AuthClient(client)
         revoked_tokens = RevokedTokens(client)
@@ -145,9 +162,13 @@ class GatewayApp:
         feed = EventFeed(client, task_log)
         input_pictures = InputPictures(blobs, remote_pictures, settings.base_url, settings)
         unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
+        served_models = ServedModels(client)
+        self._backlog = HeardBacklog(client)
+        self._fleet_metrics = FleetMetrics(served_models, unfinished_tasks, self._backlog, settings.allowed_models)
         submitter = Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
         return Parts(
             settings=settings,
+            metrics=self._metrics,
             nats=client,
             auth=auth,
             authenticator=authenticator,
@@ -158,14 +179,14 @@ class GatewayApp:
             task_log=task_log,
             task_pages=TaskPages(task_log),
             feed=feed,
-            served_models=ServedModels(client),
+            served_models=served_models,
             input_pictures=input_pictures,
             submitter=submitter,
             idempotent_submitter=IdempotentSubmitter(IdempotencyKeys(client), task_log, submitter),
             unfinished_tasks=unfinished_tasks,
             queue_positions=QueuePositions(client),
             aborter=Aborter(client, queue, task_log),
-            websockets=Websockets(client, feed, task_log, authenticator, settings),
+            websockets=Websockets(client, feed, task_log, authenticator, settings, self._metrics),
             readiness=self._readiness,
         )
 
@@ -177,6 +198,7 @@ class GatewayApp:
             parts.served_models.start,
             parts.revoked_tokens.start,
             parts.unfinished_tasks.start,
+            self._backlog.start,
             parts.authenticator.fetch_keys,  # after what needs NATS alone: the auth service may be away for longer
         ):
             while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from sd_common.task_log import LoggedEvent
 
@@ -11,19 +12,21 @@ from sd_common.task_log import LoggedEvent
 class Outbox:
     """Stored events in the order of the stream, and progress (bytes) between them.
 
-    Progress is dropped first. A stored event that finds no room makes the outbox full: all that waits is given up,
-    since it can be read from the log, and nothing more is taken until `begin_anew`.
+    Progress is dropped first, of which `on_dropped` is told. A stored event that finds no room makes the outbox full:
+    all that waits is given up, since it can be read from the log, and nothing more is taken until `begin_anew`.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, on_dropped: Callable[[int], object] = lambda num_dropped: None) -> None:
         self._capacity = capacity
+        self._on_dropped = on_dropped
         self._messages: deque[LoggedEvent | bytes] = deque()
         self._filled = asyncio.Event()
         self.is_full = False
 
     def put(self, event: LoggedEvent) -> None:
-        if len(self._messages) >= self._capacity:
+        if (num_messages := len(self._messages)) >= self._capacity:
             self.drop_progress()
+            self._on_dropped(num_messages - len(self._messages))
         if len(self._messages) >= self._capacity:
             self.is_full = True
             self._messages.clear()
@@ -36,6 +39,8 @@ class Outbox:
         if not self.is_full and len(self._messages) < self._capacity / 2:
             self._messages.append(progress)
             self._filled.set()
+        else:
+            self._on_dropped(1)
 
     def drop_progress(self) -> None:
         """Keep stored events alone."""

@@ -18,6 +18,7 @@ from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
+from sd_gateway.metrics import GatewayMetrics
 from sd_gateway.rate_limits import RateLimit
 from sd_gateway.revoked_tokens import RevokedTokens
 from sd_gateway.served_models import ServedModels
@@ -33,6 +34,7 @@ class Parts:
     """The gateway's parts, wired in `app.py`."""
 
     settings: GatewaySettings
+    metrics: GatewayMetrics
     nats: NatsClient
     auth: AuthClient
     authenticator: Authenticator

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -47,13 +47,18 @@ class ServedModels:
 
     def current(self) -> list[ServedModel]:
         """The models by name."""
-        silent_since = asyncio.get_running_loop().time() - SILENCE_S
+        silent_since = time.monotonic() - SILENCE_S
         self._heard = {worker: heard for worker, heard in self._heard.items() if heard[0] > silent_since}
         announced: defaultdict[str, list[AnnouncedModel]] = defaultdict(list)
         for _, announcement in self._heard.values():
             for model in announcement.models:
                 announced[model.name].append(model)
         return [_served(announced[name]) for name in sorted(announced)]
+
+    def num_workers(self) -> int:
+        """How many workers there are. Any thread may call it."""
+        silent_since = time.monotonic() - SILENCE_S
+        return sum(heard_at > silent_since for heard_at, _ in list(self._heard.values()))
 
     async def _on_announcement(self, message: Msg) -> None:
         try:
@@ -63,7 +68,7 @@ class ServedModels:
             return
         self._heard.pop(announcement.worker, None)
         if not announcement.is_leaving:
-            self._heard[announcement.worker] = asyncio.get_running_loop().time(), announcement
+            self._heard[announcement.worker] = time.monotonic(), announcement
 
     async def _call_roll(self) -> None:
         with contextlib.suppress(nats.errors.Error):  # away again: the next reconnect calls

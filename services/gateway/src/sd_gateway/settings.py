@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from sd_common.allowed_models import is_model_allowed
+from sd_common.health import HealthPort
 from sd_common.parameters import ModelName
 from sd_common.settings import Flag, SafetySettings, TaskSettings, parse_names, split_at_commas
 from sd_gateway.rate_limits import Rate, RateSetting
@@ -117,6 +118,15 @@ class GatewaySettings(TaskSettings, SafetySettings):
         ge=1024,
         description="Largest body of a request. Default: three times `MAX_UPLOAD_BYTES`, which two pictures as data "
         "URLs need.",
+    )
+    health_host: str = Field(
+        default="127.0.0.1",
+        description="Address of `/healthz`, `/readyz` and `/metrics` for operators; `0.0.0.0` in a container.",
+    )
+    health_port: HealthPort = Field(
+        default=8083,
+        description="Port of these, which the public one keeps the metrics from; 0 for any that is free, `off` for "
+        "none.",
     )
     shutdown_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that requests under way have to end once the gateway is told to stop."

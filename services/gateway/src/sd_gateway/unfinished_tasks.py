@@ -72,6 +72,10 @@ class UnfinishedTasks:
         """Whether the task is queued or running, as far as this gateway knows."""
         return any(task_id in tasks.get(user, ()) for tasks in (self._tasks, self._submitting))
 
+    def num_tasks(self) -> int:
+        """Those of all users, but for those that are being submitted. Any thread may call it."""
+        return sum(map(len, list(self._tasks.values())))
+
     @contextlib.contextmanager
     def admitted(self, ref: TaskRef) -> Iterator[int]:
         """Count the task while it is submitted, and from then on unless that fails. Yields how many others of its user

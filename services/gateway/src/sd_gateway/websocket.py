@@ -27,12 +27,14 @@ from sd_common.nats_client import NatsClient
 from sd_common.task_log import LoggedEvent, TaskLog
 from sd_gateway.authn import Authenticator, Identity, VerifiedToken
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.metrics import GatewayMetrics
 from sd_gateway.outbox import Outbox
 from sd_gateway.settings import GatewaySettings
 
 log = structlog.get_logger(__name__)
 
-_PING_INTERVAL_S = 20.0
+#: Seconds between pings. Proxies in front must not close a websocket that was quiet for as long.
+PING_INTERVAL_S = 20.0
 _CLOSE_TIMEOUT_S = 2.0
 #: `struct linger`: on, for 0 seconds.
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -62,7 +64,7 @@ class _Client:
 
 async def _accept(request: web.Request) -> web.WebSocketResponse:
     accepted = web.WebSocketResponse(
-        heartbeat=_PING_INTERVAL_S,
+        heartbeat=PING_INTERVAL_S,
         timeout=_CLOSE_TIMEOUT_S,
         max_msg_size=_MAX_MESSAGE_BYTES,
         compress=False,  # events are small, and a compressor takes a quarter of a megabyte a client
@@ -96,7 +98,9 @@ class Websockets:
         task_log: TaskLog,
         authenticator: Authenticator,
         settings: GatewaySettings,
+        metrics: GatewayMetrics,
     ) -> None:
+        self._metrics = metrics
         self._nats = client
         self._feed = feed
         self._task_log = task_log
@@ -104,10 +108,14 @@ class Websockets:
         self._settings = settings
         self._clients: defaultdict[str, set[_Client]] = defaultdict(set)
 
-    async def refuse(self, request: web.Request, code: WSCloseCode, reason: str) -> web.WebSocketResponse:
-        """Complete the handshake to say why there is nothing to hear: browsers tell a page nothing of a refused one."""
+    async def refuse(
+        self, request: web.Request, code: WSCloseCode, reason: str, sentence: str
+    ) -> web.WebSocketResponse:
+        """Complete the handshake to say why there is nothing to hear: browsers tell a page nothing of a refused one.
+        `reason` is for the operator's figures."""
         accepted = await _accept(request)
-        await _close(accepted, code, reason)
+        self._metrics.websocket_closes.labels(reason).inc()
+        await _close(accepted, code, sentence)
         return accepted
 
     async def serve(
@@ -116,7 +124,7 @@ class Websockets:
         """Send the session's events until the client goes away, or its token is not valid any more: those after the
         sequence `since` first, where given. What is stored once the client sees the handshake is never missed."""
         identity = token.identity
-        outbox = Outbox(self._settings.websocket_queue_events)
+        outbox = Outbox(self._settings.websocket_queue_events, self._metrics.progress_dropped.inc)
 
         async def on_progress(message: Msg) -> None:
             outbox.put_if_roomy(message.data)
@@ -131,7 +139,8 @@ class Websockets:
             client = _Client(accepted, request.transport, identity.holder)
             most = self._settings.max_websockets_per_user
             if len(self._clients.get(client.holder, ())) >= most:
-                await client.close(WSCloseCode.TRY_AGAIN_LATER, f"You have {most} websockets here: close one first")
+                sentence = f"You have {most} websockets here: close one first"
+                await self._close(client, WSCloseCode.TRY_AGAIN_LATER, "too_many", sentence)
                 return accepted
             stack.enter_context(self._registered(client))
             sending = asyncio.create_task(self._send_all(client, outbox, identity, since), name="websocket-send")
@@ -145,13 +154,20 @@ class Websockets:
     async def close_all(self) -> None:
         """Tell every client that this gateway goes away."""
         clients = chain.from_iterable(self._clients.values())
-        await asyncio.gather(*(client.close(WSCloseCode.GOING_AWAY, "Gateway is stopping") for client in clients))
+        sentence = "Gateway is stopping"
+        await asyncio.gather(*(self._close(each, WSCloseCode.GOING_AWAY, "stopping", sentence) for each in clients))
+
+    async def _close(self, client: _Client, code: WSCloseCode, reason: str, sentence: str) -> None:
+        """As `refuse`, of a client that is served."""
+        self._metrics.websocket_closes.labels(reason).inc()
+        await client.close(code, sentence)
 
     @contextlib.contextmanager
     def _registered(self, client: _Client) -> Iterator[None]:
         self._clients[client.holder].add(client)
         try:
-            yield
+            with self._metrics.websocket_clients.track_inprogress():
+                yield
         finally:
             self._clients[client.holder].discard(client)
             if not self._clients[client.holder]:
@@ -159,7 +175,7 @@ class Websockets:
 
     async def _close_once_refused(self, client: _Client, token: VerifiedToken) -> None:
         refusal = await self._authenticator.wait_until_refused(token)
-        await client.close(WSCloseCode.POLICY_VIOLATION, str(refusal))
+        await self._close(client, WSCloseCode.POLICY_VIOLATION, "refused", str(refusal))
 
     async def _send_all(self, client: _Client, outbox: Outbox, identity: Identity, since: int | None) -> None:
         try:
@@ -174,14 +190,16 @@ class Websockets:
                 await self._send(client, message)
         except (asyncio.QueueFull, TimeoutError):
             log.warning("websocket_too_slow")
-            await client.close(WSCloseCode.TRY_AGAIN_LATER, "Too slow: go on with since=<the last sequence received>")
+            sentence = "Too slow: go on with since=<the last sequence received>"
+            await self._close(client, WSCloseCode.TRY_AGAIN_LATER, "too_slow", sentence)
         except ConnectionError:
             pass  # the reading side sees the close
         except Unavailable as error:
-            await client.close(WSCloseCode.TRY_AGAIN_LATER, str(error))
+            await self._close(client, WSCloseCode.TRY_AGAIN_LATER, "part_away", str(error))
         except Exception:
             log.exception("websocket_failed")
-            await client.close(WSCloseCode.INTERNAL_ERROR, "Go on with since=<the last sequence received>")
+            sentence = "Go on with since=<the last sequence received>"
+            await self._close(client, WSCloseCode.INTERNAL_ERROR, "failed", sentence)
 
     async def _replay(self, client: _Client, outbox: Outbox, identity: Identity, since: int) -> int:
         """Send what was stored after `since`, and return the sequence up to which the outbox adds nothing to it.

@@ -1,7 +1,8 @@
-"""Run a worker: `python -m sd_worker`."""
+"""Run a worker: `python -m sd_worker`, or `python -m sd_worker --models shapes,owner/name` to dedicate it to these."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import uvloop
@@ -15,8 +16,13 @@ from sd_worker.settings import WorkerSettings
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sd_worker", description="A worker. Its settings are variables.")
+    parser.add_argument("--models", help="take jobs of these models alone; names, separated by commas (else MODELS)")
+    arguments = parser.parse_args()
+    given = {} if arguments.models is None else {"models": arguments.models}
+    settings = load_settings(WorkerSettings, **given)
     configure_logs(load_settings(LogSettings), "worker")
-    app = WorkerApp(load_settings(WorkerSettings), load_settings(NatsSettings), load_settings(MinioSettings))
+    app = WorkerApp(settings, load_settings(NatsSettings), load_settings(MinioSettings))
     try:
         uvloop.run(run_until_stopped(app))
     except (DeviceUnavailable, OSError) as error:

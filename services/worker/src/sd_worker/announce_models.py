@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import nats.errors
 import structlog
@@ -24,10 +25,12 @@ _LOOK_INTERVAL_S = 0.25
 class ModelAnnouncer:
     """Announces this worker: at once, when its models change, when somebody calls the roll, and every 10 s."""
 
-    def __init__(self, client: NatsClient, engine: EngineBridge, worker: str) -> None:
+    def __init__(self, client: NatsClient, engine: EngineBridge, worker: str, only: Sequence[str] = ()) -> None:
+        """`only`: names of the models whose jobs the worker takes; without any, it takes those of all."""
         self._client = client
         self._engine = engine
         self._worker = worker
+        self._only = only
         self._subject = subjects.announcements_of(worker)
         self._called = asyncio.Event()
         self._is_leaving = False
@@ -51,7 +54,10 @@ class ModelAnnouncer:
             self._called.clear()
             resident = set(self._engine.resident_models())
             try:
-                models = [_announced(model) for model in await self._engine.known_models()]
+                known = [
+                    each for each in await self._engine.known_models() if not self._only or each.name in self._only
+                ]
+                models = [_announced(model) for model in known]
                 await self._publish(WorkerAnnouncement(worker=self._worker, models=models))
             except Exception:
                 log.exception("announcement_failed")  # the next may succeed

@@ -8,18 +8,20 @@ from contextlib import AsyncExitStack
 import structlog
 
 from sd_common.blob_store import BlobStore
-from sd_common.health import HealthServer
+from sd_common.health import serving_health
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_common.task_log import TaskLog
 from sd_worker.announce_models import ModelAnnouncer
 from sd_worker.cancellations import Cancellations
+from sd_worker.company import Company
 from sd_worker.consume_jobs import JobConsumer
 from sd_worker.create_engine import create_engine
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.input_pictures import InputPictures
 from sd_worker.job_source import JobSource
+from sd_worker.metrics import WorkerMetrics
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
 from sd_worker.settings import WorkerSettings
@@ -34,48 +36,57 @@ _ENGINE_STOP_TIMEOUT_S = 30.0
 class WorkerApp:
     """One worker process, or a worker's part of one."""
 
-    def __init__(self, settings: WorkerSettings, nats_settings: NatsSettings, minio_settings: MinioSettings) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        nats_settings: NatsSettings,
+        minio_settings: MinioSettings,
+        metrics: WorkerMetrics | None = None,
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics or WorkerMetrics()
         self._nats_settings = nats_settings
         self._minio_settings = minio_settings
         self._client: NatsClient | None = None
         self._engine: EngineBridge | None = None
         self._consumer: JobConsumer | None = None
+        #: The port of the health server, where there is one.
+        self.health_port: int | None = None
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
         """Connect, start the engine, take jobs. What had started is stopped again where a part fails."""
-        settings = self._settings
+        settings, metrics = self._settings, self._metrics
         async with AsyncExitStack() as stack:
-            if settings.health_port is not None:
-                health = HealthServer(
-                    settings.health_host, settings.health_port, self._readiness, asyncio.get_running_loop()
-                )
-                stack.push_async_callback(health.stop)
-                health.start()
-            engine = self._engine = EngineBridge(await asyncio.to_thread(create_engine, settings))
-            self._client = await connect(self._nats_settings, "worker")
+            registry = metrics.process.registry
+            health = serving_health(settings.health_host, settings.health_port, self._readiness, registry)
+            self.health_port = await stack.enter_async_context(health)
+            engine = self._engine = EngineBridge(await asyncio.to_thread(create_engine, settings, metrics))
+            stack.enter_context(metrics.watched(engine))
+            self._client = await connect(self._nats_settings, "worker", metrics.process.nats)
             stack.push_async_callback(self._client.shut)
-            blobs = await stack.enter_async_context(BlobStore(self._minio_settings))
-            task_log = TaskLog(self._client)
+            blobs = await stack.enter_async_context(BlobStore(self._minio_settings, metrics=metrics.process.s3))
+            task_log = TaskLog(self._client, metrics.process.tasks)
             cancellations = Cancellations(self._client, task_log)
             events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
             input_pictures = InputPictures(blobs, settings.base_url, settings)
-            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, settings)
+            company = Company()
+            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, company, settings)
             source = JobSource(
                 self._client,
                 JobQueue(self._client, settings.job_ack_wait_s),
                 engine.resident_models,
                 settings.model_swap_after_s,
                 settings.worker_name,
+                settings.models,
             )
             await cancellations.start()
             engine.start()
-            self._consumer = JobConsumer(source, engine, handler, events, settings.job_ack_wait_s)
+            self._consumer = JobConsumer(source, engine, handler, events, company, settings.job_ack_wait_s, metrics)
             stack.push_async_callback(self._drain, self._consumer, engine)
             await warm_up(engine, settings.preload_models)
             self._consumer.start()
-            announcer = ModelAnnouncer(self._client, engine, settings.worker_name)
+            announcer = ModelAnnouncer(self._client, engine, settings.worker_name, settings.models)
             stack.push_async_callback(announcer.stop)
             await announcer.start()
             self._stack = stack.pop_all()

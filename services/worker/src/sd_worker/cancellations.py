@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 
 from sd_common import subjects
 from sd_common.errors import SubjectError, Unavailable
-from sd_common.events import is_terminal
+from sd_common.events import TERMINAL_TYPES
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
@@ -80,5 +80,5 @@ class Cancellations:
             except Unavailable:
                 log.warning("recheck_of_cancellations_failed")
                 return
-            if last is not None and is_terminal(last.event):
+            if last is not None and last.event_type in TERMINAL_TYPES:
                 cancellation.request()

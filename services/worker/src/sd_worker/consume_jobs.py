@@ -5,6 +5,7 @@ The only place where errors become acknowledgements:
     the task has ended, here or elsewhere    ack
     handed back, or a part did not answer    nak: another try, by whichever worker
     another worker has started it            nothing: the job is that worker's
+    only newer workers can read its events   nak
     not a job                                term, once its task is aborted
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import nats.errors
 import structlog
@@ -22,19 +23,22 @@ from pydantic import ValidationError
 from sd_common.errors import TaskEnded, Unavailable
 from sd_common.jobs import Job, JobHead
 from sd_common.logs import bound_task
+from sd_common.messages import now
 from sd_common.retries import retried_while_away
+from sd_common.subjects import TaskRef, parse_jobs_subject
 from sd_common.tracing import continued_trace
+from sd_worker.company import Company
+from sd_worker.delivery import Delivery
 from sd_worker.engine_bridge import EngineBridge
-from sd_worker.errors import HandedBack, TaskLost
+from sd_worker.errors import HandedBack, LaterVersion, TaskLost
 from sd_worker.job_source import JobSource
+from sd_worker.metrics import Ending, WorkerMetrics
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
 
 log = structlog.get_logger(__name__)
 
-#: How often a job is told to be in progress within its ack_wait: two such messages may get lost.
-_NUM_TOLD_PER_ACK_WAIT = 3
-#: Pause before a job is given out again whose parts did not answer.
+#: Pause before a job is given out again whose parts did not answer, or that only newer workers can run.
 _RETRY_DELAY_S = 5.0
 _PAUSE_S = 1.0
 #: Jobs taken that have not ended: on the engine, or being stored. With the store away, it takes no more.
@@ -52,14 +56,18 @@ class JobConsumer:
         engine: EngineBridge,
         handler: TaskHandler,
         events: EventPublisher,
+        company: Company,
         ack_wait_s: float,
+        metrics: WorkerMetrics,
     ) -> None:
+        self._metrics = metrics
         self._source = source
         self._engine = engine
         self._handler = handler
         self._events = events
+        self._company = company
         self._num_refused = 0
-        self._in_progress_every_s = ack_wait_s / _NUM_TOLD_PER_ACK_WAIT
+        self._ack_wait_s = ack_wait_s
         self._taking: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         #: Why no jobs can be taken at the moment.
@@ -95,6 +103,7 @@ class JobConsumer:
 
     async def _take_jobs(self) -> None:
         while True:
+            await self._company.wait_while_one_is_alone()
             await self._engine.wait_for_room()
             if len(self._running) >= _MAX_RUNNING:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
@@ -113,11 +122,12 @@ class JobConsumer:
                 await asyncio.sleep(_PAUSE_S)
                 continue
             self._problem = None
-            running = asyncio.create_task(self._consume(message, self._engine.expect()), name="run-job")
+            delivery = Delivery(message, self._ack_wait_s)
+            running = asyncio.create_task(self._consume(message, delivery, self._engine.expect()), name="run-job")
             self._running.add(running)
             running.add_done_callback(self._running.discard)
 
-    async def _consume(self, message: Msg, has_come: Callable[[], None]) -> None:
+    async def _consume(self, message: Msg, delivery: Delivery, has_come: Callable[[], None]) -> None:
         try:
             with continued_trace(message.headers):
                 try:
@@ -126,8 +136,8 @@ class JobConsumer:
                     await self._refuse(message, error)
                     return
                 with bound_task(job.task_id):
-                    async with _kept_in_progress(message, self._in_progress_every_s):
-                        await self._run(message, job, has_come)
+                    async with delivery.kept_in_progress():
+                        await self._run(message, delivery, job, has_come)
         finally:
             has_come()
 
@@ -137,56 +147,75 @@ class JobConsumer:
             f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors(include_input=False)
         )
         self._num_refused += 1
+        self._metrics.unreadable_jobs.inc()
         log.error("not_a_job", subject=message.subject, reason=reason, num_refused=self._num_refused)
         try:
-            with contextlib.suppress(ValidationError, TaskEnded):
-                ref = JobHead.model_validate_json(message.data).ref
-                await self._events.refuse(ref, message.metadata.sequence.stream, "invalid_input", reason)
+            with contextlib.suppress(TaskEnded):
+                if (ref := _ref_of(message)) is not None:
+                    await self._events.refuse(ref, message.metadata.sequence.stream, "invalid_input", reason)
             await message.term()
+        except LaterVersion as error:
+            await _give_back(message, error)
         except (Unavailable, nats.errors.Error):
             log.warning("refusal_not_told")  # delivered again, it is refused again
 
-    async def _run(self, message: Msg, job: Job, has_come: Callable[[], None]) -> None:
+    async def _run(self, message: Msg, delivery: Delivery, job: Job, has_come: Callable[[], None]) -> None:
         started_at = asyncio.get_running_loop().time()
-        metadata = message.metadata
+        waited_s = (now() - job.submitted_at).total_seconds()
+        self._metrics.job_taken(parse_jobs_subject(delivery.subject).lane, delivery.number, waited_s)
+        ending: Ending
         try:
-            ending = await self._try(message, job, has_come)
-        except (HandedBack, Unavailable) as error:
+            ending = await self._try(delivery, job, has_come)
+        except (HandedBack, LaterVersion, Unavailable) as error:
             ending = "handed_back"
-            with contextlib.suppress(nats.errors.Error):
-                await message.nak(delay=_RETRY_DELAY_S if isinstance(error, Unavailable) else None)
+            await _give_back(message, error)
         except TaskLost:
             ending = "lost"
         else:
             await _acknowledge(message)
+        self._metrics.job_ended(job.parameters.params_type, ending)
         log.info(
             "job",
             ending=ending,
             kind=job.parameters.params_type,
             model=job.parameters.model,
             user=job.user,
-            delivery=metadata.num_delivered,
+            delivery=delivery.number,
             ms=round(1000 * (asyncio.get_running_loop().time() - started_at)),
         )
 
-    async def _try(self, message: Msg, job: Job, has_come: Callable[[], None]) -> str:
-        metadata = message.metadata
+    async def _try(self, delivery: Delivery, job: Job, has_come: Callable[[], None]) -> Ending:
         try:
-            await self._handler.run(job, message.subject, metadata.sequence.stream, has_come)
+            return await self._handler.run(job, delivery, has_come)
         except TaskEnded:
             return "had_ended"
-        except (HandedBack, TaskLost, Unavailable):
+        except (HandedBack, LaterVersion, TaskLost, Unavailable):
             raise
         except Exception as error:
             # A defect of ours. It may pass, or be of this process alone; but no task is tried for ever.
             log.exception("job_failed")
-            if metadata.num_delivered < _MAX_FAILED_DELIVERIES:
+            if delivery.number < _MAX_FAILED_DELIVERIES:
                 raise HandedBack(str(error)) from error
             with contextlib.suppress(TaskEnded):
                 reason = "Something went wrong in the workers; the operator's log tells what"
-                await self._events.refuse(job.ref, metadata.sequence.stream, "internal", reason)
+                await self._events.refuse(job.ref, delivery.job_sequence, "internal", reason)
             return "given_up"
-        return "ended"
+
+
+def _ref_of(message: Msg) -> TaskRef | None:
+    """Whose task a job is that cannot be read; None where that cannot be read either."""
+    try:
+        return JobHead.model_validate_json(message.data).ref
+    except ValidationError:
+        return None
+
+
+async def _give_back(message: Msg, error: Exception) -> None:
+    """Another worker may have the job; after a pause where it would fail there as well."""
+    if isinstance(error, LaterVersion):
+        log.warning("left_to_newer_workers", task_id=str(error))
+    with contextlib.suppress(nats.errors.Error):
+        await message.nak(delay=None if isinstance(error, HandedBack) else _RETRY_DELAY_S)
 
 
 async def _acknowledge(message: Msg) -> None:
@@ -195,20 +224,3 @@ async def _acknowledge(message: Msg) -> None:
     except (Unavailable, nats.errors.Error):
         # Delivered again, it is acknowledged then: its task has ended.
         log.warning("acknowledgement_lost")
-
-
-@contextlib.asynccontextmanager
-async def _kept_in_progress(message: Msg, every_s: float) -> AsyncIterator[None]:
-    """The server gives the job to nobody else while inside."""
-
-    async def keep() -> None:
-        while True:
-            await asyncio.sleep(every_s)
-            with contextlib.suppress(nats.errors.Error):
-                await message.in_progress()
-
-    keeping = asyncio.create_task(keep(), name="keep-in-progress")
-    try:
-        yield
-    finally:
-        keeping.cancel()

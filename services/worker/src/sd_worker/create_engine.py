@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 
 from sd_worker.engine_bridge import CreateEngine
+from sd_worker.metrics import WorkerMetrics
 from sd_worker.settings import WorkerSettings
 
 
-def create_engine(settings: WorkerSettings) -> CreateEngine:
-    """What makes the engine, given its callbacks. Blocks for seconds; raises `DeviceUnavailable`."""
+def create_engine(settings: WorkerSettings, metrics: WorkerMetrics) -> CreateEngine:
+    """What makes the engine, given its callbacks; it tells its figures to `metrics`. Blocks for seconds; raises
+    `DeviceUnavailable`."""
     # Else three lines say at import that torchvision, which nothing here needs, is not installed.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from sd_worker.engine.devices import choose_device
@@ -30,8 +32,8 @@ def create_engine(settings: WorkerSettings) -> CreateEngine:
         require_safety_checker=settings.safety_filter == "required",
         tuning=Tuning(settings.channels_last, settings.torch_compile, settings.vae_tiling),
     )
-    models = Models(source, device, settings.model_memory_budget)
+    models = Models(source, device, settings.model_memory_budget, metrics.model_changed)
     row_caps = RowCaps(device, settings.max_rows, in_buckets=settings.torch_compile)
     return lambda on_progress, on_outcome, on_load: EngineThread(
-        models, row_caps, Listeners(on_progress, on_outcome, on_load)
+        models, row_caps, Listeners(on_progress, on_outcome, on_load, on_pass=metrics.pass_made)
     )

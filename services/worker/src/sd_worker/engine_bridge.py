@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, Outcome, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, MemoryUse, Outcome, Progress
 
 #: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full
 #: one, and a little that waits to fill the place of what ends.
@@ -26,6 +26,7 @@ class EngineLike(Protocol):
     def has_failed(self) -> bool: ...
     def resident_models(self) -> Sequence[str]: ...
     def known_models(self) -> Sequence[KnownModel]: ...
+    def memory(self) -> MemoryUse: ...
 
 
 #: Makes the engine, given whom it tells of progress, outcomes and what it has to do.
@@ -53,6 +54,15 @@ class EngineBridge:
 
     def start(self) -> None:
         self._engine.start()
+
+    @property
+    def load(self) -> Load:
+        """What the engine has to do, as far as it has told."""
+        return self._load
+
+    def memory(self) -> MemoryUse:
+        """What the models in memory take up. Any thread may call it."""
+        return self._engine.memory()
 
     async def wait_for_room(self) -> None:
         """Return when the engine could soon start one more task."""

@@ -3,6 +3,7 @@
 WorkerError
 ├── InputRejected     a task's pictures cannot be used, or not stored where it says
 ├── TaskLost          another worker was given the job and has started it
+├── LaterVersion      the task's last event is one that only newer workers can read
 └── HandedBack        the task did not run, or not to its end: another worker may have it
 """
 
@@ -19,6 +20,10 @@ class InputRejected(WorkerError):
 
 class TaskLost(WorkerError):
     """Another worker was given the job, and has started it."""
+
+
+class LaterVersion(WorkerError):
+    """The task's last event is of a later version: newer workers know what to do."""
 
 
 class HandedBack(WorkerError):

@@ -18,6 +18,7 @@ from nats.aio.msg import Msg
 from sd_common.backlog import LaneBacklog
 from sd_common.job_queue import JobQueue
 from sd_common.lanes import LANES
+from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller, next_of
 from sd_common.streams import JOBS, jobs_consumer_name
@@ -47,11 +48,14 @@ class JobSource:
         resident_models: Callable[[], Sequence[str]],
         swap_after_s: float,
         worker: str | None = None,
+        models: Sequence[str] = (),
     ) -> None:
+        """`models`: names of those whose jobs are taken; without any, those of all."""
         worker = worker or secrets.token_hex(4)
         self._client = client
         self._queue = queue
         self._swap_after_s = swap_after_s
+        self._own_keys = frozenset(map(model_key, models))
         self._backlog = BacklogWatch(client, queue, worker, self._on_news)
         self._held = HeldModelsWatch(client, worker, resident_models)
         self._turns = LaneTurns()
@@ -101,6 +105,8 @@ class JobSource:
     def _order(self, backlog: Sequence[LaneBacklog]) -> list[str]:
         now = asyncio.get_running_loop().time()
         elsewhere = self._held.elsewhere()
+        if self._own_keys:
+            backlog = [lane for lane in backlog if lane.model_key in self._own_keys]
         self._tried_at = {lane.model_key: self._tried_at.get(lane.model_key, now) for lane in backlog}
         candidates = []
         for key in self._tried_at:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import nats.errors
+from pydantic import ValidationError
 
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import (
+    TERMINAL_TYPES,
     AbortCode,
     AbortedEvent,
     FinishedEvent,
@@ -19,13 +22,22 @@ from sd_common.events import (
     TaskResult,
     TaskTimings,
     TerminalEvent,
-    is_terminal,
 )
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
+from sd_common.task_log import NO_EVENT, StoredEventModel, TaskLog
+from sd_worker.delivery import Delivery
 from sd_worker.engine.tasks import Progress
-from sd_worker.errors import TaskLost
+from sd_worker.errors import LaterVersion, TaskLost
+
+
+@dataclass(frozen=True)
+class NextAttempt:
+    """What a start of a task would be, and the sequence of the event that it would follow."""
+
+    ref: TaskRef
+    number: int
+    last_sequence: int
 
 
 @dataclass(frozen=True)
@@ -51,40 +63,59 @@ class EventPublisher:
         )
         self._publishing: set[asyncio.Task[None]] = set()
 
-    async def start(self, ref: TaskRef, job_sequence: int) -> Attempt:
-        """Append `started`, and `pending` before it where nobody has.
+    async def next_attempt(self, ref: TaskRef, delivery: Delivery) -> NextAttempt:
+        """What `start` would begin. Appends `pending` where nobody has.
 
-        Attempts are counted by events, not by deliveries (ADR 4). Raises `TaskEnded`, also when it ends the task here
-        since its attempts are used up.
+        Attempts are counted by events, not by deliveries (ADR 4). Raises `TaskLost` where the job has been given to
+        another worker, or soon will be; `LaterVersion`; `TaskEnded`, also when it ends the task here since its attempts
+        are used up.
         """
+        last_sequence, last = await self._last_of_unended(ref, delivery.job_sequence)
+        if delivery.has_lapsed or _is_of_later_delivery(last, delivery):
+            raise TaskLost(ref.task_id)
+        number = _num_attempts(last) + 1
+        if number > self._max_attempts:
+            await self.refuse(ref, delivery.job_sequence, "attempts_exhausted", self._exhausted_reason)
+            raise TaskEnded(ref.task_id, "aborted")
+        return NextAttempt(ref, number, last_sequence)
+
+    async def start(self, coming: NextAttempt, delivery: Delivery) -> Attempt:
+        """Append `started`; where somebody appended meanwhile, as the attempt that is next then. Raises what
+        `next_attempt` does."""
+        ref = coming.ref
         while True:
-            last = await self._last_of_unended(ref, job_sequence)
-            number = _num_attempts(last.event) + 1
-            if number > self._max_attempts:
-                await self.refuse(ref, job_sequence, "attempts_exhausted", self._exhausted_reason)
-                raise TaskEnded(ref.task_id, "aborted")
-            started = StartedEvent(task_id=ref.task_id, attempt=number, worker=self._worker)
-            with contextlib.suppress(SequenceConflict):
-                return Attempt(ref, number, await self._task_log.append(ref, started, last.sequence))
+            if delivery.has_lapsed:
+                raise TaskLost(ref.task_id)
+            started = StartedEvent(
+                task_id=ref.task_id, attempt=coming.number, worker=self._worker, delivery=delivery.number
+            )
+            with _somebody_was_first():
+                sequence = await self._task_log.append(ref, started, coming.last_sequence)
+                return Attempt(ref, coming.number, sequence)
+            coming = await self.next_attempt(ref, delivery)
 
     async def refuse(self, ref: TaskRef, job_sequence: int, code: AbortCode, reason: str) -> None:
-        """Append `aborted` to a task that does not run here. Raises `TaskEnded`."""
+        """Append `aborted` to a task that does not run here. Raises `TaskEnded`, `LaterVersion`."""
         event = AbortedEvent(task_id=ref.task_id, reason=reason, code=code)
         while True:
-            last = await self._last_of_unended(ref, job_sequence)
-            with contextlib.suppress(SequenceConflict):
-                await self._task_log.append(ref, event, last.sequence)
+            last_sequence, _ = await self._last_of_unended(ref, job_sequence)
+            with _somebody_was_first():
+                await self._task_log.append(ref, event, last_sequence)
                 return
 
-    async def _last_of_unended(self, ref: TaskRef, job_sequence: int) -> LoggedEvent:
-        """The task's last event; `pending` is written where there is none. Raises `TaskEnded`."""
+    async def _last_of_unended(self, ref: TaskRef, job_sequence: int) -> tuple[int, StoredEventModel]:
+        """The task's last event and its sequence; `pending` is written where there is none. Raises `TaskEnded`,
+        `LaterVersion`."""
         while (last := await self._task_log.last(ref)) is None:
             pending = PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
-            with contextlib.suppress(SequenceConflict):
+            with _somebody_was_first():
                 await self._task_log.append(ref, pending, NO_EVENT)
-        if is_terminal(last.event):
-            raise TaskEnded(ref.task_id, last.event.event_type)
-        return last
+        if last.event_type in TERMINAL_TYPES:
+            raise TaskEnded(ref.task_id, last.event_type)
+        try:
+            return last.sequence, last.event
+        except ValidationError as error:
+            raise LaterVersion(ref.task_id) from error
 
     async def hand_back(self, attempt: Attempt, job_sequence: int) -> None:
         """Append `pending`: the job is about to go back to the queue, and the attempt does not count. Raises
@@ -100,8 +131,8 @@ class EventPublisher:
     async def check(self, attempt: Attempt) -> None:
         """Raises `TaskEnded`, `TaskLost` where the attempt is not the task's last event any more."""
         last = await self._task_log.last(attempt.ref)
-        if last is not None and is_terminal(last.event):
-            raise TaskEnded(attempt.ref.task_id, last.event.event_type)
+        if last is not None and last.event_type in TERMINAL_TYPES:
+            raise TaskEnded(attempt.ref.task_id, last.event_type)
         if last is None or last.sequence > attempt.started_sequence:  # a lower one is of a replica that is behind
             raise TaskLost(attempt.ref.task_id)
 
@@ -134,7 +165,7 @@ class EventPublisher:
         try:
             # Only after this very attempt: a worker whose job was given away meanwhile changes nothing.
             await self._task_log.append(attempt.ref, event, attempt.started_sequence)
-        except SequenceConflict as error:
+        except (SequenceConflict, ValidationError) as error:
             raise TaskLost(attempt.ref.task_id) from error
 
     async def _publish(self, subject: str, payload: bytes) -> None:
@@ -142,7 +173,19 @@ class EventPublisher:
             await self._client.publish(subject, payload)
 
 
-def _num_attempts(event: PendingEvent | StartedEvent | TerminalEvent) -> int:
+@contextlib.contextmanager
+def _somebody_was_first() -> Iterator[None]:
+    """Pass over that; the log cannot read what they appended where it is of a later version."""
+    with contextlib.suppress(SequenceConflict, ValidationError):
+        yield
+
+
+def _is_of_later_delivery(event: StoredEventModel, delivery: Delivery) -> bool:
+    """Whether the task runs elsewhere, and `delivery` is one that its worker has slept through."""
+    return isinstance(event, StartedEvent) and event.delivery is not None and event.delivery > delivery.number
+
+
+def _num_attempts(event: StoredEventModel) -> int:
     """How often the task was started, up to its last event, by workers that did not hand it back."""
     match event:
         case PendingEvent():

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import structlog
 from PIL import Image
@@ -21,6 +22,8 @@ from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.task_limits import exceeded_limits
 from sd_worker.cancellations import Cancellation, Cancellations
+from sd_worker.company import Company, must_run_alone
+from sd_worker.delivery import Delivery
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, InputRejected, TaskLost
@@ -28,6 +31,9 @@ from sd_worker.input_pictures import InputPictures
 from sd_worker.publish_events import Attempt, EventPublisher
 from sd_worker.settings import WorkerSettings
 from sd_worker.upload import upload
+
+#: The type of a task's terminal event.
+Ended = Literal["finished", "aborted"]
 
 
 def seed_of(task_id: str) -> int:
@@ -61,6 +67,7 @@ class TaskHandler:
         events: EventPublisher,
         input_pictures: InputPictures,
         blobs: BlobStore,
+        company: Company,
         settings: WorkerSettings,
     ) -> None:
         self._engine = engine
@@ -68,6 +75,7 @@ class TaskHandler:
         self._events = events
         self._input_pictures = input_pictures
         self._blobs = blobs
+        self._company = company
         self._settings = settings
         self._running: set[str] = set()
         self._fetching: set[asyncio.Future[list[Image.Image | None]]] = set()
@@ -78,26 +86,28 @@ class TaskHandler:
         if settings.deterministic:
             self._imposed["deterministic"] = True
 
-    async def run(self, job: Job, subject: str, job_sequence: int, has_come: Callable[[], None]) -> None:
-        """Run the task to its terminal event; `has_come` is called when the engine has it, or will not.
+    async def run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> Ended:
+        """Run the task to its terminal event, whose type is returned; `has_come` is called when the engine has it, or
+        will not.
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
-        if (refusal := self._refusal(job, subject)) is not None:
-            await self._events.refuse(job.ref, job_sequence, *refusal)
-            return
+        if (refusal := self._refusal(job, delivery.subject)) is not None:
+            await self._events.refuse(job.ref, delivery.job_sequence, *refusal)
+            return "aborted"
         if job.task_id in self._running:
             # Delivered again to this very worker, which did not tell in time that the job is in progress.
             raise TaskLost(job.task_id)
         self._running.add(job.task_id)
         try:
-            await self._run(job, job_sequence, has_come)
+            return await self._run(job, delivery, has_come)
         finally:
             self._running.discard(job.task_id)
 
     def drain(self) -> None:
         """Hand back, from now on, each task that the engine has not begun."""
         self._is_draining = True
+        self._company.end()
         self._engine.drain()
         for fetching in self._fetching:
             fetching.cancel()
@@ -113,21 +123,29 @@ class TaskHandler:
         exceeded = [f"{field}: {sentence}" for field, sentence in exceeded_limits(job.parameters, self._settings)]
         return ("invalid_input", "; ".join(exceeded)) if exceeded else None
 
-    async def _run(self, job: Job, job_sequence: int, has_come: Callable[[], None]) -> None:
+    async def _run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> Ended:
         with self._cancellations.watched(job.ref) as cancellation:
-            if self._is_draining or self._engine.has_failed():
-                raise HandedBack("the worker begins no more tasks")
-            attempt = await self._events.start(job.ref, job_sequence)
-            try:
-                outcome = await self._run_engine(job, cancellation, has_come)
-                await self._tell(job, attempt, outcome, cancellation)
-            except InputRejected as error:
-                has_come()
-                await self._events.abort(attempt, "invalid_input", str(error))
-            except (HandedBack, Unavailable):
-                if not self._engine.has_failed():  # else the attempt counts: no task is to break every worker's device
-                    await self._events.hand_back(attempt, job_sequence)
-                raise
+            self._check_begins_tasks()
+            coming = await self._events.next_attempt(job.ref, delivery)
+            alone = must_run_alone(coming.number, self._settings.max_attempts)
+            async with self._company.joined(alone=alone):
+                self._check_begins_tasks()
+                attempt = await self._events.start(coming, delivery)
+                try:
+                    outcome = await self._run_engine(job, cancellation, has_come)
+                    return await self._tell(job, attempt, outcome, cancellation)
+                except InputRejected as error:
+                    has_come()
+                    await self._events.abort(attempt, "invalid_input", str(error))
+                    return "aborted"
+                except (HandedBack, Unavailable):
+                    if not self._engine.has_failed():  # else the attempt counts: no task is to break all devices
+                        await self._events.hand_back(attempt, delivery.job_sequence)
+                    raise
+
+    def _check_begins_tasks(self) -> None:
+        if self._is_draining or self._engine.has_failed():
+            raise HandedBack("the worker begins no more tasks")
 
     async def _run_engine(self, job: Job, cancellation: Cancellation, has_come: Callable[[], None]) -> Outcome:
         initial_image, mask = await self._fetch(job, "initial_image", "mask")
@@ -154,7 +172,7 @@ class TaskHandler:
         finally:
             self._fetching.discard(fetching)
 
-    async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> None:
+    async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> Ended:
         match outcome:
             case Finished():
                 await self._events.check(attempt)
@@ -169,6 +187,7 @@ class TaskHandler:
                 await self._events.finish(attempt, result, timings)
                 # For the one line that is logged of the job.
                 structlog.contextvars.bind_contextvars(**timings.model_dump())
+                return "finished"
             case Failed():
                 await self._events.abort(attempt, outcome.code, outcome.reason)
             case Cancelled() if cancellation.requested:
@@ -176,3 +195,4 @@ class TaskHandler:
                 await self._events.abort(attempt, "cancelled", CANCELLED_BY_USER)
             case Cancelled():
                 raise HandedBack("the engine was stopped")
+        return "aborted"

@@ -6,12 +6,16 @@ import os
 import secrets
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
 
+from sd_common.allowed_models import is_model_allowed
 from sd_common.health import HealthPort
-from sd_common.settings import Flag, Names, SafetySettings, TaskSettings
+from sd_common.model_names import canonical_model_name
+from sd_common.parameters import ModelName
+from sd_common.settings import Flag, Names, SafetySettings, TaskSettings, parse_names
 from sd_common.streams import DEFAULT_ACK_WAIT_S
 
 
@@ -57,6 +61,10 @@ class WorkerSettings(TaskSettings, SafetySettings):
     vae_tiling: Flag = Field(
         default=False, description="Decode large pictures in tiles: less memory, and seams may show."
     )
+    models: Annotated[tuple[ModelName, ...], NoDecode, BeforeValidator(parse_names)] = Field(
+        default=(),
+        description="Models whose jobs this worker takes, and no others; separated by commas. Empty: those of all.",
+    )
     preload_models: Names = Field(
         default=(),
         description="Models that are loaded, and have made a picture, before the worker is ready; separated by commas.",
@@ -90,13 +98,25 @@ class WorkerSettings(TaskSettings, SafetySettings):
         default=300.0, ge=0, description="Seconds that running tasks have to end once the worker is told to stop."
     )
     health_host: str = Field(
-        default="127.0.0.1", description="Address of /healthz and /readyz; 0.0.0.0 in a container."
+        default="127.0.0.1", description="Address of `/healthz`, `/readyz` and `/metrics`; `0.0.0.0` in a container."
     )
-    health_port: HealthPort = Field(
-        default=8082, description="Port of `/healthz` and `/readyz`; 0 for any that is free, `off` for none."
-    )
+    health_port: HealthPort = Field(default=8082, description="Port of these; 0 for any that is free, `off` for none.")
     worker_name: str = Field(
         default_factory=_name_of_this_process,
         max_length=200,
         description="Named in events and logs. Default: host name, process id and 4 random digits.",
     )
+
+    @model_validator(mode="after")
+    def check_that_models_are_allowed(self) -> Self:
+        for name in self.models:
+            if not is_model_allowed(name, self.allowed_models):
+                raise ValueError(f"MODELS names '{name}', which ALLOWED_MODELS does not allow")
+        return self
+
+    @model_validator(mode="after")
+    def check_that_models_to_preload_are_served(self) -> Self:
+        for name in self.preload_models:
+            if self.models and canonical_model_name(name) not in self.models:
+                raise ValueError(f"PRELOAD_MODELS names '{name}', which is not among MODELS: no job would use it")
+        return self

@@ -45,9 +45,11 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         parts.requests_of_user.use(verified.identity.holder)
         await _check_since(parts.feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
-        return await parts.websockets.refuse(request, WSCloseCode.POLICY_VIOLATION, str(error))
-    except (TooManyRequests, Unavailable) as error:
-        return await parts.websockets.refuse(request, WSCloseCode.TRY_AGAIN_LATER, str(error))
+        return await parts.websockets.refuse(request, WSCloseCode.POLICY_VIOLATION, "refused", str(error))
+    except TooManyRequests as error:
+        return await parts.websockets.refuse(request, WSCloseCode.TRY_AGAIN_LATER, "too_many", str(error))
+    except Unavailable as error:
+        return await parts.websockets.refuse(request, WSCloseCode.TRY_AGAIN_LATER, "part_away", str(error))
     return await parts.websockets.serve(request, verified, since=query.since, progress=query.progress)
 
 

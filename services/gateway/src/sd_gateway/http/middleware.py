@@ -1,4 +1,4 @@
-"""Around every request: errors are answered as problems, and one line is logged."""
+"""Around every request: errors are answered as problems, one line is logged, and the request is counted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiohttp import web
 from sd_common.tracing import continued_trace
 from sd_gateway.http.picture_page import problem_page, wants_html
 from sd_gateway.http.problems import CONTENT_TYPE, Problem, create_problem, problem_of
+from sd_gateway.parts import PARTS
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer errors as problems, and log one line per request. The query is not logged: it may hold a token."""
+    """Answer errors as problems, log one line per request, count it. The query is not logged: it may hold a token."""
     # A connection's requests share a context: what the one before has bound is not about this one.
     structlog.contextvars.clear_contextvars()
     if task_id := request.match_info.get("task_id"):
@@ -33,13 +34,10 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         status = response.status
     finally:
         resource = request.match_info.route.resource
-        log.info(
-            "request",
-            method=request.method,
-            route=resource.canonical if resource else None,
-            status=status,
-            ms=round(1000 * (time.perf_counter() - started), 1),
-        )
+        route = resource.canonical if resource else None
+        seconds = time.perf_counter() - started
+        request.app[PARTS].metrics.answered(request.method, route, status, seconds)
+        log.info("request", method=request.method, route=route, status=status, ms=round(1000 * seconds, 1))
     return response
 
 

@@ -10,12 +10,10 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Literal, TypeAlias
 
 import torch
 
-#: Stages of a picture, and of its timings.
-Stage: TypeAlias = Literal["denoise", "decode"]
+from sd_worker.engine.tasks import Stage
 
 #: Position ids of transformers, without a dimension for rows: one for all that share a pass.
 _WITHOUT_ROWS = frozenset({"img_ids", "txt_ids"})

@@ -74,6 +74,18 @@ def synchronize(device: Device) -> None:
         torch.mps.synchronize()
 
 
+def gpu_memory_bytes(device: Device) -> tuple[int, int] | None:
+    """How much of the GPU's memory is used, by whomever, and how much it has; None without a GPU, or of one that has
+    failed."""
+    if device.torch_device.type != "cuda":
+        return None
+    try:
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device.torch_device)
+    except RuntimeError:
+        return None
+    return total_bytes - free_bytes, total_bytes
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out. torch has a class for it on CUDA alone."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -11,6 +11,7 @@ helper threads finish:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -27,7 +28,7 @@ from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.samples import Sample
 from sd_worker.engine.sharing import ThreadCall
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Load, Outcome, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Load, Outcome, PassMade, Progress
 from sd_worker.engine.waiting_tasks import Waiting, WaitingTasks
 
 #: Rows of each pass of a deterministic task.
@@ -45,13 +46,16 @@ class Engine:
         on_progress: Callable[[Progress], None],
         on_change: Callable[[], None],
         on_preview: Callable[[str, torch.Tensor], None] | None = None,
+        on_pass: Callable[[PassMade], None] = lambda made: None,
     ) -> None:
-        """`on_progress` and `on_preview` (with the task id and the latents of each step) are called within `tick`.
+        """`on_progress`, `on_preview` (with the task id and the latents of each step) and `on_pass` are called within
+        `tick`.
         `on_change` is called from other threads when `tick` has something to do again."""
         self._models = models
         self._row_caps = row_caps
         self._on_progress = on_progress
         self._on_preview = on_preview
+        self._on_pass = on_pass
         self._finishing = Finishing(on_change)
         self._rooms = Rooms()
         self._waiting = WaitingTasks(models, self._rooms, on_progress=on_progress, on_change=on_change)
@@ -112,7 +116,13 @@ class Engine:
     @property
     def load(self) -> Load:
         """How much there is to do."""
-        return Load(self._rooms.load + self._waiting.load, self._rooms.last_share, self._models.waits_for_room)
+        return Load(
+            self._rooms.load + self._waiting.load,
+            self._rooms.last_share,
+            self._models.waits_for_room,
+            num_samples=len(self._samples),
+            num_waiting=len(self._waiting),
+        )
 
     def stop(self) -> None:
         """Let the helper threads end."""
@@ -167,13 +177,17 @@ class Engine:
     def _make_a_pass(self) -> None:
         sample, call = self._groups.first()
         try:
-            num_rows = self._row_caps.of(call)
+            max_rows = self._row_caps.of(call)
         except Exception:  # the pass itself fails then, too
-            num_rows = call.num_rows
+            max_rows = call.num_rows
         if call.stage == "denoise" and sample.waiting.room is not None:
-            self._rooms.set_cap(sample.waiting.room, num_rows / call.num_rows)
-        parked = self._groups.take(num_rows)
+            self._rooms.set_cap(sample.waiting.room, max_rows / call.num_rows)
+        parked = self._groups.take(max_rows)
+        started_at = time.perf_counter()
         results = run_tolerantly([call for _, call in parked], self._row_caps)
+        seconds = time.perf_counter() - started_at
+        num_rows = sum(call.num_rows for _, call in parked)
+        self._on_pass(PassMade(call.stage, num_rows, max(num_rows, max_rows), seconds))
         for (sample, _), result in zip(parked, results, strict=True):
             self._follow(sample, sample.throw(result.error) if isinstance(result, Broken) else sample.resume(result))
 

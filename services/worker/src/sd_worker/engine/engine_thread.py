@@ -15,7 +15,7 @@ from sd_worker.engine.engine import Engine
 from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
 from sd_worker.engine.models import Models
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, Outcome, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, MemoryUse, Outcome, PassMade, Progress
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Listeners:
     on_load: Callable[[Load], None] = lambda load: None
     #: The latents of a task after each of its steps.
     on_preview: Callable[[str, torch.Tensor], None] | None = None
+    on_pass: Callable[[PassMade], None] = lambda made: None
 
 
 class EngineThread:
@@ -51,6 +52,7 @@ class EngineThread:
             on_progress=_tolerant(listeners.on_progress),
             on_change=self._wake,
             on_preview=None if listeners.on_preview is None else _tolerant(listeners.on_preview),
+            on_pass=_tolerant(listeners.on_pass),
         )
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._load = Load()
@@ -111,6 +113,10 @@ class EngineThread:
     def known_models(self) -> tuple[KnownModel, ...]:
         """The models in memory, and those at hand on disk. Reads files."""
         return self._models.known()
+
+    def memory(self) -> MemoryUse:
+        """What the models in memory take up."""
+        return self._models.memory()
 
     def _order(self, order: Callable[[], None]) -> None:
         self._orders.append(order)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sd_worker.engine.devices import (
     Device,
     check_device,
     default_budget_bytes,
     free_unused_memory,
+    gpu_memory_bytes,
     is_out_of_memory,
 )
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
-from sd_worker.engine.tasks import KnownModel, LoadProgress
+from sd_worker.engine.tasks import KnownModel, LoadProgress, MemoryUse, ModelChange, ModelDropped, ModelLoad
 
 
 @dataclass
@@ -33,13 +35,18 @@ class _Load:
     progress: LoadProgress | None = None
     #: Memory ran out beside others.
     is_to_be_alone: bool = False
+    begun_at: float = field(default_factory=time.perf_counter)
+
+    def ended(self, *, has_come: bool) -> ModelLoad:
+        """What is told of its end."""
+        return ModelLoad(self.name, has_come, time.perf_counter() - self.begun_at)
 
 
 class Models:
     """Loads models in a thread of its own, one at a time, and drops those used least recently.
 
-    The engine thread alone calls it, but for `resident` and `known`, which any thread may. A model is pinned while
-    samples run on it.
+    The engine thread alone calls it, but for `resident`, `known` and `memory`, which any thread may. A model is pinned
+    while samples run on it.
     """
 
     def __init__(
@@ -47,8 +54,11 @@ class Models:
         loader: ModelLoader,
         device: Device,
         budget_bytes: int | None = None,
+        on_model: Callable[[ModelChange], None] = lambda change: None,
     ) -> None:
-        """`budget_bytes` None: what `default_budget_bytes` says. A model beyond the budget is loaded alone."""
+        """`budget_bytes` None: what `default_budget_bytes` says. A model beyond the budget is loaded alone. `on_model`
+        is called in the engine's thread, and must not raise."""
+        self._on_model = on_model
         self._loader = loader
         self._device = device
         self._budget_bytes = default_budget_bytes(device) if budget_bytes is None else budget_bytes
@@ -59,6 +69,7 @@ class Models:
         self._num_samples: Counter[LoadedModel] = Counter()
         self._has_garbage = False
         self._resident: tuple[KnownModel, ...] = ()
+        self._resident_bytes = 0
         self._is_stopped = False
 
     @property
@@ -139,6 +150,7 @@ class Models:
             return
         self._publish()
         self._free()
+        self._on_model(ModelDropped(name))
 
     def drop_unused(self, but: str | None = None) -> int:
         """Drop all models that no sample runs on; returns how many."""
@@ -157,6 +169,11 @@ class Models:
         resident = self._resident
         names = {model.name for model in resident}
         return *resident, *(model for model in self._loader.known() if model.name not in names)
+
+    def memory(self) -> MemoryUse:
+        """What the resident models take up."""
+        num_models, models_bytes = len(self._resident), self._resident_bytes
+        return MemoryUse(num_models, models_bytes, *(gpu_memory_bytes(self._device) or ()))
 
     def stop(self) -> None:
         """Load nothing more. The load that is under way is given up: it ends at its next progress. Idempotent."""
@@ -182,6 +199,7 @@ class Models:
         self._models[load.name] = model
         self._load = None
         self._publish()
+        self._on_model(load.ended(has_come=True))
         return load.name, None
 
     def _failed(self, load: _Load, error: BaseException) -> tuple[str, BaseException | None] | None:
@@ -193,6 +211,7 @@ class Models:
             return None
         self._load = None
         self._free()
+        self._on_model(load.ended(has_come=False))
         return load.name, error
 
     def _make_room(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
@@ -211,6 +230,7 @@ class Models:
     def _publish(self) -> None:
         # A tuple replaced as a whole: other threads never see a dictionary change under them.
         self._resident = tuple(model.known for model in self._models.values())
+        self._resident_bytes = sum(model.num_bytes for model in self._models.values())
 
     def _free(self) -> None:
         # Modules and pipelines refer to each other in circles, so dropping the last name frees nothing yet.

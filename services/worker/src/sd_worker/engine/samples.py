@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 
 from sd_common.parameters import AnyParameters
-from sd_worker.engine.batches import NetworkCall, Stage
+from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.pipelines import GeneratedPicture, PassEnd, generate, planned_steps
 from sd_worker.engine.rendezvous import Call, Rendezvous
-from sd_worker.engine.tasks import Progress, Timings
+from sd_worker.engine.tasks import Progress, Stage, Timings
 from sd_worker.engine.waiting_tasks import Waiting
 
 #: Called when a sample has come a step further, with its latents, where its pipeline shows them.

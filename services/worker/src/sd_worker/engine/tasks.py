@@ -15,6 +15,8 @@ from sd_common.parameters import (
     Txt2ImgParameters,
 )
 
+#: Networks that samples share, as stages of a picture and of its timings.
+Stage = Literal["denoise", "decode"]
 FailureCode = Literal["model_unavailable", "invalid_input", "out_of_memory", "internal"]
 
 
@@ -148,3 +150,49 @@ class Load:
     passes_per_task: float = 1.0
     #: The model that is being loaded waits until no sample runs on others.
     waits_for_room: bool = False
+    #: Tasks that have begun, and those that wait for their model or for room.
+    num_samples: int = 0
+    num_waiting: int = 0
+
+
+@dataclass(frozen=True)
+class PassMade:
+    """A forward pass, for the operator's figures.
+
+    `num_rows` of samples, padding not counted, of `max_rows` that it could have had. `seconds` until the network had
+    returned: on a GPU, which works behind, until its queue had taken the pass; a long run of passes takes the sum.
+    """
+
+    stage: Stage
+    num_rows: int
+    max_rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ModelLoad:
+    """A model was read from the disk or the hub and moved to the device, or could not be."""
+
+    name: str
+    has_come: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ModelDropped:
+    """A model is kept no longer: for another one, to free memory, or after an error of ours."""
+
+    name: str
+
+
+ModelChange = ModelLoad | ModelDropped
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """What models take up, and how full the GPU is (None without one), in bytes. Others may use the GPU, too."""
+
+    num_models: int
+    models_bytes: int
+    gpu_used_bytes: int | None = None
+    gpu_total_bytes: int | None = None

@@ -69,6 +69,9 @@ class WaitingTasks:
         """Their ids, in the order of submission."""
         return iter(tuple(self._waiting))
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     @property
     def load(self) -> float:
         """The full passes that a step of all of them takes."""

@@ -1,0 +1,163 @@
+"""The production overlay without a cluster: its containers as processes, on three NATS servers (see `cluster`)."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+import pytest_asyncio
+from contract.rendered import PRODUCTION, of_kind
+from dry_run.cluster import Cluster
+from dry_run.keda import metric_of
+from dry_run.pods import Pod
+
+from support.client import Client, Events, Json
+
+#: Of pods that start side by side, on a machine that does other things too.
+_READY_WITHIN_S = 120.0
+#: The job of a lost worker is given to another after JOB_ACK_WAIT_S, which is 30.
+_ENDS_WITHIN_S = 120.0
+_POLL_S = 0.05
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The servers, provisioned."""
+    with Cluster(PRODUCTION, tmp_path_factory.mktemp("cluster")) as cluster:
+        job = cluster.start("provision")
+        assert job.process.wait(60) == 0, job.process.log
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def services(cluster: Cluster) -> dict[str, Pod]:
+    """auth and a gateway, ready. No worker: there is no task yet."""
+    pods = {name: cluster.start(name) for name in ("auth", "gateway")}
+    for pod in pods.values():
+        pod.wait_until_ready(_READY_WITHIN_S)
+    return pods
+
+
+@pytest.fixture(scope="module")
+def workers(cluster: Cluster, services: dict[str, Pod]) -> list[Pod]:
+    """Two, ready."""
+    pods = [cluster.start("worker") for _ in range(2)]
+    for pod in pods:
+        pod.wait_until_ready(_READY_WITHIN_S)
+    return pods
+
+
+def _url(gateway: Pod) -> str:
+    return f"http://127.0.0.1:{gateway.port('http')}"
+
+
+@pytest_asyncio.fixture
+async def client(services: dict[str, Pod]) -> AsyncIterator[Client]:
+    """A user who has just signed up."""
+    async with Client(_url(services["gateway"])) as client:
+        await client.sign_up_and_log_in(f"user-{secrets.token_hex(4)}")
+        yield client
+
+
+async def _until(is_so: Callable[[], bool], within_s: float) -> None:
+    async with asyncio.timeout(within_s):
+        while not is_so():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(_POLL_S)
+
+
+def _task(**parameters: object) -> Json:
+    return {"params_type": "txt2img", "prompt": "a red circle on a blue background", "model": "shapes", **parameters}
+
+
+async def test_keda_reads_the_true_backlog_at_every_server(cluster: Cluster, client: Client) -> None:
+    """Also where no worker runs: from this it scales up from none."""
+    [trigger] = of_kind(PRODUCTION, "ScaledObject")["worker"]["spec"]["triggers"]
+
+    def read() -> set[float]:
+        return {metric_of(trigger, f"127.0.0.1:{server.port('monitor')}") for server in cluster.nats}
+
+    assert read() == {0.0}
+    tasks = [await client.submit(**_task()) for _ in range(3)]
+    await _until(lambda: read() == {3.0}, 10)  # those that follow are a moment behind the leader
+    for task_id in tasks:
+        await client.delete(f"/task/{task_id}")
+    await _until(lambda: read() == {0.0}, 10)
+
+
+def test_every_probe_answers(cluster: Cluster, services: dict[str, Pod], workers: list[Pod]) -> None:
+    for pod in (*cluster.nats, *services.values(), *workers):
+        assert len(pod.probes) == 3
+        assert {probe: pod.probe(probe) for probe in pod.probes} == dict.fromkeys(pod.probes, 200), pod.name
+
+
+async def test_a_task_goes_through(client: Client, workers: list[Pod]) -> None:
+    async with client.events() as events:
+        task_id = await client.submit(**_task(steps=4))
+        *_, last = await events.of_task(task_id)
+    assert last["event_type"] == "finished"
+    blob_url = last["result"]["blob_url"]
+    assert blob_url.startswith("https://sd.example.org/blob/"), "where the ingress of the overlay is"
+    picture = await client.picture(blob_url.removeprefix("https://sd.example.org"))
+    assert picture.size == (192, 192)
+
+
+async def test_a_drained_gateway_answers_the_requests_under_way(
+    cluster: Cluster, client: Client, workers: list[Pod]
+) -> None:
+    gateway = cluster.start("gateway")
+    await asyncio.to_thread(gateway.wait_until_ready, _READY_WITHIN_S)
+    await asyncio.to_thread(gateway.pre_stop)  # load balancers that do not know yet still send requests
+    async with Client(_url(gateway), client.token) as other, client.events() as events:
+        answering = asyncio.create_task(other.get("/txt2img", params=_without_type(_task(steps=100))))
+        event = await events.next()
+        await events.until(event["task_id"], "started")
+        assert await asyncio.to_thread(gateway.terminate) == 0
+        assert (await answering).status == 200
+
+
+def _without_type(parameters: Json) -> dict[str, str]:
+    return {name: str(value) for name, value in parameters.items() if name != "params_type"}
+
+
+async def _until_it_runs(events: Events, task_id: str) -> None:
+    """One that has not begun is handed back by a worker that is drained."""
+    while (await events.until(task_id, "progress"))["stage"] != "denoising":
+        pass
+
+
+async def test_no_task_is_lost_nor_run_twice_to_its_end_when_one_worker_is_lost_and_another_drained(
+    cluster: Cluster, client: Client, workers: list[Pod]
+) -> None:
+    """A server of NATS is drained meanwhile. The new worker is the one that the Deployment would start."""
+    by_pid = {str(pod.process.pid): pod for pod in workers}
+
+    def worker_of(event: Json) -> Pod:
+        return by_pid[event["worker"].split("-")[-2]]
+
+    async with client.events("&progress=1") as events:
+        first = await client.submit(**_task(steps=100))
+        lost = worker_of(await events.until(first, "started"))
+        await _until_it_runs(events, first)
+        lost.kill()
+        second = await client.submit(**_task(steps=100))
+        drained = worker_of(await events.until(second, "started"))
+        assert drained is not lost
+        await _until_it_runs(events, second)
+        new = cluster.start("worker")
+        by_pid[str(new.process.pid)] = new
+        codes = await asyncio.gather(
+            asyncio.to_thread(drained.stop), asyncio.to_thread(cluster.stop_nats, cluster.nats[-1])
+        )
+        assert tuple(codes) == (0, 0)
+    told: dict[str, list[tuple[str, Pod | None]]] = {first: [], second: []}
+    async with asyncio.timeout(_ENDS_WITHIN_S), client.events("&since=0") as events:
+        while not all(types and types[-1][0] == "finished" for types in told.values()):
+            event = await events.next()
+            has_worker = event["event_type"] == "started"
+            told[event["task_id"]].append((event["event_type"], worker_of(event) if has_worker else None))
+    assert told[second] == [("pending", None), ("started", drained), ("finished", None)]
+    assert told[first] == [("pending", None), ("started", lost), ("started", new), ("finished", None)]

@@ -1,0 +1,53 @@
+"""Workers of two versions at once, as in an upgrade: what the older one cannot read it leaves to the newer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+
+from sd_common import subjects
+from sd_common.nats_client import NatsClient
+from sd_common.subjects import TaskRef
+from support.jobs import num_jobs
+
+
+async def _append(nats_client: NatsClient, ref: TaskRef, event_type: str) -> None:
+    """As a worker of a later version does."""
+    event = {"v": 2, "event_type": event_type, "task_id": ref.task_id}
+    await nats_client.jetstream().publish(ref.events, json.dumps(event).encode())
+
+
+async def _until_left(capsys: pytest.CaptureFixture[str]) -> None:
+    """Return when a worker has logged that it left a job to newer ones."""
+    async with asyncio.timeout(PATIENCE_S):
+        while "left_to_newer_workers" not in capsys.readouterr().out:  # noqa: ASYNC110 - it only logs
+            await asyncio.sleep(0.02)
+
+
+async def test_a_task_whose_last_event_is_of_a_later_version_is_left_to_newer_workers_and_costs_no_attempt(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = await tasks.publish("newer")
+    await _append(nats_client, job.ref, "started")
+    await start_worker("old", max_attempts=1)
+    await _until_left(capsys)
+    assert [logged.event_type for logged in await tasks.events("newer")] == ["started"]
+    assert await num_jobs(nats_client) == 1
+    await _append(nats_client, job.ref, "finished")
+    await tasks.wait_until_queue_is_empty()  # the job comes again, and its task has ended
+    assert [logged.event_type for logged in await tasks.events("newer")] == ["started", "finished"]
+
+
+async def test_an_unreadable_job_whose_task_has_an_event_of_a_later_version_stays_for_newer_workers(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {"v": 1, "task_id": "newer", "user": "u", "session": "s", "parameters": {"params_type": "txt2img"}}
+    await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(broken).encode())
+    await _append(nats_client, TaskRef("u", "s", "newer"), "pending")
+    await start_worker("old")
+    await _until_left(capsys)
+    assert [logged.event_type for logged in await tasks.events("newer")] == ["pending"]
+    assert await num_jobs(nats_client) == 1

@@ -1,0 +1,99 @@
+"""A worker that stands still before it has started a task, until its job was given to another, and then wakes up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+
+from sd_common.events import FinishedEvent, PendingEvent, StartedEvent
+from sd_common.model_names import model_key
+from sd_common.nats_client import NatsClient
+from sd_common.puller import Puller
+from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.streams import JOBS
+from sd_common.subjects import ModelLane
+from sd_common.task_log import NO_EVENT, TaskLog
+from sd_worker.delivery import Delivery
+from sd_worker.errors import TaskLost
+from sd_worker.publish_events import EventPublisher
+from support.deployment import Deployment
+from support.servers import NatsServer
+
+
+@pytest.fixture
+def deployment(
+    provisioned: NatsSettings, nats_server: NatsServer, minio_settings: MinioSettings, model_dir: Path, tmp_path: Path
+) -> Iterator[Deployment]:
+    """Workers alone, which tests start."""
+    deployment = Deployment(tmp_path, nats_server, minio_settings, model_dir)
+    yield deployment
+    deployment.stop()
+
+
+async def _told(tasks: Tasks, task_id: str) -> list[tuple[str, int, int | None]]:
+    """Who started the task, in which attempt, with which delivery of its job."""
+    events = [logged.event for logged in await tasks.events(task_id)]
+    return [(event.worker, event.attempt, event.delivery) for event in events if isinstance(event, StartedEvent)]
+
+
+async def test_a_worker_that_slept_with_a_job_in_its_socket_leaves_the_task_to_the_one_that_has_started_it(
+    deployment: Deployment, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    sleeper = deployment.start_worker("sleeper")
+    await asyncio.to_thread(sleeper.wait_for_log, "worker_started")
+    await tasks.publish("warm")
+    await tasks.wait_for("warm", "finished")  # from now on it has a pull open for the model
+    await tasks.wait_until_queue_is_empty()
+    sleeper.process.pause()
+    await tasks.publish("slept-through", steps=200)
+    async with asyncio.timeout(PATIENCE_S):
+        while not (await nats_client.jetstream().consumer_info(JOBS, model_key("tiny"))).num_ack_pending:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    deployment.start_worker("awake")
+    await tasks.wait_for("slept-through", "started")
+    sleeper.process.resume()
+    finished = (await tasks.wait_for("slept-through", "finished")).event
+    assert isinstance(finished, FinishedEvent)
+    assert (finished.worker, finished.attempt) == ("awake", 1)
+    await asyncio.to_thread(sleeper.wait_for_log, '"ending": "lost"')
+    assert await _told(tasks, "slept-through") == [("awake", 1, 2)]
+    await tasks.wait_until_queue_is_empty()
+
+
+async def test_a_delivery_before_that_of_the_running_attempt_takes_no_task_away(
+    start_worker: StartWorker, tasks: Tasks
+) -> None:
+    job = await tasks.publish("running")
+    sequence = await tasks.log.append(job.ref, PendingEvent(task_id="running", job_sequence=1), NO_EVENT)
+    elsewhere = StartedEvent(task_id="running", attempt=1, worker="elsewhere", delivery=2)
+    await tasks.log.append(job.ref, elsewhere, sequence)
+    await start_worker("sleeper", job_ack_wait_s=2.0)
+    await tasks.wait_for("running", "finished")
+    # The first delivery changed nothing; the second came after ack_wait, since nobody really ran the task.
+    assert await _told(tasks, "running") == [("elsewhere", 1, 2), ("sleeper", 2, 2)]
+
+
+async def test_a_delivery_that_was_held_in_silence_for_longer_than_ack_wait_starts_nothing(
+    tasks: Tasks, nats_client: NatsClient
+) -> None:
+    ack_wait_s = 0.2
+    job = await tasks.publish("slept-through")
+    await tasks.queue.create_consumer(ModelLane(model_key("tiny"), "rest"))
+    puller = Puller(nats_client, JOBS, model_key("tiny"))
+    await puller.start()
+    message = await puller.next(PATIENCE_S)
+    assert message is not None
+    delivery = Delivery(message, ack_wait_s)
+    events = EventPublisher(nats_client, TaskLog(nats_client), "sleeper", max_attempts=5)
+    async with delivery.kept_in_progress():
+        time.sleep(1.5 * ack_wait_s)  # noqa: ASYNC251 - the process stands still
+        await asyncio.sleep(ack_wait_s / 2)  # it tells NATS again, too late
+        with pytest.raises(TaskLost):
+            await events.next_attempt(job.ref, delivery)
+    assert [logged.event_type for logged in await tasks.events("slept-through")] == ["pending"]
+    await puller.close()
