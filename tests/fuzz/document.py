@@ -26,10 +26,12 @@ ANSWER_CHECKS = [
 ]
 
 
-def load_document() -> OpenApiSchema:
-    """With the seed of the round: schemathesis does not know hypothesis' own."""
-    seed = int(os.environ.get("FUZZ_SEED") or 0)
-    return schemathesis.openapi.from_path(_COMMITTED, config=schemathesis.Config(seed=seed))
+def load_document(*, coverage: bool = True) -> OpenApiSchema:
+    """With the seed of the round: schemathesis does not know hypothesis' own. `coverage`: with a request for each bound
+    of each field, besides those at random."""
+    config = schemathesis.Config(seed=int(os.environ.get("FUZZ_SEED") or 0))
+    config.projects.default.phases.coverage.enabled = coverage
+    return schemathesis.openapi.from_path(_COMMITTED, config=config)
 
 
 def documented_statuses(document: OpenApiSchema) -> Iterator[tuple[str, str, int]]:

@@ -67,7 +67,7 @@ async def read_form(request: web.Request, adapter: TypeAdapter[T]) -> T:
         raise UnsupportedBody(f"The body must be application/x-www-form-urlencoded, not {request.content_type}")
     try:
         fields = await request.post()
-    except ValueError as error:  # not in the character set that it says
+    except (ValueError, LookupError) as error:  # not in the character set that it says, or there is none of that name
         raise MalformedBody("The form is malformed") from error
     form = {name: value for name, value in fields.items() if isinstance(value, str)}
     return checked(lambda: adapter.validate_python(form))
