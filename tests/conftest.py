@@ -3,8 +3,7 @@
 import os
 
 import pytest
-from hypothesis import core, settings
-from hypothesis.vendor import pretty
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -13,8 +12,6 @@ from support.fuzzing import SHORT
 # Tests run beside each other: threads of torch that wait for each other in turns made a second of work take a minute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# schemathesis' plugin takes the values out of what hypothesis tells of a failed example, in all tests.
-core.RepresentationPrinter = pretty.RepresentationPrinter
 # `make fuzz` names another on its command line, which is read after this.
 settings.load_profile(SHORT)
 

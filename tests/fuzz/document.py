@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import requests
 import schemathesis
+from hypothesis import core
+from hypothesis.vendor import pretty
 from schemathesis.checks import CHECKS
+from schemathesis.generation import hypothesis as changes_of_hypothesis
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 _COMMITTED = Path(__file__).parents[2] / "openapi.yml"
@@ -25,13 +27,13 @@ ANSWER_CHECKS = [
     )
 ]
 
+# What it changes in hypothesis takes the values out of failed examples, in all tests of the process.
+changes_of_hypothesis.setup()
+core.RepresentationPrinter = pretty.RepresentationPrinter  # type: ignore[attr-defined]
 
-def load_document(*, coverage: bool = True) -> OpenApiSchema:
-    """With the seed of the round: schemathesis does not know hypothesis' own. `coverage`: with a request for each bound
-    of each field, besides those at random."""
-    config = schemathesis.Config(seed=int(os.environ.get("FUZZ_SEED") or 0))
-    config.projects.default.phases.coverage.enabled = coverage
-    return schemathesis.openapi.from_path(_COMMITTED, config=config)
+
+def load_document() -> OpenApiSchema:
+    return schemathesis.openapi.from_path(_COMMITTED)
 
 
 def documented_statuses(document: OpenApiSchema) -> Iterator[tuple[str, str, int]]:
