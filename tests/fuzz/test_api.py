@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import requests
+import schemathesis
 from hypothesis import given
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
-from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.specs.openapi import checks
 
 from fuzz.conftest import PICTURE
-from fuzz.document import load_document
+from fuzz.document import documented_operations, load_document
 from support.fuzzing import num_examples
 
 _DOCUMENT = load_document()
-_OPERATIONS = {result.ok().label: result.ok() for result in _DOCUMENT.get_all_operations()}
+_OPERATIONS = {f"{method} {path}": _DOCUMENT[path][method] for method, path in documented_operations(_DOCUMENT)}
 _of_each_operation = pytest.mark.parametrize("label", list(_OPERATIONS))
 
-load_all_checks()
 #: What a valid request asks for may be beyond the operator's limits, or not be there: that is no part of the document.
 #: Public access is on: tokens are no condition.
-_NOT_CHECKED = [CHECKS.get_one(name) for name in ("positive_data_acceptance", "ignored_auth")]
+_NOT_CHECKED: list[schemathesis.CheckFunction] = [checks.positive_data_acceptance, checks.ignored_auth]
 
 
-def _made_possible(case: Case) -> Case:
+def _made_possible(case: Case[Any]) -> Case[Any]:
     """What fits the schema and names nothing that is there gives way to what does: else every request ends at it."""
     for fields in (case.query, case.body):
         if not isinstance(fields, dict):
@@ -39,7 +40,7 @@ def _made_possible(case: Case) -> Case:
     return case
 
 
-def _ask(case: Case, gateway_url: str, token: str | None) -> None:
+def _ask(case: Case[Any], gateway_url: str, token: str | None) -> None:
     """Raise where the answer is not as documented, or is a failure; or what it names as its `Location` is not there."""
     headers = {"Authorization": f"Bearer {token}"} if token else None
     answer = case.call_and_validate(gateway_url, headers=headers, excluded_checks=_NOT_CHECKED)

@@ -159,7 +159,8 @@ def _wrong(asker: Asker) -> requests.Response:
     if asker.path == "/blob":
         return asker.ask(files={"another": b"x"})
     given = next(iter(asker.request), "params")
-    return asker.ask(**{given: {"nonsense": "1"}})
+    changed: dict[str, Any] = {given: {"nonsense": "1"}}
+    return asker.ask(**changed)
 
 
 def _too_often(asker: Asker) -> requests.Response:
