@@ -123,7 +123,15 @@ def test_every_copied_path_is_in_the_build_context(service: str, build_context: 
 
 def test_build_context_holds_neither_secrets_nor_data(tmp_path: Path) -> None:
     wanted = ["libs/common/src/sd_common/settings.py", "services/gateway/README.md", "models/shapes/model_index.json"]
-    unwanted = [".env", "services/gateway/.env", "data/secrets.json", ".git/config", ".venv/bin/python", "tests/x.py"]
+    unwanted = [
+        ".env",
+        "services/gateway/.env",
+        "data/secrets.json",
+        "secrets/SECRET_KEY",
+        ".git/config",
+        ".venv/bin/python",
+        "tests/x.py",
+    ]
     unwanted += ["libs/common/src/sd_common/__pycache__/settings.pyc"]
     for name in wanted + unwanted:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
