@@ -60,7 +60,7 @@ def test_operators_accept_every_custom_resource(kustomization: str) -> None:
 
 def test_custom_resources_are_in_production_alone() -> None:
     used = {document["kind"] for document in manifests(PRODUCTION)} & CUSTOM_KINDS
-    assert used >= {"ScaledObject", "PodMonitor"}
+    assert used == CUSTOM_KINDS
     for kustomization in (BASE, DEV):
         assert not {document["kind"] for document in manifests(kustomization)} & CUSTOM_KINDS
 
@@ -223,6 +223,18 @@ def test_each_worker_in_production_has_a_gpu() -> None:
     assert containers_of(PRODUCTION)["worker"].environment["DEVICE"] == "cuda"
 
 
+def test_grafana_finds_the_dashboard_by_its_label() -> None:
+    dashboard = of_kind(PRODUCTION, "ConfigMap")["stable-diffusion-api-dashboard"]
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    [(file, text)] = dashboard["data"].items()
+    assert text == (ROOT / "monitoring" / file).read_text()
+
+
+def test_the_alerts_of_the_cluster_are_those_of_every_prometheus() -> None:
+    [rule] = of_kind(PRODUCTION, "PrometheusRule").values()
+    assert rule["spec"] == yaml.safe_load((ROOT / "monitoring/alerts.yml").read_text())
+
+
 # --- Clients ---------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +283,8 @@ def test_the_readme_says_how_to_make_every_secret() -> None:
 
 def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
     [overlay] = re.findall(r"```yaml\n(# kustomization.yaml\n.*?)```", README, re.DOTALL)
-    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    for directory in ("k8s", "monitoring"):
+        shutil.copytree(ROOT / directory, tmp_path / directory)
     (tmp_path / "own").mkdir()
     (tmp_path / "own/kustomization.yaml").write_text(overlay.replace("PATH/k8s", "../k8s"))
     assert yaml.safe_load(overlay)["namespace"] == "sd"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from contract.manifests import ROOT, SETTINGS, Document
+from contract.manifests import ROOT, SERVICES, SETTINGS, Document
 from contract.rendered import (
     BASE,
     DEV,
@@ -145,7 +145,7 @@ def test_in_production_operators_reach_the_ports_that_their_objects_name() -> No
     [monitor] = of_kind(PRODUCTION, "PodMonitor").values()
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     watched = _chosen(PRODUCTION, monitor["spec"]["selector"])
-    assert set(watched) == {"auth", "worker"}
+    assert set(watched) == set(SERVICES)
     for name in watched:
         expected.add(
             Flow("monitoring/prometheus", name, f"{ports_of(workloads(PRODUCTION)[name])[endpoint['port']]}/TCP")
