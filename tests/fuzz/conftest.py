@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import secrets
 from collections.abc import Iterator
 
 import pytest
 import requests
+from PIL import Image
 
 from support import tiny_pipelines
 from support.deployment import Deployment
@@ -22,6 +25,17 @@ LIMITS = {
     "MAX_PICTURE_PIXELS": str(96 * 96),
     "MAX_UPLOAD_BYTES": str(MAX_UPLOAD_BYTES),
 }
+
+
+def png() -> bytes:
+    """A whole one."""
+    with io.BytesIO() as file:
+        Image.new("RGB", (64, 64)).save(file, "PNG")
+        return file.getvalue()
+
+
+#: As a data URL.
+PICTURE = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import secrets
 import time
 from collections.abc import Callable
@@ -15,9 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-from PIL import Image
 
-from fuzz.conftest import LIMITS, MAX_UPLOAD_BYTES
+from fuzz.conftest import LIMITS, MAX_UPLOAD_BYTES, PICTURE, png
 from fuzz.document import check_answer, documented_statuses, load_document
 from sd_common.auth_messages import PUBLIC_USER
 from sd_common.events import AbortedEvent
@@ -39,18 +36,11 @@ _UPGRADE = {
 }
 
 
-def _png() -> bytes:
-    with io.BytesIO() as file:
-        Image.new("RGB", (64, 64)).save(file, "PNG")
-        return file.getvalue()
-
-
-_PICTURE = f"data:image/png;base64,{base64.b64encode(_png()).decode()}"
 _TASK = {"prompt": "x", "steps": 2}
 _TASKS = {
     "/txt2img": {**_TASK, "width": 64, "height": 64},
-    "/img2img": {**_TASK, "initial_image": _PICTURE},
-    "/inpaint": {**_TASK, "initial_image": _PICTURE, "mask": _PICTURE},
+    "/img2img": {**_TASK, "initial_image": PICTURE},
+    "/inpaint": {**_TASK, "initial_image": PICTURE, "mask": PICTURE},
 }
 
 
@@ -109,7 +99,7 @@ class Asker:
             case "POST", "/task":
                 return {"json": _TASKS["/txt2img"]}
             case "POST", "/blob":
-                return {"files": {"blob_data": _png()}}
+                return {"files": {"blob_data": png()}}
             case "POST", "/user":
                 return {"json": credentials}
             case "POST", "/token":
@@ -123,7 +113,7 @@ def _succeed(asker: Asker) -> requests.Response:
     if "{task_id}" in asker.path:
         asker.path = asker.send("POST", "/task", json=_TASKS["/txt2img"]).headers["Location"]
     elif "{blob_id}" in asker.path:
-        asker.path = urlsplit(asker.send("POST", "/blob", files={"blob_data": _png()}).json()).path
+        asker.path = urlsplit(asker.send("POST", "/blob", files={"blob_data": png()}).json()).path
     elif asker.method == "POST" and asker.path in ("/token", "/token/{username}"):
         asker.sign_up()
     return asker.ask()
@@ -169,7 +159,8 @@ def _wrong(asker: Asker) -> requests.Response:
     if asker.path == "/blob":
         return asker.ask(files={"another": b"x"})
     given = next(iter(asker.request), "params")
-    return asker.ask(**{given: {"nonsense": "1"}})
+    changed: dict[str, Any] = {given: {"nonsense": "1"}}
+    return asker.ask(**changed)
 
 
 def _too_often(asker: Asker) -> requests.Response:

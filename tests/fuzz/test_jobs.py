@@ -30,7 +30,7 @@ _jobs = st.one_of(st.binary(max_size=100), changed_json(_JOB.model_dump(mode="js
 
 
 @num_examples(10)
-@given(st.lists(_jobs, min_size=5, max_size=10))
+@given(jobs=st.lists(_jobs, min_size=5, max_size=10))
 def test_any_bytes_are_taken_off_the_queue_and_the_next_task_runs(
     jobs: list[bytes], deployment: Deployment, gateway_url: str, token: str
 ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 from urllib.parse import urlsplit
 
-from hypothesis import example, given
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support.fuzzing import num_examples
@@ -26,15 +27,12 @@ _TARGETS = [
 _HEADERS = [
     "Accept",
     "Authorization",
-    "Content-Length",
     "Content-Type",
     "Cookie",
-    "Expect",
     "Idempotency-Key",
     "If-None-Match",
     "Origin",
     "Range",
-    "Transfer-Encoding",
     "traceparent",
     "X-Forwarded-For",
 ]
@@ -45,11 +43,11 @@ _VALUES = [
     "multipart/form-data; boundary=",
     "text/html",
     "http://",
-    "chunked",
     "1",
     'W/"',
 ]
 _bytes_of_a_line = st.binary(max_size=20).filter(lambda data: not {*data} & {*b"\r\n\0"})
+_query_names = st.sampled_from([b"token", b"since", b"prompt", b"limit", b"cursor"]) | st.binary(max_size=4)
 _headers = st.tuples(st.sampled_from(_HEADERS), st.sampled_from(["", *_VALUES]), _bytes_of_a_line)
 
 
@@ -58,10 +56,9 @@ def _status_of(gateway_url: str, request: bytes) -> int:
     host = urlsplit(gateway_url)
     with socket.create_connection((host.hostname, host.port), timeout=30) as connection:
         connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
         with connection.makefile("rb") as answer:
             version, status, *_ = answer.readline().split(b" ")
-    assert version == b"HTTP/1.1"
+    assert version in (b"HTTP/1.0", b"HTTP/1.1")
     return int(status)
 
 
@@ -70,30 +67,40 @@ def _status_of(gateway_url: str, request: bytes) -> int:
     method=st.sampled_from(["GET", "POST", "DELETE", "OPTIONS", "PUT"]),
     target=st.sampled_from(_TARGETS),
     name=st.binary(max_size=8),
-    query=st.lists(st.tuples(st.sampled_from(["token", "since", "prompt", "limit", "cursor"]), st.binary(max_size=8))),
+    query=st.lists(st.tuples(_query_names, st.binary(max_size=8))),
     headers=st.lists(_headers, max_size=4),
     body=st.binary(max_size=40),
 )
-@example("POST", "/token", b"", [], [("Content-Type", "application/x-www-form-urlencoded; charset=", b"none")], b"x=1")
-@example("GET", "/", b"", [], [("Origin", "http://", b"\xff")], b"")
-@example("POST", "/task", b"", [], [("Content-Type", "", b"x/\xff")], b"")
 def test_no_request_at_all_is_a_failure_of_the_gateway(
     method: str,
     target: str,
     name: bytes,
-    query: list[tuple[str, bytes]],
+    query: list[tuple[bytes, bytes]],
     headers: list[tuple[str, str, bytes]],
     body: bytes,
     gateway_url: str,
 ) -> None:
-    encoded = "&".join(f"{key}={_percent_encoded(value)}" for key, value in query)
+    encoded = "&".join(f"{_percent_encoded(key)}={_percent_encoded(value)}" for key, value in query)
     lines = [f"{method} {target.format(_percent_encoded(name))}?{encoded} HTTP/1.1".encode()]
-    lines += [b"Host: x", b"Connection: close"]
+    lines += [b"Host: x", b"Connection: close", b"Content-Length: %d" % len(body)]
     lines += [f"{key}: {value}".encode() + rest for key, value, rest in headers]
-    if not any(key in ("Content-Length", "Transfer-Encoding") for key, _, _ in headers):
-        lines.append(b"Content-Length: %d" % len(body))
     assert _status_of(gateway_url, b"\r\n".join([*lines, b"", body])) < 500
 
 
 def _percent_encoded(data: bytes) -> str:
     return "".join(f"%{byte:02x}" for byte in data)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "header", "status"),
+    [
+        (b"POST /token", b"Content-Type: application/x-www-form-urlencoded; charset=nonsense", 400),
+        (b"POST /token", b"Content-Type: x/\xff", 415),
+        (b"GET /", b"Origin: http://\xff", 403),
+    ],
+)
+def test_a_header_of_an_unknown_character_set_or_of_bytes_that_are_no_text_is_told(
+    request_line: bytes, header: bytes, status: int, gateway_url: str
+) -> None:
+    lines = [request_line + b" HTTP/1.1", b"Host: x", b"Connection: close", b"Content-Length: 1", header, b"", b"x"]
+    assert _status_of(gateway_url, b"\r\n".join(lines)) == status

@@ -13,6 +13,7 @@ from fuzz.conftest import MAX_UPLOAD_BYTES
 from support.fuzzing import num_examples
 
 _BOUNDARY = b"frontier"
+_CONTENT_TYPE = b"multipart/form-data; boundary=" + _BOUNDARY
 
 
 def _encoded(kind: str) -> bytes:
@@ -42,14 +43,14 @@ def _changed(draw: st.DrawFn, whole: bytes) -> bytes:
 def _post(url: str, token: str, body: bytes, content_type: bytes | None = None) -> requests.Response:
     headers = {
         "Authorization": f"Bearer {token}".encode(),
-        "Content-Type": content_type or b"multipart/form-data; boundary=" + _BOUNDARY,
+        "Content-Type": content_type or _CONTENT_TYPE,
     }
     return requests.post(f"{url}/blob", data=body, headers=headers, timeout=60)
 
 
 @num_examples(120)
-@given(st.sampled_from(_PICTURES).flatmap(_changed))
-@example(bytes(MAX_UPLOAD_BYTES + 1))
+@given(picture=st.sampled_from(_PICTURES).flatmap(_changed))
+@example(picture=bytes(MAX_UPLOAD_BYTES + 1))
 def test_a_changed_picture_is_taken_or_refused(picture: bytes, gateway_url: str, token: str) -> None:
     answer = _post(gateway_url, token, _form(picture))
     assert answer.status_code in (200, 400, 413, 422)  # 400: the boundary may be within the picture
@@ -59,13 +60,15 @@ def test_a_changed_picture_is_taken_or_refused(picture: bytes, gateway_url: str,
 
 
 @num_examples(120)
-@given(st.sampled_from([_form(picture) for picture in _PICTURES[1:]]).flatmap(_changed))
+@given(form=st.sampled_from([_form(picture) for picture in _PICTURES[1:]]).flatmap(_changed))
 def test_a_changed_form_is_taken_or_refused(form: bytes, gateway_url: str, token: str) -> None:
     assert _post(gateway_url, token, form).status_code in (200, 400, 413, 422)
 
 
 @num_examples(60)
-@given(_changed(b"multipart/form-data; boundary=frontier").filter(lambda value: not {*value} & {*b"\r\n\0"}))
+@given(
+    content_type=_changed(b"multipart/form-data; boundary=frontier").filter(lambda value: not {*value} & {*b"\r\n\0"})
+)
 def test_a_changed_content_type_is_taken_or_refused(content_type: bytes, gateway_url: str, token: str) -> None:
     answer = _post(gateway_url, token, _form(_PICTURES[0]), content_type.strip() or b"x")
     assert answer.status_code in (200, 400, 415, 422)

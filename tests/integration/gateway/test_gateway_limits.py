@@ -113,6 +113,14 @@ async def test_requests_beyond_the_rate_are_told_to_wait_and_those_of_others_are
         assert (await other.get("/models")).status == 200
 
 
+async def test_a_token_can_be_revoked_however_many_requests_came_with_it(start_gateway: StartGateway) -> None:
+    _, url = await start_gateway(request_rate=Rate(1, 3600))
+    async with Client(url) as client:
+        await client.take_public_token()
+        assert [(await client.get("/models")).status for _ in range(2)] == [200, 429]
+        assert (await client.delete("/token")).status == 204
+
+
 async def test_a_websocket_too_many_is_closed_and_there_is_room_again_once_one_has_gone(
     start_gateway: StartGateway,
 ) -> None:

@@ -73,7 +73,7 @@ async def read_form(request: web.Request, adapter: TypeAdapter[T], max_bytes: in
     try:
         with _limited(request, max_bytes) as limited:
             fields = await limited.post()
-    except ValueError as error:  # not in the character set that it says
+    except (ValueError, LookupError) as error:  # not in the character set that it says, or there is none of that name
         raise MalformedBody("The form is malformed") from error
     form = {name: value for name, value in fields.items() if isinstance(value, str)}
     return checked(lambda: adapter.validate_python(form))

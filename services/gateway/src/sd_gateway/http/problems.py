@@ -94,4 +94,6 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
 def create_problem(
     status: HTTPStatus, detail: str, *, code: str | None = None, errors: list[ProblemField] | None = None
 ) -> Problem:
-    return Problem(title=status.phrase, status=status, detail=detail, code=code, errors=errors)
+    # It may quote a header, in which aiohttp keeps bytes that are no text as lone surrogates.
+    text = detail.encode(errors="replace").decode()
+    return Problem(title=status.phrase, status=status, detail=text, code=code, errors=errors)
