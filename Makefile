@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test fidelity chaos check clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test fidelity chaos check clean openapi asyncapi nats-conf bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -41,12 +41,16 @@ check: setup ## Lint, types, import rules, drift of generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'It is stale: run make openapi' && false)
 	$(BIN)/python -m sd_common.asyncapi | diff -u asyncapi.yml - || (echo 'It is stale: run make asyncapi' && false)
+	$(BIN)/python -m sd_common.nats_conf | diff -u k8s/base/nats.conf - || (echo 'It is stale: run make nats-conf' && false)
 
 openapi: setup ## Write openapi.yml anew from the models
 	$(BIN)/python -m sd_gateway.http.openapi > openapi.yml
 
 asyncapi: setup ## Write asyncapi.yml anew from the models
 	$(BIN)/python -m sd_common.asyncapi > asyncapi.yml
+
+nats-conf: setup ## Write k8s/base/nats.conf anew: the users of NATS, and what each may do
+	$(BIN)/python -m sd_common.nats_conf > k8s/base/nats.conf
 
 bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon orders take effect, and print the tables
 	$(BIN)/python benchmarks/overhead.py

@@ -22,6 +22,8 @@ import yaml
 from contract.manifests import (
     COMPOSE,
     KUBERNETES,
+    NATS_PASSWORDS,
+    NEEDED_IN_ENV,
     ROOT,
     SECRETS,
     SERVICES,
@@ -46,12 +48,16 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import SecretStr
 
+from sd_common.nats_conf import configuration
+from sd_common.nats_users import SERVICES as NATS_SERVICES
+from sd_common.nats_users import publisher, users
+
 UID = 10001
 #: Variables of images that no setting reads: Python's, and Hugging Face's own.
 NO_SETTINGS = {"PATH", "PYTHONUNBUFFERED", "HF_HOME"}
 #: Settings that are docker-compose's own business: addresses, and what must differ from one replica to the next.
 FIXED_IN_COMPOSE = {"HOST", "PORT", "HEALTH_HOST", "HEALTH_PORT", "MODEL_DIR", "WORKER_NAME", "MINIO_SECURE"}
-FIXED_IN_COMPOSE |= {"NATS_REPLICAS"}
+FIXED_IN_COMPOSE |= {"NATS_REPLICAS", "NATS_PASSWORD_FILE", "NATS_TLS_CA"}
 #: The worker's engine has them to stop, once the running tasks had theirs.
 ENGINE_STOP_S = 30
 
@@ -280,8 +286,51 @@ def test_every_secret_setting_is_known_to_these_tests() -> None:
         for name, field in settings_class.model_fields.items()
     }
     secret = {name for name, annotation in fields.items() if SecretStr.__name__ in annotation}
-    # Here the NATS server asks for no password, so that its URL tells nothing.
+    # User and password are settings of their own, so that the URL tells nothing.
     assert secret - {"NATS_URL"} <= set(SECRETS)
+
+
+def test_each_service_is_its_own_user_of_nats(containers: dict[str, Container]) -> None:
+    assert {name: container.environment["NATS_USER"] for name, container in containers.items()} == {
+        service.name: service.name for service in NATS_SERVICES
+    }
+
+
+def test_compose_gives_each_user_of_nats_its_own_password_and_the_server_all() -> None:
+    passwords = {name: f"of {name}" for name in NATS_PASSWORDS}
+    services = compose({**dict.fromkeys(NEEDED_IN_ENV, "x"), **passwords})["services"]
+    # In quotes, so that nats-server takes none for a number.
+    assert services["nats"]["environment"] == {name: f'"of {name}"' for name in NATS_PASSWORDS}
+    for user in NATS_SERVICES:
+        told = {value for value in services[user.name]["environment"].values() if str(value).startswith("of ")}
+        assert told == {f"of {user.password_variable}"}
+
+
+def test_kubernetes_gives_each_user_of_nats_its_own_password_and_the_server_all() -> None:
+    def references(workload: str) -> dict[str, str]:
+        """Keys of the Secret, by variable."""
+        variables = container_of(workloads()[workload])["env"]
+        secret = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in variables if "valueFrom" in each}
+        return {name: reference["key"] for name, reference in secret.items() if reference["name"] == "sd-nats"}
+
+    for user in NATS_SERVICES:
+        assert references(user.name) == {"NATS_PASSWORD": user.password_variable}
+    of_server = references("nats")
+    assert set(of_server.values()) == NATS_PASSWORDS
+    plain = {each["name"]: each["value"] for each in container_of(workloads()["nats"])["env"] if "value" in each}
+    assert plain == {key: f'"$({name})"' for name, key in of_server.items()}
+
+
+def test_nats_is_configured_with_the_users_of_the_code() -> None:
+    [source] = compose()["services"]["nats"]["configs"]
+    committed = ROOT / compose()["configs"][source["source"]]["file"]
+    assert committed.read_text() == configuration(users())
+    [config] = pod_of(workloads()["nats"])["volumes"]
+    maps = {item["metadata"]["name"]: item["data"] for item in kubernetes() if item["kind"] == "ConfigMap"}
+    assert maps[config["configMap"]["name"]] == {Path(source["target"]).name: configuration(users())}
+    [mount] = [each for each in container_of(workloads()["nats"])["volumeMounts"] if each["name"] == config["name"]]
+    assert f"--config={mount['mountPath']}/nats.conf" == f"--config={source['target']}"
+    assert f"--config={source['target']}" in container_of(workloads()["nats"])["args"]
 
 
 def test_the_gateway_and_the_workers_agree_on_where_clients_reach_them(containers: dict[str, Container]) -> None:
@@ -321,15 +370,15 @@ def test_compose_publishes_the_gateway_alone() -> None:
 
 
 def test_compose_links_follow_the_published_port() -> None:
-    secrets = dict.fromkeys(SECRETS, "x" * 32)
+    secrets = dict.fromkeys(NEEDED_IN_ENV, "x" * 32)
     gateway = compose({**secrets, "PORT": "9000"})["services"]["gateway"]
     assert gateway["ports"] == ["9000:8000"]
     assert gateway["environment"]["BASE_URL"] == "http://localhost:9000"
 
 
-@pytest.mark.parametrize("secret", sorted(set(SECRETS) - {"HUGGINGFACE_TOKEN", "SECRET_KEY_PREVIOUS"}))
+@pytest.mark.parametrize("secret", sorted(NEEDED_IN_ENV))
 def test_compose_does_not_start_without_its_secrets(secret: str) -> None:
-    secrets = dict.fromkeys(SECRETS, "x" * 32) | {secret: ""}
+    secrets = dict.fromkeys(NEEDED_IN_ENV, "x" * 32) | {secret: ""}
     with pytest.raises(KeyError, match=secret):
         compose(secrets)
 
@@ -459,9 +508,13 @@ def test_the_readme_says_how_to_make_every_secret() -> None:
 
 
 def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
-    overlay, patches = re.findall(r"```yaml\n(.*?)```", (ROOT / "k8s/README.md").read_text(), re.DOTALL)
+    examples = re.findall(r"```yaml\n(.*?)```", (ROOT / "k8s/README.md").read_text(), re.DOTALL)
+    overlay, gpus, publishers = (yaml.safe_load(example.replace("PATH/k8s/base", "base")) for example in examples)
+    overlay["patches"] = gpus["patches"] + publishers["patches"]
+    overlay["configMapGenerator"] += publishers["configMapGenerator"]
     shutil.copytree(ROOT / KUBERNETES, tmp_path / "base")
-    (tmp_path / "kustomization.yaml").write_text((overlay + patches).replace("PATH/k8s/base", "base"))
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    (tmp_path / "nats.conf").write_text(configuration(users(["internal", "billing"])))
     documents = render(tmp_path)
     assert all(document["metadata"]["namespace"] == "sd" for document in documents)
     by_name = {(document["kind"], document["metadata"]["name"]): document for document in documents}
@@ -470,3 +523,6 @@ def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == 1
     settings = [document["data"] for document in documents if document["kind"] == "ConfigMap"]
     assert {"BASE_URL": "https://sd.example.org"} in settings
+    assert {"nats.conf": configuration(users(["internal", "billing"]))} in settings
+    names = [each["name"] for each in container_of(by_name["StatefulSet", "nats"])["env"]]
+    assert names[:2] == ["BILLING", publisher("billing").password_variable]
