@@ -30,6 +30,8 @@ from contract.rendered import (
 from jsonschema import Draft202012Validator
 
 from sd_common.health import READY_WITHIN_S
+from sd_common.nats_conf import configuration
+from sd_common.nats_users import users
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.websocket import PING_INTERVAL_S
 
@@ -296,6 +298,22 @@ def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
     assert {"BASE_URL": "https://pictures.example.org"} in settings
     [trigger] = by_name["ScaledObject", "worker"]["spec"]["triggers"]
     assert "//nats.sd.svc" in trigger["metadata"]["url"]
+
+
+def test_a_further_publisher_as_in_the_readme_is_a_user_of_nats(tmp_path: Path) -> None:
+    [patches] = re.findall(r"```yaml\n(configMapGenerator:\n.*?)```", README, re.DOTALL)
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/kustomization.yaml").write_text(f"resources: [../k8s/overlays/dev]\n{patches}")
+    conf = configuration(users(["internal", "billing"]))
+    (tmp_path / "own/nats.conf").write_text(conf)
+    documents = render(tmp_path / "own")
+    [files] = [each["data"] for each in documents if "nats.conf" in (each.get("data") or {})]
+    assert files["nats.conf"] == conf
+    assert {"server.conf", "cluster.conf"} <= set(files)
+    [nats] = [each for each in documents if each["kind"] == "StatefulSet" and each["metadata"]["name"] == "nats"]
+    names = [each["name"] for each in container_of(nats)["env"]]
+    assert names[:2] == ["BILLING", "NATS_BILLING_PASSWORD"]
 
 
 @by_kustomization
