@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_auth.settings import AuthSettings
+from sd_common.nats_users import users
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, RetentionSettings, Settings, StreamSettings
 from sd_embedded.child_process import installed
 from sd_gateway.settings import GatewaySettings
@@ -37,10 +38,13 @@ SETTINGS: dict[str, tuple[type[Settings], ...]] = {
 SECRETS = {
     "SECRET_KEY": {"auth"},
     "SECRET_KEY_PREVIOUS": {"auth"},
+    "NATS_PASSWORD": {"gateway", "auth", "worker", "provision"},
     "MINIO_ACCESS_KEY": {"gateway", "worker", "provision"},
     "MINIO_SECRET_KEY": {"gateway", "worker", "provision"},
     "HUGGINGFACE_TOKEN": {"worker"},
 }
+#: The variables of the passwords of NATS' users: nats-server has them all, each service that of its own user.
+NATS_PASSWORDS = {user.password_variable for user in users()}
 SECRET_VALUE = "0123456789abcdef0123456789abcdef"
 
 Document = dict[str, Any]

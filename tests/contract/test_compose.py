@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import stat
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 import yaml
 from contract.manifests import (
     COMPOSE,
+    NATS_PASSWORDS,
     OVERLAYS,
     SECRETS,
     SERVICES,
@@ -27,13 +31,19 @@ from contract.manifests import (
     variables_of,
 )
 from jsonschema.validators import validator_for
+from pydantic import SecretStr
 
+from sd_common.nats_client import NatsClient
+from sd_common.nats_users import SERVICES as NATS_SERVICES
+from sd_common.nats_users import users
+from sd_common.settings import NatsSettings
+from sd_embedded.child_process import installed
 from supply_chain.dockerfiles import ROOT, build_stage, final_stage, only, variables
 
 GPU, MONITORING = OVERLAYS
 #: Settings that are docker-compose's own business: addresses, and what must differ from one replica to the next.
 FIXED_IN_COMPOSE = {"HOST", "PORT", "HEALTH_HOST", "HEALTH_PORT", "MODEL_DIR", "WORKER_NAME", "MINIO_SECURE"}
-FIXED_IN_COMPOSE |= {"NATS_REPLICAS"}
+FIXED_IN_COMPOSE |= {"NATS_REPLICAS", "NATS_TLS_CA"}
 #: Files in secrets/ that may be empty.
 OPTIONAL_SECRETS = {"SECRET_KEY_PREVIOUS", "HUGGINGFACE_TOKEN"}
 
@@ -167,6 +177,8 @@ def test_compose_waits_for_what_can_be_waited_for(overlays: tuple[str, ...]) -> 
 @by_combination
 def test_secrets_are_read_where_they_are_mounted(overlays: tuple[str, ...]) -> None:
     for name, service in compose(*overlays)["services"].items():
+        if name == "nats":  # which reads whatever is there
+            continue
         named = {value for variable, value in service.get("environment", {}).items() if variable.endswith("_FILE")}
         assert named == set(compose_secrets(service).values()), name
 
@@ -213,18 +225,78 @@ def test_each_service_takes_the_secrets_that_make_makes(
 ) -> None:
     made = _make_secrets(tmp_path)
     service = compose()["services"][name]
-    mounted = {target: tmp_path / "secrets" / source for source, target in compose_secrets(service).items()}
+    sources = {target: source for source, target in compose_secrets(service).items()}
     for variable in os.environ.keys() & set().union(*map(variables_of, SETTINGS[name])):
         monkeypatch.delenv(variable)
     for variable, value in service["environment"].items():
         if value is not None:
-            monkeypatch.setenv(variable, str(mounted.get(value, value)))
+            monkeypatch.setenv(variable, str(tmp_path / "secrets" / sources[value]) if value in sources else value)
     found: dict[str, Any] = {}
     for settings_class in SETTINGS[name]:
         found |= dict(settings_class(_env_file=None))
     for secret in compose_containers()[name].secrets:
         value = found[secret.lower()]
-        assert (getattr(value, "get_secret_value", lambda value=value: value)() or "") == made[secret], secret
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        assert (text or "") == made[sources[service["environment"][f"{secret}_FILE"]]], secret
+
+
+def test_each_user_of_nats_gets_its_own_password_and_the_server_all() -> None:
+    services = compose()["services"]
+    assert set(compose_secrets(services["nats"])) == NATS_PASSWORDS
+    for user in NATS_SERVICES:
+        assert set(compose_secrets(services[user.name])) & NATS_PASSWORDS == {user.password_variable}
+        file = services[user.name]["environment"]["NATS_PASSWORD_FILE"]
+        assert compose_secrets(services[user.name])[user.password_variable] == file
+
+
+@contextmanager
+def _compose_nats(directory: Path, secrets: Path) -> Iterator[str]:
+    """nats-server by the command of docker-compose, on a port of its own; its URL."""
+    service = compose()["services"]["nats"]
+    mounted = {
+        "/run/secrets": str(secrets),
+        "/etc/nats/nats.conf": str(ROOT / "k8s/base/nats.conf"),
+        "/data": str(directory / "data"),
+        "--http_port=8222": "--addr=127.0.0.1",
+        "$$": "$",  # as docker-compose writes it
+    }
+    command = [*service["entrypoint"], *service["command"], "--port=-1", f"--ports_file_dir={directory}"]
+    for there, here in mounted.items():
+        command = [word.replace(there, here) for word in command]
+    path = f"{Path(installed('nats-server')).parent}:{os.environ['PATH']}"
+    with subprocess.Popen(command, env={"PATH": path}, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            log = []
+            for line in server.stderr:
+                log.append(line)
+                if "Server is ready" in line:
+                    break
+            assert server.poll() is None, "".join(log)
+            [file] = directory.glob(f"*_{server.pid}.ports")
+            yield json.loads(file.read_text())["nats"][0]
+        finally:
+            server.terminate()
+
+
+async def test_nats_server_takes_the_passwords_from_their_files(tmp_path: Path) -> None:
+    _make_secrets(tmp_path)
+    secrets = tmp_path / "secrets"
+    (secrets / "NATS_WORKER_PASSWORD").write_text("12345678")  # no number, though it looks like one
+    with _compose_nats(tmp_path, secrets) as url:
+        for user in users():
+            client = NatsClient(
+                NatsSettings(
+                    _env_file=None,
+                    nats_url=SecretStr(url),
+                    nats_user=user.name,
+                    nats_password=SecretStr((secrets / user.password_variable).read_text()),
+                ),
+                user.name,
+            )
+            async with asyncio.timeout(10):
+                await client.open()
+            await client.shut()
 
 
 # --- On top of it ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 import pytest
 from contract.manifests import (
     COMPOSE,
+    NATS_PASSWORDS,
     SECRETS,
     SERVICES,
     SETTINGS,
@@ -21,9 +22,12 @@ from contract.manifests import (
     image_environment,
     variables_of,
 )
-from contract.rendered import BASE, KUSTOMIZATIONS, container_of, containers_of, workloads
+from contract.rendered import BASE, KUSTOMIZATIONS, container_of, containers_of, of_kind, pod_of, workloads
 from pydantic import SecretStr
 
+from sd_common.nats_conf import configuration
+from sd_common.nats_users import SERVICES as NATS_SERVICES
+from sd_common.nats_users import users
 from supply_chain.dockerfiles import ROOT, dockerfile
 
 #: Variables of images that no setting reads: Python's, and Hugging Face's own.
@@ -91,8 +95,48 @@ def test_every_secret_setting_is_known_to_these_tests() -> None:
         for name, field in settings_class.model_fields.items()
     }
     secret = {name for name, annotation in fields.items() if SecretStr.__name__ in annotation}
-    # Here the NATS server asks for no password, so that its URL tells nothing.
+    # User and password are settings of their own, so that the URL tells nothing.
     assert secret - {"NATS_URL"} <= set(SECRETS)
+
+
+def test_each_service_is_its_own_user_of_nats(containers: dict[str, Container]) -> None:
+    assert {name: container.environment["NATS_USER"] for name, container in containers.items()} == {
+        service.name: service.name for service in NATS_SERVICES
+    }
+
+
+def test_kubernetes_gives_each_user_of_nats_its_own_password_and_the_server_all() -> None:
+    def references(workload: str) -> dict[str, str]:
+        """Keys of the Secret, by variable."""
+        variables = container_of(workloads(BASE)[workload])["env"]
+        secret = {
+            each["name"]: each["valueFrom"]["secretKeyRef"]
+            for each in variables
+            if "secretKeyRef" in each.get("valueFrom", {})
+        }
+        return {name: reference["key"] for name, reference in secret.items() if reference["name"] == "sd-nats"}
+
+    for user in NATS_SERVICES:
+        assert references(user.name) == {"NATS_PASSWORD": user.password_variable}
+    of_server = references("nats")
+    assert set(of_server.values()) == NATS_PASSWORDS
+    plain = {
+        each["name"]: each["value"]
+        for each in container_of(workloads(BASE)["nats"])["env"]
+        if "$(" in each.get("value", "")
+    }
+    assert plain == {key: f'"$({name})"' for name, key in of_server.items()}
+
+
+def test_nats_is_configured_with_the_users_of_the_code() -> None:
+    [source] = compose()["services"]["nats"]["configs"]
+    committed = ROOT / compose()["configs"][source["source"]]["file"]
+    assert committed.read_text() == configuration(users())
+    for kustomization in KUSTOMIZATIONS:
+        [config] = [each for each in pod_of(workloads(kustomization)["nats"])["volumes"] if each["name"] == "config"]
+        files = of_kind(kustomization, "ConfigMap")[config["configMap"]["name"]]["data"]
+        assert files[committed.name] == configuration(users())
+        assert f"include {committed.name}" in files["server.conf"].splitlines()
 
 
 def test_the_gateway_and_the_workers_agree_on_where_clients_reach_them(containers: dict[str, Container]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from sd_common.settings import (
     Flag,
@@ -153,6 +154,40 @@ def _told(settings_class: type[Settings], capsys: pytest.CaptureFixture[str]) ->
     return capsys.readouterr().err
 
 
+def test_an_authority_of_nats_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NATS_TLS_CA", "/nowhere/file")
+    assert "  NATS_TLS_CA: Path does not point to a file" in _told(NatsSettings, capsys)
+
+
+def test_an_authority_of_nats_that_is_no_certificate_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no certificate")
+    monkeypatch.setenv("NATS_TLS_CA", str(tmp_path / "file"))
+    assert "  NATS_TLS_CA: the file holds no certificate in PEM form" in _told(NatsSettings, capsys)
+
+
+def test_the_password_of_nats_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("hunter2-hunter2\n")
+    monkeypatch.setenv("NATS_USER", "gateway")
+    monkeypatch.setenv("NATS_PASSWORD_FILE", str(tmp_path / "file"))
+    settings = load_settings(NatsSettings)
+    assert (settings.user, settings.password) == ("gateway", "hunter2-hunter2")
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize("names", [("NATS_USER",), ("NATS_PASSWORD",), ("NATS_PASSWORD_FILE",)])
+def test_a_user_of_nats_needs_a_password_and_a_password_a_user(
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("hunter2")
+    for name in names:
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    assert "NATS_USER needs NATS_PASSWORD or NATS_PASSWORD_FILE" in _told(NatsSettings, capsys)
+
+
 def test_a_setting_is_read_from_the_file_that_a_variable_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("from-the-file\n")
     monkeypatch.delenv("MINIO_SECRET_KEY")
@@ -222,3 +257,8 @@ def test_a_wrong_value_in_a_file_is_told_but_not_shown(
     told = _told(LogSettings, capsys)
     assert "LOG_LEVEL: String should match pattern" in told
     assert "hunter2" not in told
+
+
+def test_what_a_program_gives_goes_before_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", "/nowhere/file")
+    assert MinioSettings(minio_secret_key=SecretStr("given")).minio_secret_key.get_secret_value() == "given"
