@@ -272,7 +272,8 @@ def _compose_nats(directory: Path, secrets: Path) -> Iterator[str]:
                 log.append(line)
                 if "Server is ready" in line:
                     break
-            assert server.poll() is None, "".join(log)
+            else:
+                pytest.fail("".join(log))
             [file] = directory.glob(f"*_{server.pid}.ports")
             yield json.loads(file.read_text())["nats"][0]
         finally:
