@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from sd_worker.engine.batches import NetworkCall
-from sd_worker.engine.errors import TaskCancelled
+from sd_worker.engine.errors import TaskCancelled, drop_tracebacks
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.finishing import Finishing, Returned
 from sd_worker.engine.groups import Groups
@@ -201,10 +201,14 @@ class Engine:
         self._leave_room(sample)
         if sample.rendezvous.ended is not None:
             self._finishing.finish(sample, sample.rendezvous.ended)
-        elif error is None or isinstance(error, TaskCancelled):
+            return
+        failure = None if error is None or isinstance(error, TaskCancelled) else failure_of(task, error)
+        if error is not None:
+            drop_tracebacks(error)
+        if failure is None:
             self._outcomes.append(Cancelled(task.task_id))
         else:
-            self._fail(sample.waiting, model.name, failure_of(task, error))
+            self._fail(sample.waiting, model.name, failure)
 
     def _fail(self, waiting: Waiting, model: str, failure: Failed) -> None:
         if failure.code == "out_of_memory" and not waiting.is_retry:
