@@ -106,6 +106,7 @@ def test_fixed_rows_and_an_owner_leave_nothing_to_measure(clock: Clock) -> None:
     network = Network(clock, lambda rows: 0.01)
     assert RowCaps(CPU).of(call_of(network, num_fixed_rows=8)) == 8
     assert RowCaps(CPU).of(call_of(network, owner=1)) == 2
+    assert RowCaps(CPU).of(call_of(network, owner=1, num_fixed_rows=8)) == 2
     assert network.rows == []
 
 

@@ -67,12 +67,13 @@ def share(
     pipeline: Pipeline, sharing: Sharing, prompts: PromptCache, task_id: Hashable, num_fixed_rows: int | None
 ) -> None:
     """Replace the parts of a task's own `pipeline`. `num_fixed_rows` pads every shared pass of the network, and leaves
-    the decoding to the sample alone: so no company changes a bit."""
+    the decoding to the sample alone: so no company changes a bit. A network that shares nothing needs no padding."""
     own = vars(pipeline)  # assigning an attribute would register it as a component
     owner = None if sharing.shares_denoising else task_id
     for name in _NETWORKS:
         if isinstance(module := own.get(name), torch.nn.Module):
-            own[name] = _SharedNetwork(NetworkCall("denoise", module, (), {}, owner, num_fixed_rows))
+            fixed = num_fixed_rows if owner is None else None
+            own[name] = _SharedNetwork(NetworkCall("denoise", module, (), {}, owner, fixed))
     if sharing.shares_decoding:
         owner = None if num_fixed_rows is None else task_id
         own["vae"] = _SharedDecoder(NetworkCall("decode", own["vae"], (), {}, owner))
