@@ -112,7 +112,7 @@ class Engine:
     @property
     def load(self) -> Load:
         """How much there is to do."""
-        return Load(self._rooms.load + self._waiting.load, self._rooms.last_share, self._models.waits_for_room)
+        return Load(self._rooms.workload + self._waiting.load, self._rooms.last_share, self._models.waits_for_room)
 
     def stop(self) -> None:
         """Let the helper threads end."""
@@ -171,7 +171,9 @@ class Engine:
         except Exception:  # the pass itself fails then, too
             num_rows = call.num_rows
         if call.stage == "denoise" and sample.waiting.room is not None:
-            self._rooms.set_cap(sample.waiting.room, num_rows / call.num_rows)
+            # One that shares with nobody fills a pass.
+            full_num_rows = num_rows if call.owner is None else call.num_rows
+            self._rooms.learn(sample.waiting.room, call.num_rows, full_num_rows)
         parked = self._groups.take(num_rows)
         results = run_tolerantly([call for _, call in parked], self._row_caps)
         for (sample, _), result in zip(parked, results, strict=True):
@@ -183,22 +185,20 @@ class Engine:
             case NetworkCall():
                 if call.stage == "decode":
                     # The next one begins now: were it to wait for the pixels, the passes meanwhile would be half empty.
-                    self._leave_room(sample)
+                    self._rooms.begin_decoding(sample)
+                    self._may_start = True
                 self._groups.add(sample, call)
             case ThreadCall():
                 self._finishing.run(sample, call)
             case _:
                 self._end(sample)
 
-    def _leave_room(self, sample: Sample) -> None:
-        self._rooms.leave(sample)
-        self._may_start = True
-
     def _end(self, sample: Sample) -> None:
         task, model, error = sample.task, sample.take_model(), sample.rendezvous.error
         del self._samples[task.task_id]
         self._models.unpin(model)
-        self._leave_room(sample)
+        self._rooms.leave(sample)
+        self._may_start = True
         if sample.rendezvous.ended is not None:
             self._finishing.finish(sample, sample.rendezvous.ended)
             return
