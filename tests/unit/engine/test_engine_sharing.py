@@ -76,6 +76,42 @@ def test_who_waits_begins_while_the_pictures_of_others_are_decoded(company: Tick
     assert rows == [8] * 10
 
 
+def test_pictures_that_wait_to_be_decoded_do_not_pile_up(company: TickedEngine) -> None:
+    tasks = [txt2img(str(number), seed=number, steps=2, scheduler="ddim") for number in range(80)]
+    vae = network_of(company.models, "sd1", "vae")
+    company.row_caps.lower(NetworkCall("decode", vae, (torch.zeros(1, 4, 8, 8),), {}), 1)  # one after another
+    most_in_flight = 0
+
+    company.outcomes = {}
+    for task in tasks:
+        company.engine.submit(task)
+    while len(company.outcomes) < len(tasks):
+        company.tick()
+        num_begun = sum(bool(company.recorder.steps_of(task.task_id)) for task in tasks)
+        most_in_flight = max(most_in_flight, num_begun - len(company.outcomes))
+
+    # A pass has four of them. Some are in the threads that make PNGs.
+    assert most_in_flight <= 5 * 4
+
+
+def test_one_that_takes_two_rows_is_not_kept_waiting_by_those_that_take_one(company: TickedEngine) -> None:
+    def submit_plain(number: int) -> None:
+        company.engine.submit(txt2img(f"plain {number}", steps=8, guidance=1.0, scheduler="ddim"))
+
+    company.outcomes = {}
+    for number in range(8):
+        submit_plain(number)
+        company.tick()  # so that they end one after another, and never leave two rows at once
+    company.engine.submit(txt2img("guided", steps=3, scheduler="ddim"))
+    num_plain = 8
+    while not company.recorder.steps_of("guided"):
+        while num_plain <= len(company.outcomes) + 8:
+            submit_plain(num_plain)
+            num_plain += 1
+        company.tick()
+        assert len(company.outcomes) < 16
+
+
 @pytest.mark.parametrize(("guidance", "num_rows"), [(1.0, 1), (7.5, 2)])
 def test_guidance_takes_a_second_row(company: TickedEngine, guidance: float, num_rows: int) -> None:
     with rows_of_passes(company.models.get("sd1")) as rows:
