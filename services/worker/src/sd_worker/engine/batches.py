@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -19,6 +19,23 @@ Stage: TypeAlias = Literal["denoise", "decode"]
 
 #: Position ids of transformers, without a dimension for rows: one for all that share a pass.
 _WITHOUT_ROWS = frozenset({"img_ids", "txt_ids"})
+
+
+class KnownShapes:
+    """The shapes of what one sample calls a network with: much of it is the same tensor at each step."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[torch.Tensor, Hashable]] = {}
+
+    def of(self, name: str, value: object) -> Hashable:
+        """What another call's argument `name` must be like, to be in one pass with `value`."""
+        if not isinstance(value, torch.Tensor):  # a container may be another one inside
+            return _shape_of(value)
+        known = self._known.get(name)
+        if known is None or known[0] is not value:
+            shape = _content_of(value) if name in _WITHOUT_ROWS else _shape_of(value)
+            known = self._known[name] = (value, shape)
+        return known[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +52,8 @@ class NetworkCall:
     keywords: Mapping[str, object]
     owner: Hashable = None
     num_fixed_rows: int | None = None
+    #: Of all calls of one sample.
+    shapes: KnownShapes = field(default_factory=KnownShapes)
 
     @cached_property
     def num_rows(self) -> int:
@@ -53,10 +72,7 @@ class NetworkCall:
     @cached_property
     def shape(self) -> Hashable:
         """What two calls of a network must have in common to fit into one pass."""
-        keywords = tuple(
-            (name, _content_of(value) if name in _WITHOUT_ROWS else _shape_of(value))
-            for name, value in sorted(self.keywords.items())
-        )
+        keywords = tuple((name, self.shapes.of(name, self.keywords[name])) for name in sorted(self.keywords))
         return (self.stage, tuple(map(_shape_of, self.arguments)), keywords)
 
     @property
@@ -112,11 +128,8 @@ def _tensors_of(values: Iterable[object]) -> Iterator[torch.Tensor]:
                 yield from _tensors_of(value)
 
 
-@lru_cache(maxsize=64)  # by identity, as tensors are hashed: a sample shows the same one at each of its steps
-def _content_of(value: object) -> Hashable:
+def _content_of(value: torch.Tensor) -> Hashable:
     """Of equal length are the positions in a wide picture and in a high one."""
-    if not isinstance(value, torch.Tensor):
-        return _shape_of(value)
     content = value.to("cpu", torch.float32).numpy().tobytes()
     return (value.shape, value.dtype, hashlib.blake2b(content).digest())
 
