@@ -16,7 +16,7 @@ shared all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,10 +44,11 @@ class ThreadCall:
 
     function: Callable[..., object]
     arguments: tuple[object, ...]
+    keywords: Mapping[str, object]
 
     def run(self) -> object:
         with torch.inference_mode():  # it is set for a thread
-            return self.function(*self.arguments)
+            return self.function(*self.arguments, **self.keywords)
 
 
 def sharing_of(pipeline: Pipeline) -> Sharing:
@@ -81,7 +82,7 @@ def share(
         own["encode_prompt"] = prompts.cached(encode_prompt)
     check = getattr(pipeline, "run_safety_checker", None)
     if callable(check) and own.get("safety_checker") is not None:
-        own["run_safety_checker"] = lambda *arguments: park(ThreadCall(check, arguments))
+        own["run_safety_checker"] = lambda *arguments, **keywords: park(ThreadCall(check, arguments, keywords))
 
 
 def unshare(pipeline: Pipeline) -> None:
