@@ -32,6 +32,6 @@ def create_engine(settings: WorkerSettings) -> CreateEngine:
     )
     models = Models(source, device, settings.model_memory_budget)
     row_caps = RowCaps(device, settings.max_rows, in_buckets=settings.torch_compile)
-    return lambda on_progress, on_outcome, on_load: EngineThread(
-        models, row_caps, Listeners(on_progress, on_outcome, on_load)
+    return lambda on_progress, on_outcome, on_workload: EngineThread(
+        models, row_caps, Listeners(on_progress, on_outcome, on_workload)
     )

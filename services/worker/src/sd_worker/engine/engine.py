@@ -27,7 +27,7 @@ from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.samples import Sample
 from sd_worker.engine.sharing import ThreadCall
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Load, Outcome, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Outcome, Progress, Workload
 from sd_worker.engine.waiting_tasks import Waiting, WaitingTasks
 
 #: Rows of each pass of a deterministic task.
@@ -110,9 +110,11 @@ class Engine:
         return bool(self._groups or self._outcomes or self._may_start)
 
     @property
-    def load(self) -> Load:
+    def workload(self) -> Workload:
         """How much there is to do."""
-        return Load(self._rooms.workload + self._waiting.load, self._rooms.last_share, self._models.waits_for_room)
+        return Workload(
+            self._rooms.workload + self._waiting.workload, self._rooms.last_share, self._models.waits_for_room
+        )
 
     def stop(self) -> None:
         """Let the helper threads end."""
@@ -153,7 +155,7 @@ class Engine:
         sample = Sample(waiting, model, NUM_FIXED_ROWS, self._at_step)
         self._samples[waiting.task.task_id] = sample
         self._models.pin(model)
-        self._rooms.enter(sample, waiting.fill_in(model))
+        self._rooms.enter(sample, waiting.complete_for(model))
         self._on_progress(sample.progress())
         self._follow(sample, sample.resume())
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 
 from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
-from sd_worker.engine.default_parameters import fill_in
+from sd_worker.engine.default_parameters import with_defaults
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.loaded_model import LoadedModel
@@ -31,10 +31,10 @@ class Waiting:
     #: What it will take up, once its model has said its defaults.
     room: Room | None = None
 
-    def fill_in(self, model: LoadedModel) -> Room:
+    def complete_for(self, model: LoadedModel) -> Room:
         """Complete the task with its model's defaults. Raises `InvalidInput` where the two do not go together."""
         if self.room is None:
-            self.task = replace(self.task, parameters=fill_in(self.task.parameters, model.default_parameters))
+            self.task = replace(self.task, parameters=with_defaults(self.task.parameters, model.default_parameters))
             self.room = room_of(self.task, model)
         return self.room
 
@@ -70,7 +70,7 @@ class WaitingTasks:
         return iter(tuple(self._waiting))
 
     @property
-    def load(self) -> float:
+    def workload(self) -> float:
         """The full passes that a step of all of them takes."""
         # Of those whose model is not resident, what they take up is not known yet: as much as the last one.
         return sum(
@@ -128,7 +128,7 @@ class WaitingTasks:
             if model is None:
                 continue
             try:
-                room = waiting.fill_in(model)
+                room = waiting.complete_for(model)
             except InvalidInput as error:
                 self.remove(waiting.task.task_id)
                 yield failure_of(waiting.task, error)
