@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Hashable
 from typing import Any
 
 import pytest
@@ -66,7 +67,12 @@ def test_a_wide_and_a_high_picture_of_flux_in_flight_together_are_as_alone(engin
 def test_the_shape_of_what_stays_the_same_is_looked_at_once_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[object] = []
     shape_of = batches._shape_of
-    monkeypatch.setattr(batches, "_shape_of", lambda value: (looked_at.append(value), shape_of(value))[1])
+
+    def look(value: object) -> Hashable:
+        looked_at.append(value)
+        return shape_of(value)
+
+    monkeypatch.setattr(batches, "_shape_of", look)
     prompt, shapes = torch.zeros(2, 7, 3), KnownShapes()
 
     def at_step(latents: torch.Tensor, prompt: torch.Tensor) -> NetworkCall:
@@ -87,3 +93,18 @@ def test_positions_are_not_kept_in_memory() -> None:
     del gone
 
     assert positions() is None
+
+
+class TellsItsTimesteps(torch.nn.Module):
+    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor]:
+        return (timesteps,)
+
+
+def test_timesteps_of_the_cpu_go_where_the_latents_are() -> None:
+    """Some schedulers keep theirs on the CPU, others have them on the device."""
+    network, latents = TellsItsTimesteps(), torch.zeros(1, 4, 8, 8, device="meta")
+    timesteps = [torch.tensor(1), torch.tensor(2.5, device="meta")]
+
+    results = run_together([NetworkCall("denoise", network, (latents, timestep), {}) for timestep in timesteps])
+
+    assert all(isinstance(result, tuple) and result[0].device.type == "meta" for result in results)

@@ -45,8 +45,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def call_of(network: torch.nn.Module, num_rows: int = 2, width: int = 8, **fields: int) -> NetworkCall:
-    return NetworkCall("denoise", network, (torch.zeros(num_rows, 4, 8, width),), {}, **fields)
+def call_of(
+    network: torch.nn.Module,
+    num_rows: int = 2,
+    width: int = 8,
+    owner: int | None = None,
+    num_fixed_rows: int | None = None,
+) -> NetworkCall:
+    return NetworkCall("denoise", network, (torch.zeros(num_rows, 4, 8, width),), {}, owner, num_fixed_rows)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,17 @@ def test_latents_are_not_clipped_with_a_model_that_does_not_say_so(name: Schedul
     assert create_scheduler(name, PNDM).config.get("clip_sample", False) is False
 
 
+@pytest.mark.parametrize("name", ["plms", "ddim", "lcm", "ddpm"])
+def test_timesteps_that_are_looked_up_stay_on_the_cpu_whatever_the_device(name: SchedulerName) -> None:
+    scheduler: Any = create_scheduler(name, PNDM)
+    stock = getattr(diffusers, type(scheduler).__name__).from_config(PNDM.config)
+    stock.set_timesteps(5)
+
+    scheduler.set_timesteps(5, device="meta")
+
+    assert scheduler.timesteps.tolist() == stock.timesteps.tolist()
+
+
 def test_each_task_gets_a_scheduler_of_its_own() -> None:
     first = create_scheduler("plms", PNDM)
 

@@ -1,4 +1,4 @@
-"""What the engine uses of diffusers, with types: the one module that imports it.
+"""What the engine uses of diffusers, with types: this module and `diffusers_schedulers` alone import it.
 
 diffusers' functions are untyped; here each gets the type that the engine relies on.
 """
@@ -9,12 +9,10 @@ import copy
 import inspect
 import threading
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Protocol, cast
 
-import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -22,7 +20,6 @@ from diffusers import (
     AutoPipelineForInpainting,
     AutoPipelineForText2Image,
     DiffusionPipeline,
-    LMSDiscreteScheduler,
 )
 from diffusers.pipelines.auto_pipeline import (
     AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
@@ -150,30 +147,6 @@ def copy_view(view: Pipeline) -> Pipeline:
     own = copy.copy(view)
     own.scheduler = copy.deepcopy(view.scheduler)  # which replaces the configuration, too
     return own
-
-
-def scheduler_from_config(class_name: str, config: Config, options: Config) -> Scheduler:
-    """A scheduler of diffusers' class `class_name`, made from another's `config`; `options` go first."""
-    scheduler_class = _RememberingLMS if class_name == LMSDiscreteScheduler.__name__ else getattr(diffusers, class_name)
-    from_config: Callable[..., Scheduler] = scheduler_class.from_config
-    return from_config(dict(config), **options)
-
-
-class _RememberingLMS(LMSDiscreteScheduler):
-    """Looks its coefficients up: the stock one integrates up to four a step, which takes 3 to 4 ms."""
-
-    sigmas: torch.Tensor
-
-    def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
-        return _lms_coefficient(order, current_order, tuple(self.sigmas[t + 1 - order : t + 2].tolist()))
-
-
-@lru_cache(maxsize=4096)
-def _lms_coefficient(order: int, current_order: int, sigmas: tuple[float, ...]) -> float:
-    """Of the step between the last two of `sigmas`, and the `order` before its end: it depends on nothing else."""
-    integrate: Callable[..., float] = LMSDiscreteScheduler.get_lms_coefficient
-    only_sigmas = SimpleNamespace(sigmas=torch.tensor(sigmas, dtype=torch.float32))
-    return integrate(only_sigmas, order, order - 1, current_order)
 
 
 def component_config(pipeline: Pipeline, component: str) -> Config:

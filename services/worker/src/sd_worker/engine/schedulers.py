@@ -27,7 +27,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sd_common.parameters import SchedulerName
-from sd_worker.engine.diffusers_api import Config, Scheduler, scheduler_from_config
+from sd_worker.engine.diffusers_api import Config, Scheduler
+from sd_worker.engine.diffusers_schedulers import scheduler_from_config
 from sd_worker.engine.errors import InvalidInput
 
 _PLAIN_SIGMAS: Config = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
