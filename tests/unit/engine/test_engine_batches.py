@@ -10,8 +10,9 @@ import pytest
 import torch
 from unit.engine.recorder import EngineUnderTest, picture, txt2img
 
-from sd_worker.engine import batches
-from sd_worker.engine.batches import KnownShapes, NetworkCall, run_together
+from sd_worker.engine import shapes
+from sd_worker.engine.batches import NetworkCall, run_together
+from sd_worker.engine.shapes import KnownShapes
 
 
 class Doubles(torch.nn.Module):
@@ -66,17 +67,17 @@ def test_a_wide_and_a_high_picture_of_flux_in_flight_together_are_as_alone(engin
 
 def test_the_shape_of_what_stays_the_same_is_looked_at_once_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[object] = []
-    shape_of = batches._shape_of
+    shape_of = shapes.shape_of
 
     def look(value: object) -> Hashable:
         looked_at.append(value)
         return shape_of(value)
 
-    monkeypatch.setattr(batches, "_shape_of", look)
-    prompt, shapes = torch.zeros(2, 7, 3), KnownShapes()
+    monkeypatch.setattr(shapes, "shape_of", look)
+    prompt, known = torch.zeros(2, 7, 3), KnownShapes()
 
     def at_step(latents: torch.Tensor, prompt: torch.Tensor) -> NetworkCall:
-        return NetworkCall("denoise", NETWORK, (latents,), {"encoder_hidden_states": prompt}, shapes=shapes)
+        return NetworkCall("denoise", NETWORK, (latents,), {"encoder_hidden_states": prompt}, shapes=known)
 
     groups = {at_step(torch.zeros(2, 4, 8, 8), prompt).group for _ in range(3)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,23 +46,22 @@ def test_a_large_picture_is_decoded_in_tiles_where_asked(model_dir: Path, tiles_
     engine.stop()
 
 
+#: Of torch's implementations of attention, how to ask for each and to set it. Untyped.
+ATTENTION: Any = torch.backends.cuda
+NAMES = ("flash_sdp", "mem_efficient_sdp", "cudnn_sdp", "math_sdp")
+
+
+def enabled_attention() -> tuple[bool, ...]:
+    return tuple(getattr(ATTENTION, f"{name}_enabled")() for name in NAMES)
+
+
 @pytest.fixture
 def attention() -> Iterator[None]:
     """The process's attention as it was, afterwards."""
-    cuda = torch.backends.cuda
-    before = (
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.cudnn_sdp_enabled(),
-        cuda.math_sdp_enabled(),
-    )
+    before = enabled_attention()
     yield
-    for enable, was_enabled in zip(
-        (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp, cuda.enable_math_sdp),
-        before,
-        strict=True,
-    ):
-        enable(was_enabled)
+    for name, was_enabled in zip(NAMES, before, strict=True):
+        getattr(ATTENTION, f"enable_{name}")(was_enabled)
 
 
 @pytest.mark.usefixtures("attention")
@@ -80,10 +80,4 @@ def test_attention_is_restricted_to_one_and_what_does_the_rest(
 ) -> None:
     choose_attention(backend)
 
-    cuda = torch.backends.cuda
-    assert enabled == (
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.cudnn_sdp_enabled(),
-        cuda.math_sdp_enabled(),
-    )
+    assert enabled_attention() == enabled

@@ -5,7 +5,6 @@ A batch is a view of the moment: it lives for one forward pass, the samples go o
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,28 +13,10 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from sd_worker.engine.shapes import WITHOUT_ROWS, KnownShapes, shape_of
+
 #: Stages of a picture, and of its timings.
 Stage: TypeAlias = Literal["denoise", "decode"]
-
-#: Position ids of transformers, without a dimension for rows: one for all that share a pass.
-_WITHOUT_ROWS = frozenset({"img_ids", "txt_ids"})
-
-
-class KnownShapes:
-    """The shapes of what one sample calls a network with: much of it is the same tensor at each step."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[torch.Tensor, Hashable]] = {}
-
-    def of(self, name: str, value: object) -> Hashable:
-        """What another call's argument `name` must be like, to be in one pass with `value`."""
-        if not isinstance(value, torch.Tensor):  # a container may be another one inside
-            return _shape_of(value)
-        known = self._known.get(name)
-        if known is None or known[0] is not value:
-            shape = _content_of(value) if name in _WITHOUT_ROWS else _shape_of(value)
-            known = self._known[name] = (value, shape)
-        return known[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +51,7 @@ class NetworkCall:
     @property
     def has_rows(self) -> bool:
         """Whether every tensor has the rows, or one for all. Some transformers take a list of pictures instead."""
-        keywords = (value for name, value in self.keywords.items() if name not in _WITHOUT_ROWS)
+        keywords = (value for name, value in self.keywords.items() if name not in WITHOUT_ROWS)
         tensors = (*_tensors_of(self.arguments), *_tensors_of(keywords))
         return all(tensor.ndim == 0 or tensor.shape[0] in (1, self.num_rows) for tensor in tensors)
 
@@ -78,7 +59,7 @@ class NetworkCall:
     def shape(self) -> Hashable:
         """What two calls of a network must have in common to fit into one pass."""
         keywords = tuple((name, self.shapes.of(name, self.keywords[name])) for name in sorted(self.keywords))
-        return (self.stage, tuple(map(_shape_of, self.arguments)), keywords)
+        return (self.stage, tuple(map(shape_of, self.arguments)), keywords)
 
     @property
     def cost_class(self) -> Hashable:
@@ -114,7 +95,7 @@ def run_together(calls: Sequence[NetworkCall], num_rows: int | None = None) -> l
     merge = _Merge(rows, num_padding, first.first_tensor.device)
     arguments = [merge([call.arguments[index] for call in calls]) for index in range(len(first.arguments))]
     keywords = {
-        name: value if name in _WITHOUT_ROWS else merge([call.keywords[name] for call in calls])
+        name: value if name in WITHOUT_ROWS else merge([call.keywords[name] for call in calls])
         for name, value in first.keywords.items()
     }
     return _split(first.run_with(arguments, keywords), rows, num_padding)
@@ -129,29 +110,6 @@ def _tensors_of(values: Iterable[object]) -> Iterator[torch.Tensor]:
                 yield from _tensors_of(value.values())
             case list() | tuple():
                 yield from _tensors_of(value)
-
-
-def _content_of(value: torch.Tensor) -> Hashable:
-    """Of equal length are the positions in a wide picture and in a high one."""
-    content = value.to("cpu", torch.float32).numpy().tobytes()
-    return (value.shape, value.dtype, hashlib.blake2b(content).digest())
-
-
-def _shape_of(value: object) -> Hashable:
-    match value:
-        case torch.Tensor() if value.ndim == 0:
-            # Timesteps: schedulers differ in their type, and networks cast them to float32 themselves.
-            return "scalar"
-        case torch.Tensor():
-            return (value.shape[1:], value.dtype)
-        case Mapping():
-            return tuple((name, _shape_of(value[name])) for name in sorted(value))
-        case list() | tuple():
-            return tuple(map(_shape_of, value))
-        case str() | int() | float() | None:
-            return value
-        case _:
-            return id(value)
 
 
 @dataclass(frozen=True)
