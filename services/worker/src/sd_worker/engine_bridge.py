@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from sd_worker.engine.errors import EngineStopped
@@ -44,8 +44,11 @@ class EngineBridge:
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self._listeners: dict[str, Callable[[Progress], None]] = {}
         self._workload = Workload()
+        self._num_submitted = 0
         self._num_coming = 0
         self._changed = asyncio.Event()
+        self._told: deque[tuple[Callable[..., None], object]] = deque()
+        self._is_waking = False
         self._engine = create_engine(
             lambda progress: self._on_loop(self._on_progress, progress),
             lambda outcome: self._on_loop(self._on_outcome, outcome),
@@ -90,12 +93,11 @@ class EngineBridge:
             self._engine.submit(task)  # what it tells comes in later turns of the loop
         except EngineStopped:
             return Cancelled(task.task_id)
+        self._num_submitted += 1
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._outcomes[task.task_id] = future
         self._listeners[task.task_id] = on_progress
         try:
-            # Until the engine itself says so.
-            self._workload = replace(self._workload, passes=self._workload.passes + self._workload.passes_per_task)
             return await future
         finally:
             del self._outcomes[task.task_id], self._listeners[task.task_id]
@@ -128,12 +130,27 @@ class EngineBridge:
         workload = self._workload
         if workload.waits_for_room:
             return False
-        taken = workload.passes + self._num_coming * workload.passes_per_task
+        # What the engine tells may be from before it took the last ones.
+        num_coming = self._num_coming + self._num_submitted - workload.num_taken
+        taken = workload.passes + num_coming * workload.passes_per_task
         return taken == 0 or taken + workload.passes_per_task <= _MOST_PASSES
 
     def _on_loop(self, call: Callable[..., None], argument: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call, argument)
+        """Called from the engine's thread. The samples of a pass tell all at once: the loop is woken once for them."""
+        self._told.append((call, argument))
+        if not self._is_waking and not self._loop.is_closed():
+            self._is_waking = True
+            self._loop.call_soon_threadsafe(self._take_what_was_told)
+
+    def _take_what_was_told(self) -> None:
+        self._is_waking = False  # before what is there is taken: what comes from now on wakes the loop again
+        try:
+            while self._told:
+                call, argument = self._told.popleft()
+                call(argument)
+        finally:
+            if self._told:  # one has raised
+                self._loop.call_soon(self._take_what_was_told)
 
     def _on_workload(self, workload: Workload) -> None:
         self._workload = workload

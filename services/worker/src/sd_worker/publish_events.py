@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -61,7 +62,9 @@ class EventPublisher:
             f"The task was started {max_attempts} times and never ended: "
             "its workers were lost, or what they need was away"
         )
-        self._publishing: set[asyncio.Task[None]] = set()
+        #: Subjects and payloads.
+        self._progress: deque[tuple[str, bytes]] = deque()
+        self._publishing: asyncio.Task[None] | None = None
 
     async def next_attempt(self, ref: TaskRef, delivery: Delivery) -> NextAttempt:
         """What `start` would begin. Appends `pending` where nobody has.
@@ -157,9 +160,9 @@ class EventPublisher:
             bytes=progress.bytes_done,
             total_bytes=progress.bytes_total,
         )
-        publishing = asyncio.ensure_future(self._publish(ref.progress, event.model_dump_json().encode()))
-        self._publishing.add(publishing)
-        publishing.add_done_callback(self._publishing.discard)
+        self._progress.append((ref.progress, event.model_dump_json().encode()))
+        if self._publishing is None or self._publishing.done():
+            self._publishing = asyncio.create_task(self._publish_progress(), name="publish-progress")
 
     async def _follow(self, attempt: Attempt, event: PendingEvent | TerminalEvent) -> None:
         try:
@@ -168,9 +171,10 @@ class EventPublisher:
         except (SequenceConflict, ValidationError) as error:
             raise TaskLost(attempt.ref.task_id) from error
 
-    async def _publish(self, subject: str, payload: bytes) -> None:
-        with contextlib.suppress(nats.errors.Error):
-            await self._client.publish(subject, payload)
+    async def _publish_progress(self) -> None:
+        while self._progress:
+            with contextlib.suppress(nats.errors.Error):
+                await self._client.publish(*self._progress.popleft())
 
 
 @contextlib.contextmanager

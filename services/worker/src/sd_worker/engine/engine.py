@@ -62,6 +62,7 @@ class Engine:
         self._samples: dict[str, Sample] = {}
         self._groups = Groups()
         self._outcomes: list[Outcome] = []
+        self._num_taken = 0
         #: Something has ended since waiting tasks were looked at.
         self._may_start = False
         self._is_draining = False
@@ -69,6 +70,7 @@ class Engine:
     def submit(self, task: EngineTask) -> None:
         """Take a task. Every task gets exactly one outcome from `tick`."""
         self._waiting.add(task)
+        self._num_taken += 1
         self._may_start = True
 
     def cancel(self, task_id: str) -> None:
@@ -122,6 +124,7 @@ class Engine:
             self._models.waits_for_room,
             num_samples=len(self._samples),
             num_waiting=len(self._waiting),
+            num_taken=self._num_taken,
         )
 
     def stop(self) -> None:

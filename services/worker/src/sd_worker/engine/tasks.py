@@ -153,6 +153,8 @@ class Workload:
     #: Tasks that have begun, and those that wait for their model or for room.
     num_samples: int = 0
     num_waiting: int = 0
+    #: Tasks that it has ever taken: who has submitted more knows what is not counted here yet.
+    num_taken: int = 0
 
 
 @dataclass(frozen=True)
