@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import context, propagate
-from opentelemetry.trace import NoOpTracer, Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer
 
 Attributes = Mapping[str, str | int | bool]
 
-_tracer: Tracer = NoOpTracer()
+_tracer: Tracer | None = None
 
 
 @contextmanager
@@ -34,6 +34,9 @@ def tracing_with(tracer: Tracer) -> Iterator[None]:
 @contextmanager
 def span(name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes | None = None) -> Iterator[Span]:
     """What happens inside is a span; it has failed where an exception leaves it."""
+    if _tracer is None:  # OpenTelemetry's own way of doing nothing takes four times as long
+        yield INVALID_SPAN
+        return
     with _tracer.start_as_current_span(
         name,
         kind=kind,
@@ -51,9 +54,8 @@ def span(name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes |
 
 def record_span(name: str, start_s: float, end_s: float) -> None:
     """A span, below the current one, of what was over before anybody could tell. In seconds since 1970."""
-    recorded = _tracer.start_span(name, start_time=int(start_s * 1e9))
-    if recorded.is_recording():
-        recorded.end(int(end_s * 1e9))
+    if _tracer is not None:
+        _tracer.start_span(name, start_time=int(start_s * 1e9)).end(int(end_s * 1e9))
 
 
 def wall_time(monotonic_s: float) -> float:
