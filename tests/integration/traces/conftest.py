@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from integration.gateway.conftest import auth, secret_key, start_auth, start_gateway
 from integration.worker.conftest import model_dir, start_worker, tasks
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from sd_common.tracing import tracing_with
 from support.client import PATIENCE_S
+from support.spans import kept_spans
 
 __all__ = ["auth", "model_dir", "secret_key", "start_auth", "start_gateway", "start_worker", "tasks"]
 
@@ -48,12 +47,8 @@ class Spans:
 
 @pytest.fixture
 def spans() -> Iterator[Spans]:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    with tracing_with(provider.get_tracer("test")):
+    with kept_spans() as exporter:
         yield Spans(exporter)
-    provider.shutdown()
 
 
 def trace_id_of(span: ReadableSpan) -> int:
