@@ -15,6 +15,7 @@ from datetime import datetime
 
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
+from opentelemetry.trace import SpanKind
 
 from sd_common import subjects
 from sd_common.errors import SequenceConflict, SubjectError, TaskEnded
@@ -32,7 +33,7 @@ from sd_common.retries import retried_while_away
 from sd_common.stream_reader import StoredMessage, StreamReader
 from sd_common.streams import EVENTS
 from sd_common.subjects import TaskRef
-from sd_common.tracing import trace_headers
+from sd_common.tracing import sent_to, span, trace_headers
 
 StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 
@@ -91,7 +92,11 @@ class TaskLog:
 
         Raises `TaskEnded` or `SequenceConflict` where somebody was first, `Unavailable` where NATS does not answer.
         """
-        sequence = await self._append(ref, event, expected_sequence)
+        attributes = {**sent_to(EVENTS), "sd.task_id": ref.task_id, "sd.event_type": event.event_type}
+        if isinstance(event, AbortedEvent):
+            attributes["sd.code"] = event.code
+        with span(f"publish {EVENTS} {event.event_type}", SpanKind.PRODUCER, attributes):
+            sequence = await self._append(ref, event, expected_sequence)
         self._metrics.appended(event)
         return sequence
 

@@ -80,8 +80,10 @@ class Timings:
 
     `loading_s` for its model (0 where that was resident), `encoding_s` for the
     prompt and the pictures it starts from, `denoising_s` and `decoding_s` together with others, `png_s` for the PNG.
+    `began_at` is when encoding began, by `time.perf_counter()`.
     """
 
+    began_at: float
     loading_s: float
     encoding_s: float
     denoising_s: float
