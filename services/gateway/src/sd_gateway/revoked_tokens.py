@@ -22,7 +22,7 @@ from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
 from sd_common.retries import RETRY_FOR_S, retried_while_away
 from sd_common.stream_reader import StreamReader
-from sd_common.streams import REVOKED_TOKENS_BUCKET
+from sd_common.streams import REVOKED_TOKENS_BUCKET, stream_of_bucket
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class RevokedTokens:
 
     def __init__(self, client: NatsClient) -> None:
         self._client = client
-        self._reader = StreamReader(client, f"KV_{REVOKED_TOKENS_BUCKET}")
+        self._reader = StreamReader(client, stream_of_bucket(REVOKED_TOKENS_BUCKET))
         #: When a revoked token would have expired, in seconds since 1970.
         self._expiry: dict[str, float] = {}
         self._waiting: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
