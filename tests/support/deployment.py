@@ -47,6 +47,11 @@ class Deployment:
         }
         self.services: dict[str, Service] = {}
 
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The settings that all services share: where NATS and the S3 server are."""
+        return self._env
+
     def provision(self) -> None:
         """`python -m sd_common.provision`."""
         command = [sys.executable, "-m", "sd_common.provision"]
