@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test fidelity chaos fuzz check audit sbom clean openapi asyncapi bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render
+.PHONY: help setup run test fidelity chaos fuzz check audit sbom clean openapi asyncapi nats-conf bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render prometheus-rule
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -46,6 +46,8 @@ check: setup ## Lint, types, import rules, drift of generated files, known vulne
 	$(BIN)/python -m bandit --quiet --configfile pyproject.toml --recursive $(SOURCES)
 	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'It is stale: run make openapi' && false)
 	$(BIN)/python -m sd_common.asyncapi | diff -u asyncapi.yml - || (echo 'It is stale: run make asyncapi' && false)
+	$(BIN)/python -m sd_common.nats_conf | diff -u k8s/base/nats.conf - || (echo 'It is stale: run make nats-conf' && false)
+	$(BIN)/python tools/prometheus_rule.py | diff -u k8s/components/monitoring/prometheus-rule.yaml - || (echo 'It is stale: run make prometheus-rule' && false)
 	@PYTHONPATH=tools $(BIN)/python -m supply_chain.audit
 
 audit: setup ## Fail where a vulnerability of what is pinned is known, or where nobody can be asked
@@ -59,6 +61,9 @@ openapi: setup ## Write openapi.yml anew from the models
 
 asyncapi: setup ## Write asyncapi.yml anew from the models
 	$(BIN)/python -m sd_common.asyncapi > asyncapi.yml
+
+nats-conf: setup ## Write k8s/base/nats.conf anew: the users of NATS, and what each may do
+	$(BIN)/python -m sd_common.nats_conf > k8s/base/nats.conf
 
 bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon orders take effect, and print the tables
 	$(BIN)/python benchmarks/overhead.py
@@ -83,6 +88,9 @@ evaluate-shapes: setup ## Measure the bundled model, and print the tables of its
 
 samples: setup ## Draw the sample pictures of docs/images anew
 	PYTHONPATH=tools $(BIN)/python -m train_shapes samples
+
+prometheus-rule: setup ## Write the alerts for the Prometheus operator anew from monitoring/alerts.yml
+	$(BIN)/python tools/prometheus_rule.py > k8s/components/monitoring/prometheus-rule.yaml
 
 compose-up: ## Build the images and run everything under docker-compose
 	docker compose up --build --detach

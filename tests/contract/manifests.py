@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from sd_auth.settings import AuthSettings
+from sd_common.nats_users import users
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, RetentionSettings, Settings, StreamSettings
 from sd_gateway.settings import GatewaySettings
 from sd_worker.settings import WorkerSettings
@@ -36,11 +37,16 @@ SETTINGS: dict[str, tuple[type[Settings], ...]] = {
 SECRETS = {
     "SECRET_KEY": {"auth"},
     "SECRET_KEY_PREVIOUS": {"auth"},
+    "NATS_PASSWORD": {"gateway", "auth", "worker", "provision"},
     "MINIO_ACCESS_KEY": {"gateway", "worker", "provision"},
     "MINIO_SECRET_KEY": {"gateway", "worker", "provision"},
     "HUGGINGFACE_TOKEN": {"worker"},
 }
+#: The variables of the passwords of NATS' users: nats-server has them all, each service that of its own user.
+NATS_PASSWORDS = {user.password_variable for user in users()}
 SECRET_VALUE = "0123456789abcdef0123456789abcdef"
+#: What docker-compose does not start without.
+NEEDED_IN_ENV = {"SECRET_KEY", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", *NATS_PASSWORDS}
 
 Document = dict[str, Any]
 
@@ -137,7 +143,7 @@ def compose_text() -> str:
 
 def compose(env: Mapping[str, str] | None = None) -> Document:
     """docker-compose.yml with the variables of .env put in: by default the secrets that it needs."""
-    needed = {name: SECRET_VALUE for name in SECRETS if name != "HUGGINGFACE_TOKEN"} if env is None else env
+    needed = dict.fromkeys(NEEDED_IN_ENV, SECRET_VALUE) if env is None else env
     document: Document = yaml.safe_load(interpolate(compose_text(), needed))
     return document
 

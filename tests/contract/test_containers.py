@@ -22,6 +22,8 @@ import pytest
 import yaml
 from contract.manifests import (
     COMPOSE,
+    NATS_PASSWORDS,
+    NEEDED_IN_ENV,
     ROOT,
     SECRETS,
     SERVICES,
@@ -35,18 +37,22 @@ from contract.manifests import (
     only,
     variables_of,
 )
-from contract.rendered import BASE, KUSTOMIZATIONS, container_of, containers_of, workloads
+from contract.rendered import BASE, KUSTOMIZATIONS, container_of, containers_of, of_kind, pod_of, workloads
 from docker.utils.build import exclude_paths  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import SecretStr
+
+from sd_common.nats_conf import configuration
+from sd_common.nats_users import SERVICES as NATS_SERVICES
+from sd_common.nats_users import users
 
 UID = 10001
 #: Variables of images that no setting reads: Python's, and Hugging Face's own.
 NO_SETTINGS = {"PATH", "PYTHONUNBUFFERED", "HF_HOME"}
 #: Settings that are docker-compose's own business: addresses, and what must differ from one replica to the next.
 FIXED_IN_COMPOSE = {"HOST", "PORT", "HEALTH_HOST", "HEALTH_PORT", "MODEL_DIR", "WORKER_NAME", "MINIO_SECURE"}
-FIXED_IN_COMPOSE |= {"NATS_REPLICAS"}
+FIXED_IN_COMPOSE |= {"NATS_REPLICAS", "NATS_PASSWORD_FILE", "NATS_TLS_CA"}
 #: The worker's engine has them to stop, once the running tasks had theirs.
 ENGINE_STOP_S = 30
 
@@ -285,8 +291,58 @@ def test_every_secret_setting_is_known_to_these_tests() -> None:
         for name, field in settings_class.model_fields.items()
     }
     secret = {name for name, annotation in fields.items() if SecretStr.__name__ in annotation}
-    # Here the NATS server asks for no password, so that its URL tells nothing.
+    # User and password are settings of their own, so that the URL tells nothing.
     assert secret - {"NATS_URL"} <= set(SECRETS)
+
+
+def test_each_service_is_its_own_user_of_nats(containers: dict[str, Container]) -> None:
+    assert {name: container.environment["NATS_USER"] for name, container in containers.items()} == {
+        service.name: service.name for service in NATS_SERVICES
+    }
+
+
+def test_compose_gives_each_user_of_nats_its_own_password_and_the_server_all() -> None:
+    passwords = {name: f"of {name}" for name in NATS_PASSWORDS}
+    services = compose({**dict.fromkeys(NEEDED_IN_ENV, "x"), **passwords})["services"]
+    # In quotes, so that nats-server takes none for a number.
+    assert services["nats"]["environment"] == {name: f'"of {name}"' for name in NATS_PASSWORDS}
+    for user in NATS_SERVICES:
+        told = {value for value in services[user.name]["environment"].values() if str(value).startswith("of ")}
+        assert told == {f"of {user.password_variable}"}
+
+
+def test_kubernetes_gives_each_user_of_nats_its_own_password_and_the_server_all() -> None:
+    def references(workload: str) -> dict[str, str]:
+        """Keys of the Secret, by variable."""
+        variables = container_of(workloads(BASE)[workload])["env"]
+        secret = {
+            each["name"]: each["valueFrom"]["secretKeyRef"]
+            for each in variables
+            if "secretKeyRef" in each.get("valueFrom", {})
+        }
+        return {name: reference["key"] for name, reference in secret.items() if reference["name"] == "sd-nats"}
+
+    for user in NATS_SERVICES:
+        assert references(user.name) == {"NATS_PASSWORD": user.password_variable}
+    of_server = references("nats")
+    assert set(of_server.values()) == NATS_PASSWORDS
+    plain = {
+        each["name"]: each["value"]
+        for each in container_of(workloads(BASE)["nats"])["env"]
+        if "$(" in each.get("value", "")
+    }
+    assert plain == {key: f'"$({name})"' for name, key in of_server.items()}
+
+
+def test_nats_is_configured_with_the_users_of_the_code() -> None:
+    [source] = compose()["services"]["nats"]["configs"]
+    committed = ROOT / compose()["configs"][source["source"]]["file"]
+    assert committed.read_text() == configuration(users())
+    for kustomization in KUSTOMIZATIONS:
+        [config] = [each for each in pod_of(workloads(kustomization)["nats"])["volumes"] if each["name"] == "config"]
+        files = of_kind(kustomization, "ConfigMap")[config["configMap"]["name"]]["data"]
+        assert files[committed.name] == configuration(users())
+        assert f"include {committed.name}" in files["server.conf"].splitlines()
 
 
 def test_the_gateway_and_the_workers_agree_on_where_clients_reach_them(containers: dict[str, Container]) -> None:
@@ -325,15 +381,15 @@ def test_compose_publishes_the_gateway_alone() -> None:
 
 
 def test_compose_links_follow_the_published_port() -> None:
-    secrets = dict.fromkeys(SECRETS, "x" * 32)
+    secrets = dict.fromkeys(NEEDED_IN_ENV, "x" * 32)
     gateway = compose({**secrets, "PORT": "9000"})["services"]["gateway"]
     assert gateway["ports"] == ["9000:8000"]
     assert gateway["environment"]["BASE_URL"] == "http://localhost:9000"
 
 
-@pytest.mark.parametrize("secret", sorted(set(SECRETS) - {"HUGGINGFACE_TOKEN", "SECRET_KEY_PREVIOUS"}))
+@pytest.mark.parametrize("secret", sorted(NEEDED_IN_ENV))
 def test_compose_does_not_start_without_its_secrets(secret: str) -> None:
-    secrets = dict.fromkeys(SECRETS, "x" * 32) | {secret: ""}
+    secrets = dict.fromkeys(NEEDED_IN_ENV, "x" * 32) | {secret: ""}
     with pytest.raises(KeyError, match=secret):
         compose(secrets)
 

@@ -30,6 +30,8 @@ from contract.rendered import (
 from jsonschema import Draft202012Validator
 
 from sd_common.health import READY_WITHIN_S
+from sd_common.nats_conf import configuration
+from sd_common.nats_users import users
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.websocket import PING_INTERVAL_S
 
@@ -60,7 +62,7 @@ def test_operators_accept_every_custom_resource(kustomization: str) -> None:
 
 def test_custom_resources_are_in_production_alone() -> None:
     used = {document["kind"] for document in manifests(PRODUCTION)} & CUSTOM_KINDS
-    assert used >= {"ScaledObject", "PodMonitor"}
+    assert used == CUSTOM_KINDS
     for kustomization in (BASE, DEV):
         assert not {document["kind"] for document in manifests(kustomization)} & CUSTOM_KINDS
 
@@ -223,6 +225,18 @@ def test_each_worker_in_production_has_a_gpu() -> None:
     assert containers_of(PRODUCTION)["worker"].environment["DEVICE"] == "cuda"
 
 
+def test_grafana_finds_the_dashboard_by_its_label() -> None:
+    dashboard = of_kind(PRODUCTION, "ConfigMap")["stable-diffusion-api-dashboard"]
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    [(file, text)] = dashboard["data"].items()
+    assert text == (ROOT / "monitoring" / file).read_text()
+
+
+def test_the_alerts_of_the_cluster_are_those_of_every_prometheus() -> None:
+    [rule] = of_kind(PRODUCTION, "PrometheusRule").values()
+    assert rule["spec"] == yaml.safe_load((ROOT / "monitoring/alerts.yml").read_text())
+
+
 # --- Clients ---------------------------------------------------------------------------------------------------------
 
 
@@ -271,7 +285,8 @@ def test_the_readme_says_how_to_make_every_secret() -> None:
 
 def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
     [overlay] = re.findall(r"```yaml\n(# kustomization.yaml\n.*?)```", README, re.DOTALL)
-    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    for directory in ("k8s", "monitoring"):
+        shutil.copytree(ROOT / directory, tmp_path / directory)
     (tmp_path / "own").mkdir()
     (tmp_path / "own/kustomization.yaml").write_text(overlay.replace("PATH/k8s", "../k8s"))
     assert yaml.safe_load(overlay)["namespace"] == "sd"
@@ -283,6 +298,22 @@ def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
     assert {"BASE_URL": "https://pictures.example.org"} in settings
     [trigger] = by_name["ScaledObject", "worker"]["spec"]["triggers"]
     assert "//nats.sd.svc" in trigger["metadata"]["url"]
+
+
+def test_a_further_publisher_as_in_the_readme_is_a_user_of_nats(tmp_path: Path) -> None:
+    [patches] = re.findall(r"```yaml\n(configMapGenerator:\n.*?)```", README, re.DOTALL)
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/kustomization.yaml").write_text(f"resources: [../k8s/overlays/dev]\n{patches}")
+    conf = configuration(users(["internal", "billing"]))
+    (tmp_path / "own/nats.conf").write_text(conf)
+    documents = render(tmp_path / "own")
+    [files] = [each["data"] for each in documents if "nats.conf" in (each.get("data") or {})]
+    assert files["nats.conf"] == conf
+    assert {"server.conf", "cluster.conf"} <= set(files)
+    [nats] = [each for each in documents if each["kind"] == "StatefulSet" and each["metadata"]["name"] == "nats"]
+    names = [each["name"] for each in container_of(nats)["env"]]
+    assert names[:2] == ["BILLING", "NATS_BILLING_PASSWORD"]
 
 
 @by_kustomization

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from contract.manifests import ROOT, SETTINGS, Document
+from contract.manifests import ROOT, SERVICES, SETTINGS, Document
 from contract.rendered import (
     BASE,
     DEV,
@@ -28,6 +28,8 @@ from sd_common.settings import MinioSettings, NatsSettings
 INTERNET = "the internet"
 DNS = "kube-system/kube-dns"
 INGRESS_CONTROLLER = "ingress-nginx/*"
+#: Programs that queue jobs, which no manifest here runs.
+PUBLISHER = "*/true"
 #: Addresses that are on no cluster's or provider's own network.
 PUBLIC = ["1.1.1.1", "2606:4700::1111"]
 PRIVATE = ["10.1.2.3", "100.64.0.1", "169.254.169.254", "172.16.0.1", "192.168.0.1", "fd00::1", "fe80::1"]
@@ -58,7 +60,7 @@ def _peers(kustomization: str, peer: Document) -> list[str]:
     if "ipBlock" in peer:
         return [INTERNET]
     if "namespaceSelector" in peer:
-        [namespace] = peer["namespaceSelector"]["matchLabels"].values()
+        [namespace] = peer["namespaceSelector"].get("matchLabels", {"": "*"}).values()
         [application] = peer.get("podSelector", {}).get("matchLabels", {"": "*"}).values()
         return [f"{namespace}/{application}"]
     return _chosen(kustomization, peer["podSelector"])
@@ -132,7 +134,10 @@ def test_workers_alone_reach_the_internet_and_the_ingress_controller_the_gateway
         assert {flow for flow in outgoing if flow.server != DNS} == {Flow("worker", INTERNET, "443/TCP")}
         incoming = allowed(kustomization, "ingress") - needed(kustomization)
         has_ingress = bool(of_kind(kustomization, "Ingress"))
-        assert incoming == ({Flow(INGRESS_CONTROLLER, "gateway", "8000/TCP")} if has_ingress else set())
+        expected = {Flow(PUBLISHER, "nats", "4222/TCP")}
+        if has_ingress:
+            expected.add(Flow(INGRESS_CONTROLLER, "gateway", "8000/TCP"))
+        assert incoming == expected
     assert not of_kind(DEV, "Ingress")
 
 
@@ -145,7 +150,7 @@ def test_in_production_operators_reach_the_ports_that_their_objects_name() -> No
     [monitor] = of_kind(PRODUCTION, "PodMonitor").values()
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     watched = _chosen(PRODUCTION, monitor["spec"]["selector"])
-    assert set(watched) == {"auth", "worker"}
+    assert set(watched) == set(SERVICES)
     for name in watched:
         expected.add(
             Flow("monitoring/prometheus", name, f"{ports_of(workloads(PRODUCTION)[name])[endpoint['port']]}/TCP")
@@ -162,6 +167,13 @@ def _reaches(policy: Document, address: str) -> bool:
         and not any(ip in ipaddress.ip_network(network) for network in block["except"])
         for block in blocks
     )
+
+
+def test_publishers_in_the_namespace_reach_nats_as_the_services_do_and_nothing_else() -> None:
+    policies = of_kind(BASE, "NetworkPolicy")
+    publishers = policies["publishers"]["spec"]
+    assert publishers["podSelector"] == {"matchLabels": {"publishes-jobs": "true"}}
+    assert publishers["egress"] == policies["to-nats"]["spec"]["egress"] + policies["dns"]["spec"]["egress"]
 
 
 @pytest.mark.parametrize("address", [*PUBLIC, *PRIVATE])

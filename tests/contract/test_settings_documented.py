@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from contract.manifests import ROOT, SECRET_VALUE, compose_text, variables_of
+from contract.manifests import NATS_PASSWORDS, NEEDED_IN_ENV, ROOT, SECRET_VALUE, compose_text, variables_of
 
 from sd_common.settings import Settings
 
@@ -19,7 +19,7 @@ PACKAGES = {
     "sd_embedded": "embedded",
 }
 #: docker-compose's own, read by no service.
-OF_COMPOSE = {"NATS_IMAGE", "MINIO_IMAGE", "TORCH_INDEX_URL"}
+OF_COMPOSE = {"NATS_IMAGE", "MINIO_IMAGE", "TORCH_INDEX_URL", *NATS_PASSWORDS}
 #: They are made up anew in each process.
 WITHOUT_ONE_DEFAULT = {"WORKER_NAME"}
 
@@ -51,7 +51,7 @@ def test_env_example_names_every_setting_once_and_nothing_else() -> None:
 def test_env_example_holds_no_value_but_defaults() -> None:
     """A copy of it changes nothing: what is not commented out has to be filled in."""
     set_here = {name: value for comment, name, value in ENV_EXAMPLE if not comment}
-    assert set_here == {"SECRET_KEY": "", "MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": ""}
+    assert set_here == dict.fromkeys(NEEDED_IN_ENV, "")
 
 
 def _loaded(settings_class: type[Settings], monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:

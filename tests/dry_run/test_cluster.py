@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -92,6 +93,14 @@ def test_every_probe_answers(cluster: Cluster, services: dict[str, Pod], workers
     for pod in (*cluster.nats, *services.values(), *workers):
         assert len(pod.probes) == 3
         assert {probe: pod.probe(probe) for probe in pod.probes} == dict.fromkeys(pod.probes, 200), pod.name
+
+
+def test_prometheus_finds_metrics_of_every_service(services: dict[str, Pod], workers: list[Pod]) -> None:
+    [endpoint] = of_kind(PRODUCTION, "PodMonitor")["stable-diffusion-api"]["spec"]["podMetricsEndpoints"]
+    for pod in (*services.values(), *workers):
+        url = f"http://127.0.0.1:{pod.port(endpoint['port'])}{endpoint['path']}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert b"sd_part_ready" in answer.read(), pod.name
 
 
 async def test_a_task_goes_through(client: Client, workers: list[Pod]) -> None:

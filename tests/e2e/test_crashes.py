@@ -33,12 +33,10 @@ _WORKER = {"MAX_ATTEMPTS": "2"}
 
 
 @pytest.fixture(scope="module")
-def deployment(
-    tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, model_dir: Path, backend: str
-) -> Iterator[Deployment]:
-    """Auth, a gateway and two workers. The services are started before NATS has its streams."""
+def deployment(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, model_dir: Path) -> Iterator[Deployment]:
+    """Auth, a gateway and two workers, each its own user of NATS. They are started before NATS has its streams."""
     minio = s3_server.minio_settings("crashes")
-    with servers.nats_server(on=backend) as nats:
+    with servers.nats_server_with_users() as nats:
         deployment = Deployment(tmp_path_factory.mktemp("deployment"), nats, minio, model_dir)
         try:
             deployment.start_gateway()

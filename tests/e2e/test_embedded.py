@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
+import uuid
 from pathlib import Path
 
 import psutil
 import pytest
+from nats.aio.msg import Msg
+from pydantic import SecretStr
 
+from sd_common.blob_store import new_blob_id
+from sd_common.job_queue import JobQueue
+from sd_common.jobs import Job
+from sd_common.nats_client import connect
+from sd_common.parameters import Txt2ImgParameters
+from sd_common.settings import NatsSettings
 from support.client import PATIENCE_S, Client
 from support.stack import EmbeddedStack
 
@@ -79,9 +89,57 @@ async def test_it_listens_on_loopback_alone(stack: EmbeddedStack) -> None:
     assert addresses == {"127.0.0.1"}
 
 
-def test_secrets_are_kept_readable_by_their_owner_alone(stack: EmbeddedStack) -> None:
+@pytest.mark.parametrize("name", ["secrets.json", "publisher.env"])
+def test_secrets_are_kept_readable_by_their_owner_alone(stack: EmbeddedStack, name: str) -> None:
+    assert (stack.directory / "data" / name).stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_program_on_this_machine_queues_jobs_as_an_internal_publisher(stack: EmbeddedStack) -> None:
+    name, _, url = (stack.directory / "data" / "publisher.env").read_text().strip().partition("=")
+    assert name == "NATS_URL"
+    client = await connect(NatsSettings(_env_file=None, nats_url=SecretStr(url)), "test")
+    told: asyncio.Queue[Msg] = asyncio.Queue()
+    await client.subscribe("feed.internal.>", cb=told.put)
+    job = Job(
+        task_id=str(uuid.uuid4()),
+        user="internal",
+        session="test",
+        blob_id=new_blob_id(),
+        parameters=Txt2ImgParameters.model_validate(_SHORT),
+    )
+    await JobQueue(client).publish(job)
+    async with asyncio.timeout(PATIENCE_S):
+        while (event := json.loads((await told.get()).data))["event_type"] != "finished":
+            pass
+    assert event["task_id"] == job.task_id
+    last = await client.request(f"$JS.API.DIRECT.GET.EVENTS.{job.ref.events}")
+    assert json.loads(last.data) == event
+    await client.shut()
+
+
+async def test_data_of_a_version_without_users_of_nats_goes_on(tmp_path: Path, model_dir: Path) -> None:
+    env = {"ENABLE_SIGNUP": "1", "WORKERS": "0"}
+    stack = EmbeddedStack(tmp_path, model_dir, env)
+    stack.wait_until_ready()
+    async with Client(stack.base_url) as client:
+        await client.sign_up_and_log_in("ada")
+        task_id = await client.submit(**_SHORT)
+    assert await asyncio.to_thread(stack.process.terminate, PATIENCE_S) == 0
     secrets = stack.directory / "data" / "secrets.json"
-    assert secrets.stat().st_mode & 0o077 == 0
+    kept = json.loads(secrets.read_text())
+    del kept["nats_passwords"]
+    secrets.write_text(json.dumps(kept))
+    streams = stack.directory / "data" / "nats" / "store" / "jetstream"
+    (streams / "STREAMS").rename(streams / "$G")
+
+    stack = EmbeddedStack(tmp_path, model_dir, env)
+    stack.wait_until_ready()
+    async with Client(stack.base_url, client.token) as client:
+        assert (await client.last_event(task_id))["event_type"] == "pending"
+        answer = await client.post("/token", data={"username": "ada", "password": "correct horse"})
+        assert answer.status == 200
+    assert json.loads(secrets.read_text()).items() >= kept.items()
+    assert await asyncio.to_thread(stack.process.terminate, PATIENCE_S) == 0
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path, model_dir: Path) -> None:

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 
-def tls_contexts(directory: Path, host: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's context, with a certificate for `host`, and that of a client that trusts it."""
+def make_certificate(directory: Path, host: str) -> tuple[Path, Path]:
+    """Files of a certificate for `host` that it has signed itself: with its key, for the server, and without."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
@@ -29,10 +29,17 @@ def tls_contexts(directory: Path, host: str) -> tuple[ssl.SSLContext, ssl.SSLCon
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    file = directory / "server.pem"
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    file.write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    public = certificate.public_bytes(Encoding.PEM)
+    with_key, alone = directory / "server.pem", directory / "ca.pem"
+    with_key.write_bytes(private + public)
+    alone.write_bytes(public)
+    return with_key, alone
+
+
+def tls_contexts(directory: Path, host: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context, with a certificate for `host`, and that of a client that trusts it."""
+    with_key, alone = make_certificate(directory, host)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(file)
-    client = ssl.create_default_context(cadata=certificate.public_bytes(Encoding.PEM).decode())
-    return server, client
+    server.load_cert_chain(with_key)
+    return server, ssl.create_default_context(cafile=alone)

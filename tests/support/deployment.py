@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sd_common.settings import MinioSettings
-from support.servers import NatsServer
+from support.servers import NatsServer, nats_env, nats_settings_of
 from support.stack import Service
 
 #: Not where the gateway listens: blob URLs are told with it, and tests use their paths.
@@ -36,7 +36,6 @@ class Deployment:
         self._secret_key = secrets.token_hex(32)
         self._ports: dict[str, int] = {}
         self._env = {
-            "NATS_URL": nats.url,
             "MINIO_ENDPOINT": minio.minio_endpoint,
             "MINIO_ACCESS_KEY": minio.minio_access_key,
             "MINIO_SECRET_KEY": minio.minio_secret_key.get_secret_value(),
@@ -55,7 +54,9 @@ class Deployment:
     def provision(self) -> None:
         """`python -m sd_common.provision`."""
         command = [sys.executable, "-m", "sd_common.provision"]
-        subprocess.run(command, env=self._env, check=True, capture_output=True, timeout=60)
+        subprocess.run(
+            command, env={**self._env, **self._nats_env("provision")}, check=True, capture_output=True, timeout=60
+        )
 
     def start_auth(self, env: Mapping[str, str] | None = None, name: str = "auth") -> Service:
         defaults = {"SECRET_KEY": self._secret_key, "ENABLE_PUBLIC_ACCESS": "1"}
@@ -87,5 +88,9 @@ class Deployment:
             service.process.kill()
 
     def _start(self, name: str, module: str, env: Mapping[str, str], runner: Sequence[str] = ()) -> Service:
-        self.services[name] = Service(module, self._directory / name, {**self._env, **env}, runner)
+        env = {**self._env, **self._nats_env(module.removeprefix("sd_")), **env}
+        self.services[name] = Service(module, self._directory / name, env, runner)
         return self.services[name]
+
+    def _nats_env(self, user: str) -> dict[str, str]:
+        return nats_env(nats_settings_of(self.nats, user))

@@ -29,14 +29,15 @@ def backend() -> str:
 
 @pytest.fixture
 def nats_server(backend: str) -> Iterator[NatsServer]:
-    """A nats-server with an empty JetStream. Tests may kill it, and start it again."""
-    with servers.nats_server(on=backend) as server:
+    """A nats-server with an empty JetStream; where it runs locally, with the users of the services. Tests may kill it,
+    and start it again."""
+    with servers.nats_server(on=backend) if backend == "docker" else servers.nats_server_with_users() as server:
         yield server
 
 
 @pytest.fixture
 def nats_settings(nats_server: NatsServer) -> NatsSettings:
-    """Settings that lead to the test's nats-server."""
+    """Settings that lead to the test's nats-server, with all rights."""
     return nats_settings_of(nats_server)
 
 

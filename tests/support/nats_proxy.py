@@ -15,15 +15,16 @@ from sd_common.settings import NatsSettings
 class NatsProxy:
     """Carries bytes between its port and a nats-server until it is cut, and again once it is mended."""
 
-    def __init__(self, nats_url: str) -> None:
-        self._target = urlsplit(nats_url)
+    def __init__(self, settings: NatsSettings) -> None:
+        self._settings = settings
+        self._target = urlsplit(settings.servers[0])
         self._port = 0  # any that is free, then the same for ever
         self._carrying: set[asyncio.Task[None]] = set()
 
     @property
     def settings(self) -> NatsSettings:
         """Settings that lead through here."""
-        return NatsSettings(_env_file=None, nats_url=SecretStr(f"nats://127.0.0.1:{self._port}"))
+        return self._settings.model_copy(update={"nats_url": SecretStr(f"nats://127.0.0.1:{self._port}")})
 
     async def __aenter__(self) -> Self:
         await self.mend()

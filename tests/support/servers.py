@@ -17,9 +17,15 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
+from sd_common import subjects
+from sd_common.nats_users import DEFAULT_PUBLISHER, STREAMS_ACCOUNT, NatsUser, users
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_embedded import nats_server as embedded_nats
 from sd_embedded import s3_server as embedded_s3
+from sd_embedded.nats_access import NatsAccess
+
+#: A user beside provisioning with all rights there, where a server has users.
+TESTER = "tester"
 
 
 class NatsServer(Protocol):
@@ -46,9 +52,17 @@ class S3Server(Protocol):
         """Settings that lead to a bucket of this server. Does not create it."""
 
 
-def nats_settings_of(server: NatsServer) -> NatsSettings:
-    """Settings that lead to this server, whatever the environment says."""
+def nats_settings_of(server: NatsServer, user: str = TESTER) -> NatsSettings:
+    """Settings that lead to this server, as `user` where it has users, whatever the environment says."""
+    if isinstance(server, NatsServerWithUsers):
+        return server.settings_of(user)
     return NatsSettings(_env_file=None, nats_url=SecretStr(server.url))
+
+
+def nats_env(settings: NatsSettings) -> dict[str, str]:
+    """The same for the environment of a process."""
+    env = {"NATS_URL": settings.nats_url.get_secret_value()}
+    return env | {"NATS_USER": settings.nats_user or "", "NATS_PASSWORD": settings.password or ""}
 
 
 def backend() -> str:
@@ -74,6 +88,42 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
         return
     with _scratch("nats") as directory:
         server = embedded_nats.NatsServer(directory, extra_args)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.terminate()
+
+
+#: Beside provisioning, with a line to all.
+_ALL_RIGHTS = NatsUser(
+    TESTER,
+    publish=(">",),
+    tell=(subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
+    hear=(">", subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
+    shared_account=STREAMS_ACCOUNT,
+)
+
+
+class NatsServerWithUsers(embedded_nats.NatsServer):
+    """A nats-server with the users of `sd_common.nats_users`, and one for the tests that may do everything."""
+
+    def __init__(self, directory: Path, publishers: Sequence[str] = (DEFAULT_PUBLISHER,)) -> None:
+        listed = (*users(publishers), _ALL_RIGHTS)
+        self._access = NatsAccess({user.name: secrets.token_hex(20) for user in listed}, listed)
+        arguments = self._access.arguments(directory / "nats.conf")
+        super().__init__(directory, arguments, env=self._access.environment())
+
+    def settings_of(self, user: str) -> NatsSettings:
+        """Settings with which to connect as this user."""
+        return self._access.settings_of(user, self.url)
+
+
+@contextlib.contextmanager
+def nats_server_with_users(publishers: Sequence[str] = (DEFAULT_PUBLISHER,)) -> Iterator[NatsServerWithUsers]:
+    """A fresh one."""
+    with _scratch("nats") as directory:
+        server = NatsServerWithUsers(directory, publishers)
         server.start()
         try:
             yield server

@@ -17,10 +17,12 @@ from sd_auth.app import AuthApp
 from sd_auth.metrics import AuthMetrics
 from sd_auth.settings import AuthSettings
 from sd_common.metrics import ProcessMetrics
+from sd_common.nats_users import AUTH, GATEWAY, PROVISION, WORKER
 from sd_common.provision import provision
-from sd_common.settings import NatsSettings, RetentionSettings, StreamSettings, load_settings
+from sd_common.settings import RetentionSettings, StreamSettings, load_settings
 from sd_embedded.child_process import ProcessNotReady
-from sd_embedded.kept_secrets import keep_secrets
+from sd_embedded.kept_secrets import keep_secrets, write_private
+from sd_embedded.nats_access import NatsAccess, adopt_streams
 from sd_embedded.nats_server import NatsServer
 from sd_embedded.s3_server import S3Server
 from sd_embedded.settings import EmbeddedSettings
@@ -69,18 +71,21 @@ class EmbeddedApp:
             data_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(data_dir))
             kept = keep_secrets(data_dir)
-            self.nats = NatsServer(_directory(data_dir / "nats"))
+            access = NatsAccess(kept.nats_passwords)
+            nats_dir = _directory(data_dir / "nats")
+            self.nats = NatsServer(nats_dir, access.arguments(nats_dir / "nats.conf"), env=access.environment())
+            adopt_streams(self.nats.store)
             stack.callback(self.nats.terminate)
             self.nats.start()
+            write_private(data_dir / "publisher.env", access.publisher_env(self.nats.url))
             self.s3 = S3Server(_directory(data_dir / "s3"), kept.s3_access_key, kept.s3_secret_key)
             stack.callback(self.s3.terminate)
             self.s3.start()
             watching = asyncio.create_task(self._revive_servers(), name="revive-servers")
             stack.callback(watching.cancel)
-            nats_settings = load_settings(NatsSettings, nats_url=SecretStr(self.nats.url))
             minio_settings = self.s3.minio_settings()
             await provision(
-                nats_settings,
+                access.settings_of(PROVISION.name, self.nats.url),
                 load_settings(StreamSettings, nats_replicas=1),
                 minio_settings,
                 load_settings(RetentionSettings),
@@ -92,20 +97,25 @@ class EmbeddedApp:
                     print_link_with_token=settings.print_link_with_token,
                     health_port=None,
                 ),
-                nats_settings,
+                access.settings_of(AUTH.name, self.nats.url),
                 AuthMetrics(metrics),
             )
             worker_settings = load_settings(WorkerSettings, base_url=self.base_url, health_port=None)
             workers = [
                 WorkerApp(
                     worker_settings.model_copy(update={"worker_name": f"{worker_settings.worker_name}-{number}"}),
-                    nats_settings,
+                    access.settings_of(WORKER.name, self.nats.url),
                     minio_settings,
                     worker_metrics,
                 )
                 for number in range(settings.workers)
             ]
-            self._gateway = GatewayApp(gateway_settings, nats_settings, minio_settings, metrics=GatewayMetrics(metrics))
+            self._gateway = GatewayApp(
+                gateway_settings,
+                access.settings_of(GATEWAY.name, self.nats.url),
+                minio_settings,
+                metrics=GatewayMetrics(metrics),
+            )
             stack.push_async_callback(auth.stop)
             for worker in workers:
                 stack.push_async_callback(worker.stop)

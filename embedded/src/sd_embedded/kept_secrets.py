@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from pathlib import Path
 
 from pydantic import BaseModel, Field
+
+from sd_common.nats_users import users
+
+
+def _nats_passwords() -> dict[str, str]:
+    return {user.name: secrets.token_hex(20) for user in users()}
 
 
 class KeptSecrets(BaseModel):
@@ -16,14 +21,25 @@ class KeptSecrets(BaseModel):
     secret_key: str = Field(default_factory=lambda: secrets.token_hex(32))
     s3_access_key: str = Field(default_factory=lambda: secrets.token_hex(10))
     s3_secret_key: str = Field(default_factory=lambda: secrets.token_hex(20))
+    #: By the user's name.
+    nats_passwords: dict[str, str] = Field(default_factory=_nats_passwords)
 
 
 def keep_secrets(directory: Path) -> KeptSecrets:
-    """Those of the last start, or new ones. The file is readable by its owner alone."""
+    """Those of the last start, or new ones: also such that an earlier version did not have. The file is readable by its
+    owner alone."""
     file = directory / "secrets.json"
-    if file.exists():
-        return KeptSecrets.model_validate_json(file.read_text())
-    made = KeptSecrets()
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
-        json.dump(made.model_dump(), opened)
-    return made
+    kept = KeptSecrets.model_validate_json(file.read_text()) if file.exists() else KeptSecrets()
+    for name, password in _nats_passwords().items():
+        kept.nats_passwords.setdefault(name, password)
+    write_private(file, kept.model_dump_json())
+    return kept
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file, whole or not at all, that its owner alone can read."""
+    draft = file.with_name(f".{file.name}.new")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(text)
+    draft.replace(file)

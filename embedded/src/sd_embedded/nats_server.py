@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sd_embedded.child_process import ChildProcess, ProcessNotReady, installed
@@ -18,8 +18,16 @@ _START_ATTEMPTS = 5
 class NatsServer:
     """nats-server with JetStream, on loopback unless told another address."""
 
-    def __init__(self, directory: Path, extra_args: Sequence[str] = (), *, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        extra_args: Sequence[str] = (),
+        *,
+        host: str = "127.0.0.1",
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._directory = directory
+        self._env = env
         self._extra_args = extra_args
         self._host = host
         self._port: int | None = None
@@ -29,6 +37,11 @@ class NatsServer:
     def url(self) -> str:
         """Where it listens, the same after every start."""
         return f"nats://{self._host}:{self._port}"
+
+    @property
+    def store(self) -> Path:
+        """Where its streams are."""
+        return self._directory / "store"
 
     @property
     def pid(self) -> int:
@@ -54,10 +67,9 @@ class NatsServer:
 
     def _start(self) -> None:
         ports_dir = Path(tempfile.mkdtemp(prefix="ports-", dir=self._directory))
-        store = str(self._directory / "store")
-        argv = [installed("nats-server"), "-js", "-a", self._host, "-p", str(self._port or -1), "-sd", store]
+        argv = [installed("nats-server"), "-js", "-a", self._host, "-p", str(self._port or -1), "-sd", str(self.store)]
         argv += ["--ports_file_dir", str(ports_dir), *self._extra_args]
-        process = ChildProcess(argv, self._directory / "log", cwd=self._directory)
+        process = ChildProcess(argv, self._directory / "log", cwd=self._directory, env=self._env)
         ports: dict[str, list[str]] = {}
 
         def is_ready() -> bool:

@@ -11,15 +11,16 @@ from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
 from sd_common.settings import NatsSettings
 from support.auth_requests import StartAuth, create_auth_settings
+from support.servers import NatsServer, nats_settings_of
 
 
 @pytest_asyncio.fixture
-async def start_auth(nats_settings: NatsSettings) -> AsyncIterator[StartAuth]:
+async def start_auth(nats_server: NatsServer) -> AsyncIterator[StartAuth]:
     """Starts an auth service against the test's nats-server; it stops with the test."""
     async with AsyncExitStack() as running:
 
         async def start(settings: AuthSettings) -> AuthApp:
-            app = AuthApp(settings, nats_settings)
+            app = AuthApp(settings, nats_settings_of(nats_server, "auth"))
             running.push_async_callback(app.stop)
             await app.start()
             return app

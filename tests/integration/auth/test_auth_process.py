@@ -18,7 +18,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.settings import NatsSettings
 from sd_common.streams import USERS_BUCKET
 from support.auth_requests import PASSWORD, SECRET_KEY, Refused, ask, log_in, sign_up
-from support.servers import NatsServer
+from support.servers import NatsServer, nats_env, nats_settings_of
 
 _DEADLINE_S = 30.0
 
@@ -49,10 +49,15 @@ async def _line(process: asyncio.subprocess.Process, event: str) -> dict[str, An
     raise AssertionError(f"no '{event}' in {seen}")
 
 
+def _settings(server: NatsServer) -> dict[str, str]:
+    """What it needs, as variables."""
+    return {**nats_env(nats_settings_of(server, "auth")), "SECRET_KEY": SECRET_KEY}
+
+
 async def test_it_serves_until_sigterm_and_logs_one_line_per_request(
     provisioned: NatsSettings, nats_server: NatsServer, nats_client: NatsClient, tmp_path: Path
 ) -> None:
-    env = {"NATS_URL": nats_server.url, "SECRET_KEY": SECRET_KEY, "ENABLE_SIGNUP": "yes", "HEALTH_PORT": "0"}
+    env = {**_settings(nats_server), "ENABLE_SIGNUP": "yes", "HEALTH_PORT": "0"}
     async with _auth_process(tmp_path, **env, ENABLE_PUBLIC_ACCESS="on") as process:
         assert (await _line(process, "auth_started"))["health_port"] > 0
         await sign_up(nats_client, "alice")
@@ -84,7 +89,8 @@ async def test_a_record_that_cannot_be_read_is_an_error_without_its_content(
 ) -> None:
     bucket = await nats_client.jetstream().key_value(USERS_BUCKET)
     await bucket.put("alice", b'{"username": "alice", "password_hash": ["$argon2id$"]}')
-    async with _auth_process(tmp_path, NATS_URL=nats_server.url, SECRET_KEY=SECRET_KEY, HEALTH_PORT="off") as process:
+    env = {**_settings(nats_server), "HEALTH_PORT": "off"}
+    async with _auth_process(tmp_path, **env) as process:
         await _line(process, "auth_started")
         with pytest.raises(Refused) as refused:
             await log_in(nats_client, "alice")
@@ -99,7 +105,7 @@ async def test_a_record_that_cannot_be_read_is_an_error_without_its_content(
 
 async def test_it_stops_while_it_waits_for_nats(nats_server: NatsServer, tmp_path: Path) -> None:
     nats_server.terminate()
-    env = {"NATS_URL": nats_server.url, "SECRET_KEY": SECRET_KEY, "HEALTH_PORT": "off"}
+    env = {**_settings(nats_server), "HEALTH_PORT": "off"}
     async with _auth_process(tmp_path, **env) as process:
         await _line(process, "nats_error")
         process.send_signal(signal.SIGINT)

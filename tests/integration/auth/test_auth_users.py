@@ -58,7 +58,7 @@ async def test_sign_up_can_be_disabled(
     assert refused.value.sentence == "Sign-up is disabled: the operator can set ENABLE_SIGNUP=1"
 
 
-@pytest.mark.parametrize("username", ["all", "default_", "default_0123"])
+@pytest.mark.parametrize("username", ["all", "internal", "default_", "default_0123"])
 async def test_names_of_the_service_itself_are_refused(username: str, auth: AuthApp, nats_client: NatsClient) -> None:
     with pytest.raises(Refused) as refused:
         await sign_up(nats_client, username)
@@ -139,6 +139,16 @@ async def test_a_hash_of_older_parameters_is_renewed_at_log_in(auth: AuthApp, na
     assert not passwords.is_outdated(found.record.password_hash)
     await log_in(nats_client, "alice")
     await passwords.aclose()
+
+
+async def test_the_names_of_publishers_are_reserved(
+    provisioned: NatsSettings, start_auth: StartAuth, nats_client: NatsClient
+) -> None:
+    """Whoever had one could read the publisher's tasks at the gateway, and the publisher theirs."""
+    await start_auth(create_auth_settings().model_copy(update={"publishers": ("billing",)}))
+    with pytest.raises(Refused) as refused:
+        await sign_up(nats_client, "billing")
+    assert (refused.value.code, "reserved" in refused.value.sentence) == ("422", True)
 
 
 async def test_storing_the_same_record_again_is_no_conflict(provisioned: NatsSettings, nats_client: NatsClient) -> None:

@@ -21,7 +21,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.provision import provision, provision_streams
 from sd_common.settings import MinioSettings, NatsSettings, RetentionSettings, StreamSettings
 from sd_common.streams import events_stream
-from support.servers import S3Server
+from support.servers import NatsServer, S3Server, nats_env, nats_settings_of
 
 _NS = 10**9
 _NAMES = ("JOBS", "EVENTS", "KV_users", "KV_idempotency_keys", "KV_revoked_tokens")
@@ -167,12 +167,12 @@ async def test_everything_is_provisioned_for_the_services(
 
 
 @pytest.fixture
-def environment(nats_settings: NatsSettings, s3_server: S3Server, tmp_path: Path) -> dict[str, str]:
+def environment(nats_server: NatsServer, s3_server: S3Server, tmp_path: Path) -> dict[str, str]:
     """Variables as an operator sets them."""
     minio: MinioSettings = s3_server.minio_settings(new_bucket_name())
     return {
         **os.environ,
-        "NATS_URL": nats_settings.nats_url.get_secret_value(),
+        **nats_env(nats_settings_of(nats_server, "provision")),
         "MINIO_ENDPOINT": minio.minio_endpoint,
         "MINIO_ACCESS_KEY": minio.minio_access_key,
         "MINIO_SECRET_KEY": minio.minio_secret_key.get_secret_value(),

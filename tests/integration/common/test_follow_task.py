@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 from integration.common.makers import aborted, finished, handed_back, new_ref, pending, started
@@ -18,9 +17,9 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, StoredEventModel, TaskLog
-from support.internal_publisher import PUBLISHER, restricted_nats_server, settings_of
+from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.nats_proxy import NatsProxy
-from support.servers import NatsServer
+from support.servers import NatsServer, nats_settings_of
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -34,14 +33,9 @@ def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    with restricted_nats_server(tmp_path) as server:
+def nats_server() -> Iterator[NatsServer]:
+    with strict_nats_server() as server:
         yield server
-
-
-@pytest.fixture
-def nats_settings(nats_server: NatsServer) -> NatsSettings:
-    return settings_of(nats_server.url, "admin")
 
 
 @pytest.fixture
@@ -52,15 +46,14 @@ async def task_log(nats_client: NatsClient, provisioned: NatsSettings) -> TaskLo
 
 @pytest.fixture
 async def proxy(nats_server: NatsServer, provisioned: NatsSettings) -> AsyncIterator[NatsProxy]:
-    async with NatsProxy(nats_server.url) as proxy:
+    async with NatsProxy(nats_settings_of(nats_server, PUBLISHER)) as proxy:
         yield proxy
 
 
 @pytest.fixture
 async def following(proxy: NatsProxy) -> AsyncIterator[NatsClient]:
     """The internal service's connection, which can be cut."""
-    url = proxy.settings.nats_url.get_secret_value()
-    client = await connect(settings_of(url, PUBLISHER), "internal-service")
+    client = await connect(proxy.settings, "internal-service")
     yield client
     await client.shut()
 

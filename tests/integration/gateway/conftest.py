@@ -18,6 +18,7 @@ from sd_common.settings import MinioSettings, NatsSettings
 from sd_gateway.app import GatewayApp
 from sd_gateway.remote_pictures import INTERNET, Reach
 from sd_gateway.settings import GatewaySettings
+from support.servers import NatsServer, nats_settings_of
 
 #: All tests come from one address.
 _NO_RATES: dict[str, Any] = dict.fromkeys(
@@ -35,13 +36,16 @@ def secret_key() -> SecretStr:
 
 
 @pytest_asyncio.fixture
-async def start_auth(provisioned: NatsSettings, secret_key: SecretStr) -> AsyncIterator[StartAuth]:
+async def start_auth(
+    provisioned: NatsSettings, nats_server: NatsServer, secret_key: SecretStr
+) -> AsyncIterator[StartAuth]:
     """Starts an auth service with settings of the test's; stopped when the test ends."""
     async with AsyncExitStack() as running:
 
         async def start(**settings: Any) -> AuthApp:
             defaults = {"secret_key": secret_key, "enable_public_access": True, "enable_signup": True}
-            app = AuthApp(AuthSettings(_env_file=None, health_port=None, **{**defaults, **settings}), provisioned)
+            auth_settings = AuthSettings(_env_file=None, health_port=None, **{**defaults, **settings})
+            app = AuthApp(auth_settings, nats_settings_of(nats_server, "auth"))
             running.push_async_callback(app.stop)
             await app.start()
             return app
@@ -57,13 +61,13 @@ async def auth(start_auth: StartAuth) -> AuthApp:
 
 @pytest_asyncio.fixture
 async def start_gateway(
-    auth: AuthApp, provisioned: NatsSettings, minio_settings: MinioSettings
+    auth: AuthApp, nats_server: NatsServer, minio_settings: MinioSettings
 ) -> AsyncIterator[StartGateway]:
     """Starts a gateway with settings of the test's, and tells where it listens; stopped when the test ends."""
     async with AsyncExitStack() as running:
 
         async def start(
-            nats_settings: NatsSettings = provisioned,
+            nats_settings: NatsSettings | None = None,
             *,
             reach: Reach = INTERNET,
             until_ready: bool = True,
@@ -74,6 +78,7 @@ async def start_gateway(
             gateway_settings = GatewaySettings(
                 _env_file=None, **{"base_url": base_url, "health_port": None, **_NO_RATES, **settings}
             )
+            nats_settings = nats_settings or nats_settings_of(nats_server, "gateway")
             gateway = GatewayApp(gateway_settings, nats_settings, minio_settings, reach)
             running.push_async_callback(gateway.stop)
             await gateway.start(listening)

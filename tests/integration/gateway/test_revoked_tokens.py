@@ -20,7 +20,7 @@ from sd_gateway import revoked_tokens
 from sd_gateway.revoked_tokens import RevokedTokens
 from support.client import Client
 from support.nats_proxy import NatsProxy
-from support.servers import NatsServer
+from support.servers import NatsServer, nats_settings_of
 
 _SOON_S = 20.0
 
@@ -115,7 +115,7 @@ async def test_revocations_survive_restarts_of_nats_auth_and_gateways(
 async def test_a_gateway_that_was_cut_off_catches_up(
     client: Client, start_gateway: StartGateway, nats_server: NatsServer
 ) -> None:
-    async with NatsProxy(nats_server.url) as proxy:
+    async with NatsProxy(nats_settings_of(nats_server, "gateway")) as proxy:
         gateway, cut_off_url = await start_gateway(proxy.settings)
         async with Client(cut_off_url, client.token) as cut_off, cut_off.events() as events:
             await proxy.cut()
@@ -131,7 +131,7 @@ async def test_a_gateway_that_is_cut_off_accepts_no_token(
 ) -> None:
     """Pictures can be stored without NATS; the token may have been revoked meanwhile, though."""
     monkeypatch.setattr(revoked_tokens, "_KNOWN_WITHIN_S", 0.5)
-    async with NatsProxy(nats_server.url) as proxy:
+    async with NatsProxy(nats_settings_of(nats_server, "gateway")) as proxy:
         gateway, cut_off_url = await start_gateway(proxy.settings)
         await proxy.cut()
         async with Client(cut_off_url, client.token) as cut_off:

@@ -28,6 +28,7 @@ from sd_worker.settings import WorkerSettings
 from support import tiny_pipelines
 from support.hub import Hub, serve_hub
 from support.jobs import num_jobs
+from support.servers import NatsServer, nats_settings_of
 
 PATIENCE_S = 30.0
 BASE_URL = "http://gateway.test"
@@ -85,13 +86,14 @@ StartWorker = Callable[..., Awaitable[WorkerApp]]
 
 @pytest_asyncio.fixture
 async def start_worker(
-    provisioned: NatsSettings, minio_settings: MinioSettings, model_dir: Path
+    provisioned: NatsSettings, nats_server: NatsServer, minio_settings: MinioSettings, model_dir: Path
 ) -> AsyncIterator[StartWorker]:
     """Starts a worker of a name; all are stopped when the test ends."""
     workers: list[WorkerApp] = []
 
     async def start(name: str = "worker", **settings: Any) -> WorkerApp:
-        worker = WorkerApp(worker_settings(model_dir, name, **settings), provisioned, minio_settings)
+        nats_settings = nats_settings_of(nats_server, "worker")
+        worker = WorkerApp(worker_settings(model_dir, name, **settings), nats_settings, minio_settings)
         workers.append(worker)
         await worker.start()
         return worker

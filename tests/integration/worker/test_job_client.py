@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,26 +23,20 @@ from sd_common.parameters import Txt2ImgParameters
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.subjects import TaskRef
-from support.internal_publisher import PUBLISHER, restricted_nats_server, settings_of
+from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.jobs import num_jobs
-from support.servers import NatsServer
+from support.servers import NatsServer, nats_settings_of
 
 
 @pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
-    with restricted_nats_server(tmp_path) as server:
+def nats_server() -> Iterator[NatsServer]:
+    with strict_nats_server() as server:
         yield server
-
-
-@pytest.fixture
-def nats_settings(nats_server: NatsServer) -> NatsSettings:
-    """Of everybody but the internal service."""
-    return settings_of(nats_server.url, "admin")
 
 
 @pytest_asyncio.fixture
 async def publisher(nats_server: NatsServer, provisioned: NatsSettings) -> AsyncIterator[NatsClient]:
-    client = await connect(settings_of(nats_server.url, PUBLISHER), "internal-service")
+    client = await connect(nats_settings_of(nats_server, PUBLISHER), "internal-service")
     yield client
     await client.shut()
 

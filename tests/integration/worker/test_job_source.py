@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -25,9 +25,10 @@ from sd_common.puller import Puller
 from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS, jobs_consumer_name
 from sd_common.subjects import ModelLane
-from sd_embedded.nats_server import NatsServer
 from sd_worker.backlog_watch import INTERVAL_S
 from sd_worker.job_source import JobSource
+from support import servers
+from support.servers import NatsServer, nats_settings_of
 
 
 class Worker:
@@ -65,13 +66,20 @@ class Worker:
 CreateWorker = Callable[..., Awaitable[Worker]]
 
 
+@pytest.fixture
+def nats_server() -> Iterator[NatsServer]:
+    """Without users: workers hear only each other."""
+    with servers.nats_server() as server:
+        yield server
+
+
 @pytest_asyncio.fixture
-async def create_worker(provisioned: NatsSettings) -> AsyncIterator[CreateWorker]:
+async def create_worker(provisioned: NatsSettings, nats_server: NatsServer) -> AsyncIterator[CreateWorker]:
     """Creates workers on connections of their own; all are stopped when the test ends."""
     workers: list[tuple[Worker, NatsClient]] = []
 
     async def create(name: str, *resident: str, swap_after_s: float = 30.0) -> Worker:
-        client = await connect(provisioned, "worker")
+        client = await connect(nats_settings_of(nats_server, "worker"), "worker")
         workers.append((Worker(client, name, list(resident), swap_after_s), client))
         return workers[-1][0]
 

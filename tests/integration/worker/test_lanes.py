@@ -24,6 +24,7 @@ from sd_common.parameters import Txt2ImgParameters
 from sd_common.settings import NatsSettings
 from sd_worker.backlog_watch import INTERVAL_S
 from sd_worker.job_source import JobSource
+from support.servers import NatsServer, nats_settings_of
 
 
 class Users:
@@ -68,9 +69,9 @@ async def users(nats_client: NatsClient, provisioned: NatsSettings) -> Users:
 
 
 @pytest_asyncio.fixture
-async def source(provisioned: NatsSettings) -> AsyncIterator[JobSource]:
+async def source(provisioned: NatsSettings, nats_server: NatsServer) -> AsyncIterator[JobSource]:
     """That of a worker which has the model in memory."""
-    client = await connect(provisioned, "worker")
+    client = await connect(nats_settings_of(nats_server, "worker"), "worker")
     source = JobSource(client, JobQueue(client), lambda: ["home"], 30.0, "worker")
     yield source
     await source.close()

@@ -145,3 +145,68 @@ def test_settings_do_not_change() -> None:
     settings = load_settings(StreamSettings)
     with pytest.raises(ValueError, match="frozen"):
         settings.nats_replicas = 3  # type: ignore[misc]
+
+
+def _told(settings_class: type[Settings], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        load_settings(settings_class)
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["NATS_PASSWORD_FILE", "NATS_TLS_CA"])
+def test_a_file_of_nats_that_is_not_there_is_told(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "/nowhere/file")
+    assert f"  {name}: Path does not point to a file" in _told(NatsSettings, capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("NATS_PASSWORD_FILE", "\n", "the file is empty"),
+        ("NATS_TLS_CA", "no certificate", "the file holds no certificate in PEM form"),
+    ],
+)
+def test_a_file_of_nats_that_holds_nothing_of_use_is_told(
+    name: str,
+    content: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text(content)
+    monkeypatch.setenv(name, str(tmp_path / "file"))
+    assert f"  {name}: {sentence}" in _told(NatsSettings, capsys)
+
+
+def test_the_password_of_nats_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("hunter2-hunter2\n")
+    monkeypatch.setenv("NATS_USER", "gateway")
+    monkeypatch.setenv("NATS_PASSWORD_FILE", str(tmp_path / "file"))
+    settings = load_settings(NatsSettings)
+    assert (settings.user, settings.password) == ("gateway", "hunter2-hunter2")
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize("names", [("NATS_USER",), ("NATS_PASSWORD",), ("NATS_PASSWORD_FILE",)])
+def test_a_user_of_nats_needs_a_password_and_a_password_a_user(
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("hunter2")
+    for name in names:
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    assert "NATS_USER needs NATS_PASSWORD or NATS_PASSWORD_FILE" in _told(NatsSettings, capsys)
+
+
+def test_two_passwords_of_nats_are_one_too_many(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("hunter2")
+    monkeypatch.setenv("NATS_USER", "gateway")
+    monkeypatch.setenv("NATS_PASSWORD", "hunter2")
+    monkeypatch.setenv("NATS_PASSWORD_FILE", str(tmp_path / "file"))
+    told = _told(NatsSettings, capsys)
+    assert "NATS_PASSWORD and NATS_PASSWORD_FILE are both set: keep one" in told
+    assert "hunter2" not in told

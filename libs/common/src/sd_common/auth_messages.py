@@ -19,6 +19,7 @@ PUBLIC_TOKEN = "auth.public_token"  # noqa: S105 - a subject
 LINK_TOKEN = "auth.link_token"  # noqa: S105 - a subject
 JWKS = "auth.jwks"
 REVOKE = "auth.revoke"
+OPERATIONS = (SIGN_UP, LOG_IN, PUBLIC_TOKEN, LINK_TOKEN, JWKS, REVOKE)
 
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 ERROR_HEADER = "Nats-Service-Error"

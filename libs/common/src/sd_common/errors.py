@@ -2,6 +2,7 @@
 
 ContractError
 ├── SubjectError           a name that cannot stand in a subject
+├── PublisherNameError     a name that no internal publisher can have
 ├── TaskEnded              an event for a task whose last event is terminal
 ├── TaskAborted            a task that was waited for has no picture
 ├── SequenceConflict       somebody appended to the task first (NATS error 10071)
@@ -16,7 +17,7 @@ ContractError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # events need the errors of subjects
@@ -29,6 +30,16 @@ class ContractError(Exception):
 
 class SubjectError(ContractError, ValueError):
     """A name that cannot stand in a subject."""
+
+
+class PublisherNameError(ContractError, ValueError):
+    """A name that no internal publisher can have."""
+
+    def __init__(self, name: str, taken: Collection[str]) -> None:
+        super().__init__(
+            f"'{name}' cannot be a publisher: take 1 to 32 lower-case letters, digits and '_', a letter first, "
+            f"and none of {', '.join(sorted(taken))}"
+        )
 
 
 class TaskEnded(ContractError):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats.errors
 import structlog
@@ -18,6 +18,7 @@ from nats.aio.subscription import Subscription
 from sd_common.errors import Unavailable
 from sd_common.metrics import NatsMetrics
 from sd_common.settings import NatsSettings
+from sd_common.subjects import inbox_prefix_of
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,7 @@ class NatsClient(Client):
     def __init__(self, settings: NatsSettings, name: str, metrics: NatsMetrics | None = None) -> None:
         super().__init__()
         self._metrics = metrics or NatsMetrics()
-        self._servers = [url.strip() for url in settings.nats_url.get_secret_value().split(",")]
+        self._settings = settings
         self._name = name
         self._was_opened = False
         self._is_shutting = False
@@ -48,15 +49,19 @@ class NatsClient(Client):
 
     @property
     def user(self) -> str | None:
-        """The user name in the server's URL, if it has one."""
-        return urlsplit(self._servers[0]).username
+        """The user name that it logs in with, if it has one."""
+        return self._settings.user
 
     async def open(self) -> None:
         """Connect. Waits for a server that is not there yet: services may start in any order."""
+        settings = self._settings
         await self.connect(
-            servers=self._servers,
+            servers=settings.servers,
+            user=settings.nats_user,  # without these, nats-py takes them from the URL
+            password=settings.password,
+            tls=ssl.create_default_context(cafile=settings.nats_tls_ca) if settings.nats_tls_ca else None,
             name=self._name,
-            inbox_prefix=f"_INBOX_{self.user or self._name}",
+            inbox_prefix=inbox_prefix_of(settings.user or self._name),
             max_reconnect_attempts=-1,  # the default of 60 ends in a closed connection
             reconnect_time_wait=_RECONNECT_PAUSE_S,  # type: ignore[arg-type]  # seconds; annotated as int, used as a float
             ping_interval=10,
@@ -167,6 +172,12 @@ class NatsClient(Client):
     def _check_opened(self) -> None:
         if not self._was_opened:
             raise nats.errors.ConnectionReconnectingError
+
+    def _connect_command(self) -> bytes:
+        """As nats-py's, which tells the password to a server that offers no TLS, also where TLS is asked for."""
+        if self._settings.nats_tls_ca is not None and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("nats: the server offers no TLS, which NATS_TLS_CA asks for")
+        return super()._connect_command()
 
     async def _log_error(self, error: Exception) -> None:
         # nats-py shows a permission denial as a timeout; its cause is only told here. Each of its tries to reconnect

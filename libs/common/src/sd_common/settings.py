@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sd_common.parameters import MAX_PROMPT_CHARS, MAX_STEPS
@@ -65,8 +68,60 @@ class NatsSettings(Settings):
 
     nats_url: SecretStr = Field(
         default=SecretStr("nats://127.0.0.1:4222"),
-        description="One or more server URLs, comma-separated, with user and password where the server asks for them.",
+        description="One or more server URLs, comma-separated. User and password may stand in them.",
     )
+    nats_user: str | None = Field(default=None, description="User, where the server asks for one.")
+    nats_password: SecretStr | None = Field(default=None, description="Password of NATS_USER.")
+    nats_password_file: FilePath | None = Field(
+        default=None, description="File that holds that password, in place of NATS_PASSWORD."
+    )
+    nats_tls_ca: FilePath | None = Field(
+        default=None,
+        description="File of the certificate authorities, in PEM form, of which one must have signed the server's "
+        "certificate. With it, the password goes to no server without TLS.",
+    )
+
+    @field_validator("nats_password_file")
+    @classmethod
+    def check_password_file(cls, file: Path | None) -> Path | None:
+        if file is not None and not file.read_text().strip():
+            raise ValueError("the file is empty")
+        return file
+
+    @field_validator("nats_tls_ca")
+    @classmethod
+    def check_tls_ca(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            try:
+                ssl.create_default_context(cafile=file)
+            except ssl.SSLError:
+                raise ValueError("the file holds no certificate in PEM form") from None
+        return file
+
+    @model_validator(mode="after")
+    def check_user_and_password(self) -> NatsSettings:
+        if self.nats_password and self.nats_password_file:
+            raise ValueError("NATS_PASSWORD and NATS_PASSWORD_FILE are both set: keep one")
+        if bool(self.nats_user) is not bool(self.nats_password or self.nats_password_file):
+            raise ValueError("NATS_USER needs NATS_PASSWORD or NATS_PASSWORD_FILE, and these need NATS_USER")
+        return self
+
+    @property
+    def servers(self) -> list[str]:
+        """The URLs."""
+        return split_at_commas(self.nats_url.get_secret_value())
+
+    @property
+    def user(self) -> str | None:
+        """Whom the server knows us as."""
+        return self.nats_user or urlsplit(self.servers[0]).username
+
+    @property
+    def password(self) -> str | None:
+        """That of `nats_user`."""
+        if self.nats_password_file is not None:
+            return self.nats_password_file.read_text().strip()
+        return self.nats_password.get_secret_value() if self.nats_password else None
 
 
 class StreamSettings(Settings):

@@ -96,6 +96,16 @@ def _bucket(
     )
 
 
+def stream_of_bucket(name: str) -> str:
+    """The stream that holds a bucket."""
+    return f"KV_{name}"
+
+
+def keys_of_bucket(name: str) -> str:
+    """The subjects of all keys of a bucket."""
+    return f"$KV.{name}.>"
+
+
 def jobs_consumer_name(lane: ModelLane) -> str:
     """A model key ends in hex digits: none is the name of another model's lane."""
     return lane.model_key if lane.lane == "rest" else f"{lane.model_key}-{lane.lane}"

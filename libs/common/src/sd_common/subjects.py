@@ -27,10 +27,12 @@ from sd_common.keys import key_of_name
 from sd_common.lanes import Lane
 from sd_common.model_names import model_key
 
-JOBS = ("jobs.*", "jobs.*.first", "jobs.*.next")
+JOBS_WITHOUT_LANE = "jobs.*"
+JOBS = (JOBS_WITHOUT_LANE, "jobs.*.first", "jobs.*.next")
 JOBS_OF_ALL_LANES = "jobs.>"
 EVENTS = "events.*.*.*"
 FEED = "feed.>"
+PROGRESS = "progress.>"
 CANCELS = "cancels.*"
 WORKERS = "workers.*"
 ROLL_CALL = "roll_call"
@@ -123,14 +125,19 @@ def events_of_user(user: str) -> str:
     return f"events.{check_token(user)}.*.*"
 
 
-def feed_of_user(user: str) -> str:
-    """Filter for what the feed tells of all tasks of one user."""
-    return f"feed.{check_token(user)}.*.*"
-
-
 def progress_of_session(user: str, session: str) -> str:
     """Filter for the progress of all tasks of one session."""
     return f"progress.{check_token(user)}.{check_token(session)}.*"
+
+
+def feed_of_user(user: str) -> str:
+    """Filter for the feed of all tasks of one user."""
+    return f"feed.{check_token(user)}.>"
+
+
+def progress_of_user(user: str) -> str:
+    """Filter for the progress of all tasks of one user."""
+    return f"progress.{check_token(user)}.>"
 
 
 def parse_task_subject(subject: str) -> tuple[TaskSubjectPrefix, TaskRef]:
@@ -155,3 +162,8 @@ def task_id_of_cancel(subject: str) -> str:
 def announcements_of(worker: str) -> str:
     """The subject of a worker's announcements."""
     return f"workers.{key_of_name(worker)}"
+
+
+def inbox_prefix_of(user: str) -> str:
+    """What the answers to a user of NATS are sent to, before a dot and more."""
+    return f"_INBOX_{user}"

@@ -115,9 +115,9 @@ class TaskLog:
             raise TaskEnded(ref.task_id, last.event.event_type)
         raise SequenceConflict(ref.task_id)
 
-    async def last(self, ref: TaskRef) -> LoggedEvent | None:
-        """The task's last event, or None where it has none."""
-        return await self._last_if_any(ref.events)
+    async def last(self, ref: TaskRef, *, of_leader: bool = False) -> LoggedEvent | None:
+        """The task's last event, or None where it has none. A replica may tell an earlier one; the leader does not."""
+        return await (self._last_of(ref.events, direct=False) if of_leader else self._last_if_any(ref.events))
 
     async def last_of_user(self, user: str, task_id: str) -> LoggedEvent | None:
         """The last event of a user's task, whichever session it belongs to."""

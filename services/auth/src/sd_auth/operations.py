@@ -56,7 +56,8 @@ class Operations:
             raise NotEnabled("Sign-up", "ENABLE_SIGNUP")
         request = _parsed(SignUpRequest, data)
         bind_contextvars(username=request.username)
-        if request.username == PUBLIC_USER or request.username.startswith(LINK_USER_PREFIX):
+        reserved = {PUBLIC_USER, *self._settings.publishers}
+        if request.username in reserved or request.username.startswith(LINK_USER_PREFIX):
             raise InvalidRequest(f"The username '{request.username}' is reserved: choose another")
         password_hash = await self._passwords.hash(request.password.get_secret_value())
         await self._users.create(UserRecord(username=request.username, password_hash=password_hash))

@@ -6,7 +6,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
 from sd_common.health import HealthPort
-from sd_common.settings import Flag, Settings, split_at_commas
+from sd_common.nats_users import DEFAULT_PUBLISHER
+from sd_common.settings import Flag, Names, Settings, split_at_commas
 
 MIN_SECRET_KEY_CHARS = 32
 
@@ -29,6 +30,10 @@ class AuthSettings(Settings):
     enable_signup: Flag = Field(default=False, description="Whether anybody may sign up.")
     enable_public_access: Flag = Field(
         default=False, description="Whether anybody may get a token of the public user `all`, without a password."
+    )
+    publishers: Names = Field(
+        default=(DEFAULT_PUBLISHER,),
+        description="Internal publishers, separated by commas: users of NATS whose names nobody may sign up with.",
     )
     print_link_with_token: Flag = Field(
         default=False,

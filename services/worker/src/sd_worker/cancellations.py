@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
@@ -18,6 +20,9 @@ from sd_common.task_log import TaskLog
 
 log = structlog.get_logger(__name__)
 
+#: Before another look, where NATS did not answer for long.
+_RETRY_PAUSE_S = 1.0
+
 
 @dataclass(eq=False)
 class Cancellation:
@@ -25,6 +30,8 @@ class Cancellation:
 
     ref: TaskRef
     requested: bool = False
+    #: Somebody says that it is: look into the log.
+    told: asyncio.Event = field(default_factory=asyncio.Event)
     _on_request: list[Callable[[], None]] = field(default_factory=list)
 
     def on_request(self, callback: Callable[[], None]) -> None:
@@ -41,7 +48,11 @@ class Cancellation:
 
 
 class Cancellations:
-    """Listens to `cancels.*` for the tasks that this worker runs."""
+    """Listens to `cancels.*` for the tasks that this worker runs.
+
+    A cancel counts for nothing by itself: others than gateways may send one. It has the worker look into the task's
+    log, whether it has ended. So has a reconnect, since cancels that are sent meanwhile are lost.
+    """
 
     def __init__(self, client: NatsClient, task_log: TaskLog) -> None:
         self._client = client
@@ -50,7 +61,7 @@ class Cancellations:
 
     async def start(self) -> None:
         await self._client.subscribe(subjects.CANCELS, cb=self._on_cancel)
-        self._client.on_reconnect(self._recheck)
+        self._client.on_reconnect(self._look_at_all)
 
     @contextmanager
     def watched(self, ref: TaskRef) -> Iterator[Cancellation]:
@@ -58,9 +69,11 @@ class Cancellations:
         task after that sends a cancel, whoever did before makes that write fail."""
         cancellation = Cancellation(ref)
         self._watched[ref.task_id] = cancellation
+        looking = asyncio.create_task(self._look_when_told(cancellation), name="look-for-end")
         try:
             yield cancellation
         finally:
+            looking.cancel()
             if self._watched.get(ref.task_id) is cancellation:
                 del self._watched[ref.task_id]
 
@@ -70,15 +83,24 @@ class Cancellations:
         except SubjectError:
             return
         if cancellation := self._watched.get(task_id):
-            cancellation.request()
+            cancellation.told.set()
 
-    async def _recheck(self) -> None:
-        """Cancels are not stored: those sent while this worker was away are found in the log."""
-        for cancellation in list(self._watched.values()):
+    async def _look_at_all(self) -> None:
+        for cancellation in self._watched.values():
+            cancellation.told.set()
+
+    async def _look_when_told(self, cancellation: Cancellation) -> None:
+        """One look at a time, however many cancels come."""
+        while not cancellation.requested:
+            await cancellation.told.wait()
+            cancellation.told.clear()
             try:
-                last = await self._task_log.last(cancellation.ref)
-            except Unavailable:
-                log.warning("recheck_of_cancellations_failed")
-                return
+                # The leader's: a replica may not have it yet.
+                last = await self._task_log.last(cancellation.ref, of_leader=True)
+            except (Unavailable, nats.errors.Error):
+                log.warning("cancel_not_looked_up", task_id=cancellation.ref.task_id)
+                cancellation.told.set()
+                await asyncio.sleep(_RETRY_PAUSE_S)
+                continue
             if last is not None and last.event_type in TERMINAL_TYPES:
                 cancellation.request()

@@ -15,8 +15,8 @@ from sd_common import subjects
 from sd_common.allowed_models import check_model_allowed
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
-from sd_common.errors import ModelNotAllowed, Unavailable
-from sd_common.events import CANCELLED_BY_USER, AbortCode, TaskResult, TaskTimings
+from sd_common.errors import ModelNotAllowed, TaskEnded, Unavailable
+from sd_common.events import AbortCode, TaskResult, TaskTimings
 from sd_common.jobs import Job
 from sd_common.messages import now
 from sd_common.model_names import model_key
@@ -191,8 +191,7 @@ class TaskHandler:
             case Failed():
                 await self._events.abort(attempt, outcome.code, outcome.reason)
             case Cancelled() if cancellation.requested:
-                # Who sends a cancel has written `aborted` before; an internal service may send one alone.
-                await self._events.abort(attempt, "cancelled", CANCELLED_BY_USER)
+                raise TaskEnded(job.task_id, "aborted")
             case Cancelled():
                 raise HandedBack("the engine was stopped")
         return "aborted"
