@@ -45,7 +45,7 @@ async def test_users_pictures_and_queued_tasks_come_back_from_a_backup(
     tmp_path: Path, model_dir: Path, backend: str
 ) -> None:
     """A task that was running is run again; what was queued is run; each has one end."""
-    with servers.nats_server(on=backend) as nats, servers.s3_server(on=backend) as s3:
+    with servers.nats_server_with_users() as nats, servers.s3_server(on=backend) as s3:
         deployment = Deployment(tmp_path / "lost", nats, s3.minio_settings("pictures"), model_dir)
         deployment.provision()
         async with _running(deployment) as client:
@@ -58,13 +58,13 @@ async def test_users_pictures_and_queued_tasks_come_back_from_a_backup(
                 running = await client.submit(**_LONG)
                 await events.until(running, "started")
             queued = [await client.submit(**_SHORT) for _ in range(3)]
-            run_commands(commands("What commands need") + commands("Save"), tmp_path, deployment.env)
+            run_commands(commands("What commands need") + commands("Save"), tmp_path, deployment.provision_env)
             assert (await client.last_event(running))["event_type"] == "started", "the backup took longer than the task"
             after = await client.submit(**_SHORT)
 
-    with servers.nats_server(on=backend) as nats, servers.s3_server(on=backend) as s3:
+    with servers.nats_server_with_users() as nats, servers.s3_server(on=backend) as s3:
         deployment = Deployment(tmp_path / "restored", nats, s3.minio_settings("pictures"), model_dir)
-        run_commands(commands("What commands need") + commands("Restore"), tmp_path, deployment.env)
+        run_commands(commands("What commands need") + commands("Restore"), tmp_path, deployment.provision_env)
         async with _running(deployment) as client:
             answer = await client.post("/token", data={"username": "alice", "password": "correct horse"})
             client.token = answer.json["access_token"]

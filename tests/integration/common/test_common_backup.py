@@ -28,7 +28,7 @@ from sd_common.streams import (
 from sd_common.subjects import ModelLane
 from support import servers
 from support.nats_cluster import NUM_NODES, nats_cluster
-from support.servers import nats_settings_of
+from support.servers import NatsServer, nats_settings_of
 
 #: Of events: more than a few chunks, even after nats-server's compression.
 _EVENT_BYTES = 100_000
@@ -78,23 +78,24 @@ async def _connected(settings: NatsSettings) -> AsyncIterator[NatsClient]:
 
 def _command(settings: NatsSettings, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """`python -m sd_common.backup`."""
-    env = {**os.environ, "NATS_URL": settings.nats_url.get_secret_value()}
+    env = {**os.environ, **servers.nats_env(settings)}
     command = [sys.executable, "-m", "sd_common.backup", *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 async def test_a_restored_server_has_the_messages_with_their_sequences_and_what_workers_had_taken(
-    nats_client: NatsClient, nats_settings: NatsSettings, tmp_path: Path
+    nats_client: NatsClient, nats_server: NatsServer, tmp_path: Path
 ) -> None:
+    """By provisioning's user, to which the rights are given."""
     await _fill(nats_client)
     done, _taken = await (await nats_client.jetstream().pull_subscribe_bind("tiny-0", JOBS)).fetch(2)
     await done.ack_sync()
     contents = await _contents(nats_client)
     assert len(contents[JOBS]) == _NUM_JOBS - 1
-    saved = _command(nats_settings, "save", tmp_path / "saved")
+    saved = _command(nats_settings_of(nats_server, "provision"), "save", tmp_path / "saved")
     assert saved.returncode == 0, saved.stderr
-    with servers.nats_server() as other:
-        restored = _command(nats_settings_of(other), "restore", tmp_path / "saved")
+    with servers.nats_server_with_users() as other:
+        restored = _command(nats_settings_of(other, "provision"), "restore", tmp_path / "saved")
         assert restored.returncode == 0, restored.stderr
         async with _connected(nats_settings_of(other)) as client:
             assert await _contents(client) == contents
@@ -113,12 +114,10 @@ async def test_streams_of_one_server_are_restored_to_a_cluster_with_three_copies
         assert (await cluster_without_streams.jetstream().stream_info(stream)).config.num_replicas == NUM_NODES
 
 
-async def test_streams_that_are_there_are_left_alone(
-    nats_client: NatsClient, nats_settings: NatsSettings, tmp_path: Path
-) -> None:
+async def test_streams_that_are_there_are_left_alone(nats_client: NatsClient, tmp_path: Path) -> None:
     await _fill(nats_client)
     await save(nats_client, tmp_path / "saved")
-    with servers.nats_server() as other:
+    with servers.nats_server_with_users() as other:
         async with _connected(nats_settings_of(other)) as client:
             await client.jetstream().add_stream(events_stream(StreamSettings(_env_file=None)))
             refused = _command(nats_settings_of(other), "restore", tmp_path / "saved")
@@ -131,7 +130,7 @@ async def test_a_backup_that_is_not_complete_makes_no_stream(nats_client: NatsCl
     await _fill(nats_client)
     await save(nats_client, tmp_path / "saved")
     (tmp_path / "saved" / STREAMS[-1] / "backup.json").unlink()
-    with servers.nats_server() as other:
+    with servers.nats_server_with_users() as other:
         async with _connected(nats_settings_of(other)) as client:
             with pytest.raises(BackupError, match=f"{STREAMS[-1]} holds no complete backup"):
                 await restore(client, tmp_path / "saved", 1)
@@ -143,7 +142,7 @@ async def test_a_damaged_backup_is_refused_by_nats_server(nats_client: NatsClien
     await save(nats_client, tmp_path / "saved")
     data = tmp_path / "saved" / EVENTS / "stream.tar.s2"
     data.write_bytes(data.read_bytes()[:-1000])
-    with servers.nats_server() as other:
+    with servers.nats_server_with_users() as other:
         async with _connected(nats_settings_of(other)) as client:
             with pytest.raises(BackupError, match="Stream EVENTS: nats-server answers: "):
                 await restore(client, tmp_path / "saved", 1)

@@ -124,8 +124,3 @@ def jobs_consumer(lane: ModelLane, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> Co
         max_ack_pending=10_000,
         max_waiting=4096,
     )
-
-
-def stream_of_bucket(name: str) -> str:
-    """The stream that holds a bucket."""
-    return f"KV_{name}"
