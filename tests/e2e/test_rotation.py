@@ -9,29 +9,59 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from sd_embedded.s3_server import S3Server as EmbeddedS3
 from support import servers
-from support.client import PATIENCE_S, Client
-from support.deployment import Deployment
-from support.servers import S3Server
+from support.client import PATIENCE_S, Client, Json
+from support.deployment import BASE_URL, Deployment
+from support.events import TERMINAL_TYPES
+from support.servers import NatsServerWithUsers
 
 _REPLICAS = ("auth-1", "auth-2")
 _SIGN_UP = {"ENABLE_SIGNUP": "1"}
 _PASSWORD = "correct horse"
+_SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
+#: Some seconds on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 200, "width": 128, "height": 128, "scheduler": "ddim"}
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, s3_server: S3Server, backend: str) -> Iterator[Deployment]:
+def nats() -> Iterator[NatsServerWithUsers]:
+    with servers.nats_server_with_users() as nats:
+        yield nats
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[EmbeddedS3]:
+    """One of the test's own."""
+    directory = tmp_path / "s3"
+    directory.mkdir()
+    s3 = EmbeddedS3(directory, "test", secrets.token_hex(20))
+    s3.start()
+    yield s3
+    s3.terminate()
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, model_dir: Path, nats: NatsServerWithUsers, s3: EmbeddedS3) -> Iterator[Deployment]:
     """A gateway, and nobody behind it yet."""
-    minio = s3_server.minio_settings("rotation")
-    with servers.nats_server(on=backend) as nats:
-        deployment = Deployment(tmp_path, nats, minio, tmp_path)
-        try:
-            deployment.provision()
-            deployment.start_gateway()
-            yield deployment
-        finally:
-            deployment.stop()
+    deployment = Deployment(tmp_path, nats, s3.minio_settings("rotation"), model_dir)
+    try:
+        deployment.provision()
+        deployment.start_gateway()
+        yield deployment
+    finally:
+        deployment.stop()
+
+
+@pytest_asyncio.fixture
+async def session(deployment: Deployment) -> AsyncIterator[Client]:
+    """Has a public token."""
+    deployment.start_auth()
+    async with _client(deployment) as client:
+        await client.take_public_token()
+        yield client
 
 
 @asynccontextmanager
@@ -41,6 +71,27 @@ async def _client(deployment: Deployment) -> AsyncIterator[Client]:
             while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
                 await asyncio.sleep(0.1)
         yield client
+
+
+async def _until_ended(client: Client, task_id: str) -> Json:
+    """Its last event."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (event := await client.last_event(task_id))["event_type"] not in TERMINAL_TYPES:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    return event
+
+
+async def _run_some_seconds(client: Client) -> str:
+    """A task that has begun: one that waits for its model is handed back by a worker that is told to stop."""
+    async with client.events("&progress=1") as events:
+        running = await client.submit(**_LONG)
+        while (await events.until(running, "progress"))["stage"] != "denoising":
+            pass
+    return running
+
+
+async def _status_of_picture(client: Client, finished: Json) -> int:
+    return (await client.get(str(finished["result"]["blob_url"]).removeprefix(BASE_URL))).status
 
 
 class _GoesOn:
@@ -110,3 +161,53 @@ async def test_secret_key_changes_while_every_token_goes_on_counting(deployment:
         assert (await again.get("/tasks")).status == 401
         again.token = newer
         assert (await again.get("/tasks")).status == 200
+
+
+async def test_passwords_of_nats_change_and_no_task_is_lost(
+    deployment: Deployment, nats: NatsServerWithUsers, session: Client
+) -> None:
+    """Workers finish what they run before, and take what waits after."""
+    deployment.start_worker("one")
+    running = await _run_some_seconds(session)
+    waiting = await session.submit(**_SHORT)
+    assert await asyncio.to_thread(deployment.services["one"].process.terminate, PATIENCE_S) == 0
+    assert (await session.last_event(running))["event_type"] == "finished"
+    nats.change_passwords()
+    async with asyncio.timeout(PATIENCE_S):
+        while (await session.get("/readyz")).status != 503:  # noqa: ASYNC110 - it finds that it is refused
+            await asyncio.sleep(0.1)
+    for name in ("auth", "gateway"):
+        assert deployment.services[name].process.terminate() == 0
+    deployment.start_auth()
+    deployment.start_gateway()
+    deployment.start_worker("one")
+    async with _client(deployment) as again:
+        again.token = session.token
+        for task_id in (running, waiting):
+            assert (await _until_ended(again, task_id))["event_type"] == "finished"
+
+
+async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
+    deployment: Deployment, tmp_path: Path, s3: EmbeddedS3, session: Client
+) -> None:
+    """Workers store what they run before; what was stored is there after."""
+    deployment.start_worker("one")
+    running = await _run_some_seconds(session)
+    assert await asyncio.to_thread(deployment.services["one"].process.terminate, PATIENCE_S) == 0
+    finished = await session.last_event(running)
+    waiting = await session.submit(**_SHORT)
+    s3.terminate()
+    changed = EmbeddedS3(tmp_path / "s3", "test", secrets.token_hex(20))
+    changed.start()
+    try:
+        assert await _status_of_picture(session, finished) == 503
+        keys = {"MINIO_SECRET_KEY": changed.minio_settings().minio_secret_key.get_secret_value()}
+        assert deployment.services["gateway"].process.terminate() == 0
+        deployment.start_gateway(keys)
+        deployment.start_worker("one", keys)
+        async with _client(deployment) as again:
+            again.token = session.token
+            for event in (finished, await _until_ended(again, waiting)):
+                assert await _status_of_picture(again, event) == 200
+    finally:
+        changed.terminate()
