@@ -1,10 +1,13 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test fidelity chaos fuzz check audit sbom clean openapi asyncapi nats-conf bench train-shapes evaluate-shapes samples compose-up compose-down compose-config k8s-render prometheus-rule
+.PHONY: help setup run test fidelity chaos fuzz check audit sbom clean openapi asyncapi nats-conf bench train-shapes evaluate-shapes samples compose-up compose-down compose-secrets compose-config image-sizes k8s-render prometheus-rule
 
 PYTHON ?= python3
 PIP_ARGS ?=
 PYTEST_ARGS ?= -n 2
 K8S_OVERLAY ?= production
+SECRETS := SECRET_KEY MINIO_ACCESS_KEY MINIO_SECRET_KEY GRAFANA_ADMIN_PASSWORD \
+	$(patsubst %,NATS_%_PASSWORD,PROVISION GATEWAY AUTH WORKER INTERNAL)
+OPTIONAL_SECRETS := SECRET_KEY_PREVIOUS HUGGINGFACE_TOKEN
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := libs/common services/gateway services/auth services/worker embedded
@@ -43,6 +46,7 @@ check: setup ## Lint, types, import rules, drift of generated files, known vulne
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(SOURCES) tests benchmarks tools examples
 	$(BIN)/lint-imports
+	$(BIN)/hadolint --failure-threshold style services/*/Dockerfile
 	$(BIN)/python -m bandit --quiet --configfile pyproject.toml --recursive $(SOURCES)
 	$(BIN)/python -m sd_gateway.http.openapi | diff -u openapi.yml - || (echo 'It is stale: run make openapi' && false)
 	$(BIN)/python -m sd_common.asyncapi | diff -u asyncapi.yml - || (echo 'It is stale: run make asyncapi' && false)
@@ -92,14 +96,24 @@ samples: setup ## Draw the sample pictures of docs/images anew
 prometheus-rule: setup ## Write the alerts for the Prometheus operator anew from monitoring/alerts.yml
 	$(BIN)/python tools/prometheus_rule.py > k8s/components/monitoring/prometheus-rule.yaml
 
-compose-up: ## Build the images and run everything under docker-compose
-	docker compose up --build --detach
+compose-up: compose-secrets ## Build the images and run everything under docker-compose
+	IMAGE_REVISION=$$(git rev-parse HEAD 2>/dev/null) docker compose up --build --detach
 
 compose-down: ## Stop what compose-up started; volumes stay
 	docker compose down
 
-compose-config: ## Print the final docker-compose configuration
-	docker compose config
+# Containers read these as a user of their own: what keeps others out is the directory.
+compose-secrets: ## Make the secrets of docker-compose that secrets/ does not hold yet
+	@install -d -m 700 secrets
+	@umask 022; for name in $(SECRETS); do \
+		test -e secrets/$$name || head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' > secrets/$$name; done
+	@umask 022; for name in $(OPTIONAL_SECRETS); do test -e secrets/$$name || touch secrets/$$name; done
+
+compose-config: setup ## Print the final docker-compose configuration
+	@$(BIN)/docker-compose config
+
+image-sizes: setup ## Install what the images of auth and gateway install, as they do, and print how large it is
+	PYTHONPATH=tools $(BIN)/python -m supply_chain.image_install auth gateway
 
 k8s-render: ## Print the Kubernetes manifests of K8S_OVERLAY (production, or dev)
 	kubectl kustomize k8s/overlays/$(K8S_OVERLAY)

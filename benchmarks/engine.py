@@ -90,7 +90,7 @@ class Stock:
     @torch.inference_mode()
     def generate(self, arrivals: Sequence[Arrival]) -> None:
         steps = max(arrival.steps for arrival in arrivals)
-        self._pipeline.scheduler = create_scheduler("ddim", self._own_scheduler, steps=steps)
+        self._pipeline.scheduler = create_scheduler("ddim", self._own_scheduler)
         self._pipeline(
             [arrival.prompt for arrival in arrivals],
             width=self._side,

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sd_auth.settings import AuthSettings
 from sd_common.nats_users import users
 from sd_common.settings import LogSettings, MinioSettings, NatsSettings, RetentionSettings, Settings, StreamSettings
+from sd_embedded.child_process import installed
 from sd_gateway.settings import GatewaySettings
 from sd_worker.settings import WorkerSettings
+from supply_chain.dockerfiles import ROOT, final_stage, only, variables
 
-ROOT = Path(__file__).parents[2]
 COMPOSE = "docker-compose.yml"
+#: What may be laid on top of it.
+OVERLAYS = ("docker-compose.gpu.yml", "docker-compose.monitoring.yml")
 
 #: The services that have an image of their own, with the setting that is the image's port.
 SERVICES = {"gateway": "PORT", "auth": "HEALTH_PORT", "worker": "HEALTH_PORT"}
@@ -45,8 +46,6 @@ SECRETS = {
 #: The variables of the passwords of NATS' users: nats-server has them all, each service that of its own user.
 NATS_PASSWORDS = {user.password_variable for user in users()}
 SECRET_VALUE = "0123456789abcdef0123456789abcdef"
-#: What docker-compose does not start without.
-NEEDED_IN_ENV = {"SECRET_KEY", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", *NATS_PASSWORDS}
 
 Document = dict[str, Any]
 
@@ -56,50 +55,16 @@ def variables_of(settings_class: type[Settings]) -> set[str]:
     return {name.upper() for name in settings_class.model_fields}
 
 
-@dataclass(frozen=True)
-class Instruction:
-    """One instruction of a Dockerfile, its lines joined."""
-
-    name: str
-    rest: str
-
-    @property
-    def is_exec_form(self) -> bool:
-        return self.rest.startswith("[")
-
-    def words(self) -> list[str]:
-        """The arguments; for COPY and the like without flags."""
-        if self.is_exec_form:
-            return [str(word) for word in json.loads(self.rest)]
-        return [word for word in shlex.split(self.rest) if not word.startswith("--")]
-
-
-@cache
-def dockerfile(service: str) -> tuple[Instruction, ...]:
-    """The instructions of a service's Dockerfile."""
-    lines = (ROOT / "services" / service / "Dockerfile").read_text().splitlines()
-    text = "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    joined = re.sub(r"\\\n\s*", "", text).splitlines()
-    return tuple(Instruction(*re.split(r"\s+", line, maxsplit=1)) for line in joined)
-
-
-def final_stage(service: str) -> tuple[Instruction, ...]:
-    """The instructions of the stage that becomes the image."""
-    instructions = dockerfile(service)
-    start = max(index for index, instruction in enumerate(instructions) if instruction.name == "FROM")
-    return instructions[start:]
-
-
-def only(instructions: tuple[Instruction, ...], name: str) -> Instruction:
-    """The one instruction of this name."""
-    [instruction] = [instruction for instruction in instructions if instruction.name == name]
-    return instruction
+def port_of(service: str) -> int:
+    """The port a service takes where nobody says otherwise."""
+    default = SETTINGS[service][0].model_fields[SERVICES[service].lower()].default
+    assert isinstance(default, int)
+    return default
 
 
 def image_environment(service: str) -> dict[str, str]:
     """What the image sets."""
-    words = [word for item in final_stage(service) if item.name == "ENV" for word in item.words()]
-    return dict(word.split("=", 1) for word in words)
+    return variables(final_stage(service))
 
 
 @dataclass(frozen=True)
@@ -120,32 +85,25 @@ class Container:
         return image_environment(self.image) | given | dict.fromkeys(self.secrets, SECRET_VALUE)
 
 
-def interpolate(text: str, env: Mapping[str, str]) -> str:
-    """docker-compose's ${NAME}, ${NAME:-default} and ${NAME:?message}, one in another."""
-
-    def value(match: re.Match[str]) -> str:
-        name, operator, word = match.groups()
-        if given := env.get(name):
-            return given
-        if operator == ":?":
-            raise KeyError(f"{name}: {word}")
-        return word or ""
-
-    while (changed := re.sub(r"\$\{(\w+)(?:(:-|:\?)([^${}]*))?\}", value, text)) != text:
-        text = changed
-    return text
-
-
 @cache
-def compose_text() -> str:
-    return (ROOT / COMPOSE).read_text()
-
-
-def compose(env: Mapping[str, str] | None = None) -> Document:
-    """docker-compose.yml with the variables of .env put in: by default the secrets that it needs."""
-    needed = dict.fromkeys(NEEDED_IN_ENV, SECRET_VALUE) if env is None else env
-    document: Document = yaml.safe_load(interpolate(compose_text(), needed))
+def compose(*overlays: str, env: tuple[tuple[str, str], ...] = ()) -> Document:
+    """docker-compose.yml and what is laid on top of it, as docker-compose itself reads them with this environment."""
+    files = [f"--file={ROOT / name}" for name in (COMPOSE, *overlays)]
+    command = [installed("docker-compose"), "--env-file=/dev/null", *files, "config", "--format=json"]
+    result = subprocess.run(command, env=dict(env), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    document: Document = json.loads(result.stdout)
     return document
+
+
+def compose_text() -> str:
+    """All files of docker-compose."""
+    return "\n".join((ROOT / name).read_text() for name in (COMPOSE, *OVERLAYS))
+
+
+def compose_secrets(service: Document) -> dict[str, str]:
+    """The secrets that a service of docker-compose gets: what each is called, and where its file is mounted."""
+    return {secret["source"]: secret["target"] for secret in service.get("secrets", [])}
 
 
 def compose_containers() -> dict[str, Container]:
@@ -155,13 +113,20 @@ def compose_containers() -> dict[str, Container]:
         if "build" not in service:
             continue
         environment: dict[str, str | None] = service["environment"]
+        secrets = {name.removesuffix("_FILE") for name in environment if name.endswith("_FILE")}
         image = Path(service["build"]["dockerfile"]).parent.name
         containers[name] = Container(
             image=image,
-            command=service.get("entrypoint") or only(final_stage(image), "ENTRYPOINT").words(),
-            environment={name: value for name, value in environment.items() if name not in SECRETS},
-            secrets=set(environment) & set(SECRETS),
-            grace_s=float(service.get("stop_grace_period", "10s").removesuffix("s")),
-            ports={int(port.rpartition(":")[2]) for port in service.get("ports", [])},
+            command=service["entrypoint"] or only(final_stage(image), "ENTRYPOINT").words(),
+            environment={name: value for name, value in environment.items() if not name.endswith("_FILE")},
+            secrets=secrets,
+            grace_s=_seconds(service.get("stop_grace_period", "10s")),
+            ports={port["target"] for port in service.get("ports", [])},
         )
     return containers
+
+
+def _seconds(duration: str) -> float:
+    """Of what docker-compose writes as 5m50s."""
+    minutes, seconds = re.fullmatch(r"(?:(\d+)m)?(?:(\d+)s)?", duration).groups()  # type: ignore[union-attr]
+    return 60 * int(minutes or 0) + int(seconds or 0)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from contract.manifests import ROOT, Container, Document, final_stage, only
+from contract.manifests import Container, Document
+
+from supply_chain.dockerfiles import ROOT, final_stage, only
 
 #: What can be rendered: the base, and what is applied.
 BASE, DEV, PRODUCTION = KUSTOMIZATIONS = ("k8s/base", "k8s/overlays/dev", "k8s/overlays/production")

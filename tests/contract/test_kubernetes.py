@@ -10,7 +10,7 @@ from pathlib import Path
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
-from contract.manifests import ROOT, SERVICES, SETTINGS, compose_containers
+from contract.manifests import SERVICES, SETTINGS, compose_containers
 from contract.rendered import (
     BASE,
     DEV,
@@ -34,6 +34,7 @@ from sd_common.nats_conf import configuration
 from sd_common.nats_users import users
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.websocket import PING_INTERVAL_S
+from supply_chain.dockerfiles import ROOT
 
 UID = 10001
 SCHEMAS = Path(__file__).parent / "schemas"

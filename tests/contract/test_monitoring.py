@@ -10,8 +10,8 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from contract.manifests import ROOT
 
+from supply_chain.dockerfiles import ROOT
 from support.metrics import Declared, declared
 
 GROUPS = declared()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from contract.manifests import ROOT, SERVICES, SETTINGS, Document
+from contract.manifests import SERVICES, SETTINGS, Document
 from contract.rendered import (
     BASE,
     DEV,
@@ -24,6 +24,7 @@ from contract.rendered import (
 )
 
 from sd_common.settings import MinioSettings, NatsSettings
+from supply_chain.dockerfiles import ROOT
 
 INTERNET = "the internet"
 DNS = "kube-system/kube-dns"

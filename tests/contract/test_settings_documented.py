@@ -7,9 +7,10 @@ import re
 from typing import Any
 
 import pytest
-from contract.manifests import NATS_PASSWORDS, NEEDED_IN_ENV, ROOT, SECRET_VALUE, compose_text, variables_of
+from contract.manifests import SECRET_VALUE, compose_text, variables_of
 
 from sd_common.settings import Settings
+from supply_chain.dockerfiles import ROOT
 
 PACKAGES = {
     "sd_common": "libs/common",
@@ -19,7 +20,10 @@ PACKAGES = {
     "sd_embedded": "embedded",
 }
 #: docker-compose's own, read by no service.
-OF_COMPOSE = {"NATS_IMAGE", "MINIO_IMAGE", "TORCH_INDEX_URL", *NATS_PASSWORDS}
+OF_COMPOSE = {"NATS_IMAGE", "MINIO_IMAGE", "PROMETHEUS_IMAGE", "GRAFANA_IMAGE", "GRAFANA_PORT", "TORCH_INDEX_URL"}
+OF_COMPOSE |= {"IMAGE_REVISION", "IMAGE_SOURCE"}
+#: Read by docker-compose itself.
+OF_COMPOSE_ITSELF = {"COMPOSE_FILE"}
 #: They are made up anew in each process.
 WITHOUT_ONE_DEFAULT = {"WORKER_NAME"}
 
@@ -45,13 +49,13 @@ ENV_EXAMPLE = re.findall(r"^(#?)([A-Z][A-Z0-9_]*)=(.*)$", (ROOT / ".env.example"
 
 def test_env_example_names_every_setting_once_and_nothing_else() -> None:
     names = [name for _, name, _ in ENV_EXAMPLE]
-    assert sorted(names) == sorted(EVERY_SETTING | OF_COMPOSE)
+    assert sorted(names) == sorted(EVERY_SETTING | OF_COMPOSE | OF_COMPOSE_ITSELF)
 
 
 def test_env_example_holds_no_value_but_defaults() -> None:
     """A copy of it changes nothing: what is not commented out has to be filled in."""
     set_here = {name: value for comment, name, value in ENV_EXAMPLE if not comment}
-    assert set_here == dict.fromkeys(NEEDED_IN_ENV, "")
+    assert set_here == {"SECRET_KEY": "", "MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": ""}
 
 
 def _loaded(settings_class: type[Settings], monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
@@ -80,8 +84,15 @@ def test_default_in_env_example_is_the_default(name: str, shown: str, monkeypatc
 
 
 def test_env_example_names_every_variable_of_docker_compose() -> None:
-    used = set(re.findall(r"\$\{(\w+)", compose_text()))
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", compose_text()))
     assert OF_COMPOSE <= used <= {name for _, name, _ in ENV_EXAMPLE}
+
+
+@pytest.mark.parametrize("name", sorted(OF_COMPOSE))
+def test_default_of_docker_compose_is_the_one_in_env_example(name: str) -> None:
+    """That of docker-compose.yml, where the files on top of it have another."""
+    [shown] = [value for _, each, value in ENV_EXAMPLE if each == name]
+    assert re.findall(rf"\$\{{{name}:-([^}}]*)\}}", compose_text())[0] == shown
 
 
 @pytest.mark.parametrize("settings_class", CLASSES, ids=lambda each: each.__name__)

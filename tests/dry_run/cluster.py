@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from contract.manifests import ROOT, SETTINGS, Document, image_environment
+from contract.manifests import SETTINGS, Document, image_environment
 from contract.rendered import (
     container_of,
     containers_of,
@@ -29,6 +29,7 @@ from dry_run.pods import Pod
 
 from sd_embedded.child_process import installed
 from sd_embedded.s3_server import S3Server
+from supply_chain.dockerfiles import ROOT
 
 _LOOPBACK = "127.0.0.1"
 _READY_WITHIN_S = 60.0

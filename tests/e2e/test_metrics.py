@@ -86,7 +86,6 @@ async def test_a_task_that_its_user_aborts_while_it_runs_had_ended_for_its_worke
     page = await metrics.until(1, "sd_jobs_total", kind="txt2img", ending="had_ended")
     assert metrics.moved(page, "sd_task_events_total", event_type="aborted", code="cancelled") == 1
     assert metrics.moved(page, "sd_jobs_total", kind="txt2img", ending="finished") == 0
-    assert metrics.moved(page, "sd_task_event_conflicts_total") == 1
 
 
 async def test_requests_are_counted_by_the_pattern_of_their_path(session: Client, metrics: Metrics) -> None:

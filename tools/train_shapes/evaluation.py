@@ -77,7 +77,7 @@ def asked_scenes(num_scenes: int) -> list[tuple[Scene, str]]:
 
 def pictures_of(pipeline: StableDiffusionPipeline, prompts: Sequence[str], setting: Setting) -> list[Image.Image]:
     """One picture for each prompt; the n-th has seed `SEED` + n."""
-    pipeline.scheduler = create_scheduler(setting.scheduler, pipeline.scheduler, steps=setting.steps)
+    pipeline.scheduler = create_scheduler(setting.scheduler, pipeline.scheduler)
     pictures: list[Image.Image] = []
     batch_size = max(1, BATCH_SIZE * 128 * 128 // setting.side**2)
     for start in tqdm(range(0, len(prompts), batch_size), desc=str(setting), leave=False):

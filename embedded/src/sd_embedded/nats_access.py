@@ -36,7 +36,6 @@ class NatsAccess:
             nats_url=SecretStr(url),
             nats_user=user,
             nats_password=SecretStr(self._passwords[user]),
-            nats_password_file=None,
             nats_tls_ca=None,
         )
 

@@ -200,7 +200,7 @@ async def test_no_call_waits_for_long_behind_others_that_hang(
     minio_settings: MinioSettings, s3_server: S3Server
 ) -> None:
     """More calls than there may be transfers at once."""
-    patience = Patience(read_timeout_s=0.5, num_retries=0, call_timeout_s=1.0)
+    patience = Patience(read_timeout_s=0.5, call_timeout_s=1.0)
     async with BlobStore(minio_settings, patience) as blobs:
         os.kill(s3_server.pid, signal.SIGSTOP)
         started = time.monotonic()

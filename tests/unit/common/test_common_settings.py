@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from sd_common.settings import (
     Flag,
@@ -153,32 +154,19 @@ def _told(settings_class: type[Settings], capsys: pytest.CaptureFixture[str]) ->
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["NATS_PASSWORD_FILE", "NATS_TLS_CA"])
-def test_a_file_of_nats_that_is_not_there_is_told(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_authority_of_nats_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(name, "/nowhere/file")
-    assert f"  {name}: Path does not point to a file" in _told(NatsSettings, capsys)
+    monkeypatch.setenv("NATS_TLS_CA", "/nowhere/file")
+    assert "  NATS_TLS_CA: Path does not point to a file" in _told(NatsSettings, capsys)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        ("NATS_PASSWORD_FILE", "\n", "the file is empty"),
-        ("NATS_TLS_CA", "no certificate", "the file holds no certificate in PEM form"),
-    ],
-)
-def test_a_file_of_nats_that_holds_nothing_of_use_is_told(
-    name: str,
-    content: str,
-    sentence: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+def test_an_authority_of_nats_that_is_no_certificate_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text(content)
-    monkeypatch.setenv(name, str(tmp_path / "file"))
-    assert f"  {name}: {sentence}" in _told(NatsSettings, capsys)
+    (tmp_path / "file").write_text("no certificate")
+    monkeypatch.setenv("NATS_TLS_CA", str(tmp_path / "file"))
+    assert "  NATS_TLS_CA: the file holds no certificate in PEM form" in _told(NatsSettings, capsys)
 
 
 def test_the_password_of_nats_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -200,13 +188,77 @@ def test_a_user_of_nats_needs_a_password_and_a_password_a_user(
     assert "NATS_USER needs NATS_PASSWORD or NATS_PASSWORD_FILE" in _told(NatsSettings, capsys)
 
 
-def test_two_passwords_of_nats_are_one_too_many(
+def test_a_setting_is_read_from_the_file_that_a_variable_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-the-file\n")
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "key"))
+    assert load_settings(MinioSettings).minio_secret_key.get_secret_value() == "from-the-file"
+
+
+def test_env_may_name_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-the-file")
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    (tmp_path / ".env").write_text("MINIO_SECRET_KEY_FILE=key\n")
+    assert load_settings(MinioSettings).minio_secret_key.get_secret_value() == "from-the-file"
+
+
+def test_every_setting_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "flag").write_text(" off\n")
+    monkeypatch.setenv("ENABLE_THAT_FILE", str(tmp_path / "flag"))
+    assert load_settings(_Flags).enable_that is False
+
+
+def test_an_empty_file_is_as_good_as_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("hunter2")
-    monkeypatch.setenv("NATS_USER", "gateway")
-    monkeypatch.setenv("NATS_PASSWORD", "hunter2")
-    monkeypatch.setenv("NATS_PASSWORD_FILE", str(tmp_path / "file"))
-    told = _told(NatsSettings, capsys)
-    assert "NATS_PASSWORD and NATS_PASSWORD_FILE are both set: keep one" in told
+    (tmp_path / "empty").write_text("\n")
+    monkeypatch.setenv("LOG_LEVEL_FILE", str(tmp_path / "empty"))
+    assert load_settings(LogSettings).log_level == "INFO"
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "empty"))
+    assert "MINIO_SECRET_KEY: is needed but not set" in _told(MinioSettings, capsys)
+
+
+def test_an_empty_variable_names_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", "")
+    assert load_settings(MinioSettings).minio_secret_key.get_secret_value() == "hunter2-hunter2"
+
+
+def test_files_that_cannot_be_read_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    monkeypatch.delenv("MINIO_ACCESS_KEY")
+    monkeypatch.delenv("MINIO_SECRET_KEY")
+    monkeypatch.setenv("MINIO_ACCESS_KEY_FILE", "/nowhere/file")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "binary"))
+    assert _told(MinioSettings, capsys).splitlines() == [
+        "Wrong settings:",
+        "  MINIO_ACCESS_KEY_FILE: the file cannot be read: No such file or directory",
+        "  MINIO_SECRET_KEY_FILE: the file holds no UTF-8 text",
+    ]
+
+
+def test_a_value_and_a_file_are_one_too_many(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("from-the-file")
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "key"))
+    told = _told(MinioSettings, capsys)
+    assert "MINIO_SECRET_KEY_FILE: MINIO_SECRET_KEY is set as well: keep one of the two" in told
     assert "hunter2" not in told
+
+
+def test_a_wrong_value_in_a_file_is_told_but_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "level").write_text("hunter2")
+    monkeypatch.setenv("LOG_LEVEL_FILE", str(tmp_path / "level"))
+    told = _told(LogSettings, capsys)
+    assert "LOG_LEVEL: String should match pattern" in told
+    assert "hunter2" not in told
+
+
+def test_what_a_program_gives_goes_before_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", "/nowhere/file")
+    assert MinioSettings(minio_secret_key=SecretStr("given")).minio_secret_key.get_secret_value() == "given"

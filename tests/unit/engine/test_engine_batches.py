@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Hashable
 from typing import Any
 
+import pytest
 import torch
 from unit.engine.recorder import EngineUnderTest, picture, txt2img
 
+from sd_worker.engine import shapes
 from sd_worker.engine.batches import NetworkCall, run_together
+from sd_worker.engine.shapes import KnownShapes
 
 
 class Doubles(torch.nn.Module):
@@ -58,3 +63,49 @@ def test_a_wide_and_a_high_picture_of_flux_in_flight_together_are_as_alone(engin
     for _ in alone:
         outcome = engine.recorder.next_outcome()
         assert picture(outcome).tobytes() == alone[outcome.task_id]  # type: ignore[arg-type]
+
+
+def test_the_shape_of_what_stays_the_same_is_looked_at_once_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[object] = []
+    shape_of = shapes.shape_of
+
+    def look(value: object) -> Hashable:
+        looked_at.append(value)
+        return shape_of(value)
+
+    monkeypatch.setattr(shapes, "shape_of", look)
+    prompt, known = torch.zeros(2, 7, 3), KnownShapes()
+
+    def at_step(latents: torch.Tensor, prompt: torch.Tensor) -> NetworkCall:
+        return NetworkCall("denoise", NETWORK, (latents,), {"encoder_hidden_states": prompt}, shapes=known)
+
+    groups = {at_step(torch.zeros(2, 4, 8, 8), prompt).group for _ in range(3)}
+
+    assert len(groups) == 1
+    assert sum(value is prompt for value in looked_at) == 1
+    assert at_step(torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 3)).group not in groups
+
+
+def test_positions_are_not_kept_in_memory() -> None:
+    gone = call(2, 4)
+    positions = weakref.ref(gone.keywords["img_ids"])
+    assert gone.group is not None
+
+    del gone
+
+    assert positions() is None
+
+
+class TellsItsTimesteps(torch.nn.Module):
+    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor) -> tuple[torch.Tensor]:
+        return (timesteps,)
+
+
+def test_timesteps_of_the_cpu_go_where_the_latents_are() -> None:
+    """Some schedulers keep theirs on the CPU, others have them on the device."""
+    network, latents = TellsItsTimesteps(), torch.zeros(1, 4, 8, 8, device="meta")
+    timesteps = [torch.tensor(1), torch.tensor(2.5, device="meta")]
+
+    results = run_together([NetworkCall("denoise", network, (latents, timestep), {}) for timestep in timesteps])
+
+    assert all(isinstance(result, tuple) and result[0].device.type == "meta" for result in results)

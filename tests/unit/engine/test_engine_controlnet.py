@@ -1,6 +1,6 @@
 """A family that the engine was not written for: two networks a step, the one's output an input of the other.
 
-The API has no ControlNet; the parts of the engine run it as they are.
+The API has no ControlNet; the engine and its parts run it as they are.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
-from unit.engine.recorder import PROMPT, initial_image
+from unit.engine.recorder import PROMPT, TickedEngine, initial_image, picture, txt2img
 
 from sd_worker.engine.batches import NetworkCall, run_together
 from sd_worker.engine.diffusers_api import load_pipeline
+from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.pipelines import GeneratedPicture, OnPass
 from sd_worker.engine.prompt_cache import PromptCache
 from sd_worker.engine.rendezvous import Rendezvous
 from sd_worker.engine.sharing import share, sharing_of
+from sd_worker.engine.tasks import EngineTask, Finished
 
 #: Untyped, and mypy does not see through its lazy imports.
 diffusers = import_module("diffusers")
@@ -97,3 +101,28 @@ def test_control_images_in_one_pass_give_pictures_within_a_grey_level_of_the_sto
     # The control image counts, of pictures that are alike but for it.
     other = own_pipeline(pipeline)(**{**arguments(0), "image": CONTROLS[1]}).images[0]
     assert np.abs(pixels(stock[0]) - pixels(other)).max() > 5
+
+
+def test_the_engine_runs_it_alone_bit_for_bit_and_in_company_within_a_grey_level(
+    pipeline: Any, source: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own ticks; only what a task's pipeline is, and what it is called with, comes from here."""
+
+    def generate(model: LoadedModel, task: EngineTask, on_pass: OnPass, num_fixed_rows: int | None) -> GeneratedPicture:
+        own = own_pipeline(model.pipeline)
+        share(own, model.sharing, model.prompts, task.task_id, num_fixed_rows)
+        return GeneratedPicture(own(**arguments(int(task.task_id))).images[0], None)
+
+    monkeypatch.setattr("sd_worker.engine.samples.generate", generate)
+    engine = TickedEngine(source, "controlnet")
+    tasks = [txt2img(str(number), model="controlnet") for number in range(len(CONTROLS))]
+    stock = [pixels(own_pipeline(pipeline)(**arguments(number)).images[0]) for number in range(len(CONTROLS))]
+
+    for task, expected in zip(tasks, stock, strict=True):
+        np.testing.assert_array_equal(pixels(picture(engine.finish(task))), expected)
+    outcomes = engine.run(tasks, per_join=1)
+    for task, expected in zip(tasks, stock, strict=True):
+        outcome = outcomes[task.task_id]
+        assert isinstance(outcome, Finished)
+        assert np.abs(pixels(picture(outcome)) - expected).max() <= 1
+    engine.stop()

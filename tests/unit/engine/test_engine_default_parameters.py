@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from unit.engine.recorder import PROMPT, EngineUnderTest, img2img, initial_image, inpaint, picture
 
 from sd_common.parameters import DefaultParameters, Img2ImgParameters, Txt2ImgParameters
-from sd_worker.engine.default_parameters import DEFAULTS_FILE, fill_in, with_trained_size
+from sd_worker.engine.default_parameters import DEFAULTS_FILE, with_defaults, with_trained_size
 from sd_worker.engine.errors import InvalidInput, ModelUnavailable
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.tasks import EngineTask, Failed
@@ -160,9 +160,9 @@ def test_a_strength_that_leaves_none_of_the_models_own_steps_is_told(own_engine:
 def test_a_strength_that_leaves_a_step_of_the_models_own_runs() -> None:
     parameters = Img2ImgParameters(prompt="x", initial_image="blob", strength=0.01)
 
-    assert fill_in(parameters, DefaultParameters(steps=100)).steps == 100
+    assert with_defaults(parameters, DefaultParameters(steps=100)).steps == 100
     with pytest.raises(InvalidInput, match=r"0\.01 × 20 leaves no step"):
-        fill_in(parameters, DefaultParameters())
+        with_defaults(parameters, DefaultParameters())
 
 
 def test_a_size_of_the_file_goes_before_the_trained_one() -> None:

@@ -14,6 +14,7 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.errors import DeviceUnavailable, EngineStopped
+from sd_worker.engine.failures import failure_of
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.tasks import Cancelled, Failed, Finished, Progress
 
@@ -40,6 +41,14 @@ def test_whatever_is_raised_the_task_fails_and_the_engine_goes_on(
     assert (outcome.task_id, outcome.code) == ("a", code)
     assert isinstance(engine.run(txt2img("b")), Finished)
     assert engine.recorder.outcomes.empty()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_who_has_too_little_memory_is_told_what_to_do(deterministic: bool) -> None:
+    failed = failure_of(txt2img(deterministic=deterministic), MemoryError())
+
+    assert "ask for a smaller picture, or choose a smaller model" in failed.reason
+    assert ("turn 'deterministic' off" in failed.reason) == deterministic
 
 
 def test_an_error_in_the_middle_makes_the_model_be_loaded_afresh(engine: EngineUnderTest) -> None:

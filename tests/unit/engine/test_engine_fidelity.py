@@ -78,6 +78,23 @@ def test_a_deterministic_task_is_exactly_as_alone_in_two_companies(
     alone.assert_within(0, tasks, company.run(others + tasks[::-1], per_join=4))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+def test_a_deterministic_task_is_exactly_as_alone_in_half_precision_too(
+    model_dir: Path, model: str, dtype: torch.dtype
+) -> None:
+    engine = TickedEngine(ModelSource(model_dir, dtype=dtype), model, device=Device(CPU.torch_device, dtype))
+    schedulers, kinds = FAMILIES[model]
+    tasks = variety(model, schedulers[:3], kinds, deterministic=True)
+    others = variety(model, schedulers[:3], kinds, seed=1, deterministic=True)
+
+    outcomes = dict(engine.run(others + tasks, per_join=3))
+
+    Alone(engine).assert_within(0, tasks, outcomes)
+    engine.stop()
+
+
 #: Measured on a CPU, the worst of each family, in grey levels and in a picture's mean: bfloat16 sd2 48 and 3.8, sdxl 31
 #: and 1.9, sd1 7 and 0.7, sd3 6 and 0.4, flux 5 and 0.2; float16 6 and 0.47, 3 and 0.24, 2 and 0.13, 1 and 0.07, 1 and
 #: 0.05. bfloat16's are about eight times float16's, as its rounding is.

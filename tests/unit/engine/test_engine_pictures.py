@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from unit.engine.recorder import EngineUnderTest, img2img, initial_image, inpaint, picture, txt2img
+from unit.engine.recorder import (
+    EngineUnderTest,
+    TickedEngine,
+    img2img,
+    initial_image,
+    inpaint,
+    network_of,
+    picture,
+    txt2img,
+)
 
+from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.pipelines import create_task_pipeline
+from sd_worker.engine.rendezvous import Rendezvous
+from sd_worker.engine.sharing import ThreadCall, share
 from sd_worker.engine.tasks import EngineTask, Failed
 
 
@@ -116,6 +132,37 @@ def test_lcm_with_too_many_steps_is_refused(engine: EngineUnderTest) -> None:
 
     assert isinstance(outcome, Failed)
     assert outcome.code == "invalid_input"
+
+
+def test_the_safety_check_runs_in_another_thread_while_the_engine_goes_on(source: ModelSource) -> None:
+    engine = TickedEngine(source, "flags-none")
+    threads: list[str] = []
+    checker = network_of(engine.models, "flags-none", "safety_checker")
+    checker.register_forward_pre_hook(lambda *_: threads.append(threading.current_thread().name))
+
+    assert engine.finish(txt2img(model="flags-none")).nsfw_content_detected is False
+    assert engine.finish(txt2img(model="flags-none", safety_filter=False)).nsfw_content_detected is None
+
+    (thread,) = threads
+    assert thread.startswith("engine-finishing")
+    engine.stop()
+
+
+def test_a_safety_check_takes_keywords(source: ModelSource) -> None:
+    """Some of diffusers' pipelines call it so."""
+    model = source.load("flags-all")
+    pipeline: Any = create_task_pipeline(model, txt2img(model="flags-all").parameters)
+    share(pipeline, model.sharing, model.prompts, "t", None)
+    pixels = torch.zeros(1, 3, 64, 64)
+    check = Rendezvous(lambda: pipeline.run_safety_checker(image=pixels, device=pixels.device, dtype=pixels.dtype))
+
+    check.resume()
+    assert isinstance(check.parked, ThreadCall)
+    check.resume(check.parked.run())
+
+    assert check.error is None
+    assert check.ended is not None
+    assert check.ended[1] == [True]
 
 
 def test_a_picture_that_cannot_be_encoded_fails_its_task(

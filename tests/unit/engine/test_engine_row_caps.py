@@ -45,8 +45,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def call_of(network: torch.nn.Module, num_rows: int = 2, width: int = 8, **fields: int) -> NetworkCall:
-    return NetworkCall("denoise", network, (torch.zeros(num_rows, 4, 8, width),), {}, **fields)
+def call_of(
+    network: torch.nn.Module,
+    num_rows: int = 2,
+    width: int = 8,
+    owner: int | None = None,
+    num_fixed_rows: int | None = None,
+) -> NetworkCall:
+    return NetworkCall("denoise", network, (torch.zeros(num_rows, 4, 8, width),), {}, owner, num_fixed_rows)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +112,7 @@ def test_fixed_rows_and_an_owner_leave_nothing_to_measure(clock: Clock) -> None:
     network = Network(clock, lambda rows: 0.01)
     assert RowCaps(CPU).of(call_of(network, num_fixed_rows=8)) == 8
     assert RowCaps(CPU).of(call_of(network, owner=1)) == 2
+    assert RowCaps(CPU).of(call_of(network, owner=1, num_fixed_rows=8)) == 2
     assert network.rows == []
 
 

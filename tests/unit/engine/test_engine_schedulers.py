@@ -10,7 +10,7 @@ from unit.engine.recorder import EngineUnderTest, img2img, inpaint, txt2img
 
 from sd_common.parameters import SchedulerName
 from sd_worker.engine.errors import InvalidInput
-from sd_worker.engine.schedulers import create_scheduler
+from sd_worker.engine.schedulers import check_steps, create_scheduler
 
 #: Untyped, and mypy does not see through its lazy imports.
 diffusers = import_module("diffusers")
@@ -22,10 +22,10 @@ PNDM = diffusers.PNDMScheduler(beta_schedule="scaled_linear", steps_offset=1, sk
 @pytest.mark.parametrize("own", SCHEDULERS)
 def test_each_is_made_from_each_models_own(own: SchedulerName) -> None:
     """A model's own scheduler may be any, with options that the asked one refuses or understands otherwise."""
-    models_own = create_scheduler(own, PNDM, steps=4)
+    models_own = create_scheduler(own, PNDM)
     for name in SCHEDULERS:
-        direct = create_scheduler(name, PNDM, steps=4)
-        indirect = create_scheduler(name, models_own, steps=4)
+        direct = create_scheduler(name, PNDM)
+        indirect = create_scheduler(name, models_own)
 
         assert type(indirect) is type(direct)
         options = {key: value for key, value in direct.config.items() if not key.startswith("_")}
@@ -37,19 +37,30 @@ def test_each_is_made_from_each_models_own(own: SchedulerName) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_latents_are_not_clipped_with_a_model_that_does_not_say_so(name: SchedulerName) -> None:
-    assert create_scheduler(name, PNDM, steps=4).config.get("clip_sample", False) is False
+    assert create_scheduler(name, PNDM).config.get("clip_sample", False) is False
+
+
+@pytest.mark.parametrize("name", ["plms", "ddim", "lcm", "ddpm"])
+def test_timesteps_that_are_looked_up_stay_on_the_cpu_whatever_the_device(name: SchedulerName) -> None:
+    scheduler: Any = create_scheduler(name, PNDM)
+    stock = getattr(diffusers, type(scheduler).__name__).from_config(PNDM.config)
+    stock.set_timesteps(5)
+
+    scheduler.set_timesteps(5, device="meta")
+
+    assert scheduler.timesteps.tolist() == stock.timesteps.tolist()
 
 
 def test_each_task_gets_a_scheduler_of_its_own() -> None:
-    first = create_scheduler("plms", PNDM, steps=4)
+    first = create_scheduler("plms", PNDM)
 
-    assert create_scheduler("plms", PNDM, steps=4) is not first
+    assert create_scheduler("plms", PNDM) is not first
 
 
 def test_plms_needs_no_runge_kutta_steps_whatever_the_model_says() -> None:
     own = diffusers.PNDMScheduler(skip_prk_steps=False)
 
-    assert create_scheduler("plms", own, steps=4).config["skip_prk_steps"] is True
+    assert create_scheduler("plms", own).config["skip_prk_steps"] is True
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 20])
@@ -57,7 +68,7 @@ def test_the_coefficients_of_lms_are_those_of_diffusers_also_when_looked_up(step
     stock = diffusers.LMSDiscreteScheduler.from_config(PNDM.config)
     stock.set_timesteps(steps)
     for _ in range(2):
-        remembering: Any = create_scheduler("k-lms", PNDM, steps=steps)
+        remembering: Any = create_scheduler("k-lms", PNDM)
         remembering.set_timesteps(steps)
         for t in range(steps):
             for order in range(1, min(t + 1, 4) + 1):
@@ -76,15 +87,15 @@ def test_one_step_is_enough(engine: EngineUnderTest, scheduler: SchedulerName, m
 
 def test_more_steps_than_lcm_takes_are_refused() -> None:
     with pytest.raises(InvalidInput, match="'lcm' takes at most 50 steps with this model, not 51"):
-        create_scheduler("lcm", PNDM, steps=51)
+        check_steps("lcm", create_scheduler("lcm", PNDM), 51)
 
 
 def test_a_flow_matching_model_keeps_its_own_scheduler() -> None:
     own = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
 
-    fresh = create_scheduler("euler", own, steps=4)
+    fresh = create_scheduler("euler", own)
     assert fresh is not own
     assert isinstance(fresh, diffusers.FlowMatchEulerDiscreteScheduler)
     assert fresh.config["shift"] == 3.0
     with pytest.raises(InvalidInput, match="'ddim' does not go with this flow-matching model: choose 'euler'"):
-        create_scheduler("ddim", own, steps=4)
+        create_scheduler("ddim", own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ import pytest
 import torch
 from unit.engine.company import Alone, variety
 from unit.engine.recorder import CPU, KINDS, TickedEngine, img2img, network_of, txt2img
+from unit.engine.stock import SCHEDULERS
 
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.devices import Device
 from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.sharing import Sharing, sharing_of
-from sd_worker.engine.tasks import Cancelled, Finished, ignore_progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, ignore_progress
 
 #: Untyped.
 hooks = import_module("accelerate.hooks")
@@ -74,6 +76,42 @@ def test_who_waits_begins_while_the_pictures_of_others_are_decoded(company: Tick
     assert rows == [8] * 10
 
 
+def test_pictures_that_wait_to_be_decoded_do_not_pile_up(company: TickedEngine) -> None:
+    tasks = [txt2img(str(number), seed=number, steps=2, scheduler="ddim") for number in range(80)]
+    vae = network_of(company.models, "sd1", "vae")
+    company.row_caps.lower(NetworkCall("decode", vae, (torch.zeros(1, 4, 8, 8),), {}), 1)  # one after another
+    most_in_flight = 0
+
+    company.outcomes = {}
+    for task in tasks:
+        company.engine.submit(task)
+    while len(company.outcomes) < len(tasks):
+        company.tick()
+        num_begun = sum(bool(company.recorder.steps_of(task.task_id)) for task in tasks)
+        most_in_flight = max(most_in_flight, num_begun - len(company.outcomes))
+
+    # A pass has four of them. Some are in the threads that make PNGs.
+    assert most_in_flight <= 5 * 4
+
+
+def test_one_that_takes_two_rows_is_not_kept_waiting_by_those_that_take_one(company: TickedEngine) -> None:
+    def submit_plain(number: int) -> None:
+        company.engine.submit(txt2img(f"plain {number}", steps=8, guidance=1.0, scheduler="ddim"))
+
+    company.outcomes = {}
+    for number in range(8):
+        submit_plain(number)
+        company.tick()  # so that they end one after another, and never leave two rows at once
+    company.engine.submit(txt2img("guided", steps=3, scheduler="ddim"))
+    num_plain = 8
+    while not company.recorder.steps_of("guided"):
+        while num_plain <= len(company.outcomes) + 8:
+            submit_plain(num_plain)
+            num_plain += 1
+        company.tick()
+        assert len(company.outcomes) < 16
+
+
 @pytest.mark.parametrize(("guidance", "num_rows"), [(1.0, 1), (7.5, 2)])
 def test_guidance_takes_a_second_row(company: TickedEngine, guidance: float, num_rows: int) -> None:
     with rows_of_passes(company.models.get("sd1")) as rows:
@@ -95,24 +133,66 @@ def test_tasks_with_and_without_guidance_of_other_steps_and_kinds_share_passes(c
     assert rows == [6] * 4 + [3] * 2
 
 
-def test_a_cancelled_sample_leaves_at_once_and_its_tensors_are_freed(company: TickedEngine) -> None:
-    for task_id in ("cancelled", "other"):
-        company.engine.submit(txt2img(task_id, steps=50))
-    while not {"cancelled", "other"} <= {task_id for task_id, _ in company.recorder.previews}:
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """What is in a circle stays in memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def start_until_previewed(company: TickedEngine, *tasks: EngineTask) -> dict[str, weakref.ref[torch.Tensor]]:
+    """Tick until each has made a step; the latents of the last one of each."""
+    for task in tasks:
+        company.engine.submit(task)
+    while not {task.task_id for task in tasks} <= {task_id for task_id, _ in company.recorder.previews}:
         company.tick()
     latents = {task_id: weakref.ref(latents) for task_id, latents in company.recorder.previews}
     company.recorder.previews.clear()
+    return latents
 
-    company.engine.cancel("cancelled")
-    with rows_of_passes(company.models.get("sd1")) as rows:
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_cancelled_sample_leaves_at_once_and_its_tensors_are_freed(company: TickedEngine, scheduler: str) -> None:
+    tasks = [txt2img(task_id, steps=50, scheduler=scheduler) for task_id in ("cancelled", "other")]
+    latents = start_until_previewed(company, *tasks)
+
+    with without_garbage_collection(), rows_of_passes(company.models.get("sd1")) as rows:
+        company.engine.cancel("cancelled")
         company.tick()
 
-    gc.collect()
-    assert company.outcomes["cancelled"] == Cancelled("cancelled")
-    assert rows == [2]
-    assert latents["cancelled"]() is None
+        assert company.outcomes["cancelled"] == Cancelled("cancelled")
+        assert rows == [2]
+        assert latents["cancelled"]() is None
     company.engine.cancel_all()
     company.tick()
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "k-lms"])
+def test_the_tensors_of_a_sample_that_ends_or_fails_are_freed(
+    company: TickedEngine, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # pytest would keep the traceback that is logged.
+    monkeypatch.setattr(logging.getLogger("sd_worker.engine.failures"), "disabled", True)
+    failing = txt2img("failing", steps=50, scheduler=scheduler)
+    latents = start_until_previewed(company, failing, txt2img("ending", steps=2, scheduler=scheduler))
+    with without_garbage_collection():
+        while "ending" not in company.outcomes:
+            company.tick()
+        company.recorder.previews.clear()
+        assert latents["ending"]() is None
+
+        latents |= start_until_previewed(company, txt2img("other", steps=50, scheduler=scheduler))
+        with rows_of_passes(company.models.get("sd1"), most_rows=1):
+            company.engine.cancel("other")
+            while "failing" not in company.outcomes:
+                company.tick()
+        company.recorder.previews.clear()
+        assert isinstance(company.outcomes["failing"], Failed)
+        assert latents["failing"]() is None
 
 
 class Hooked:

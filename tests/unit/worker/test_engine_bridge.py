@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from sd_common.parameters import Txt2ImgParameters
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, MemoryUse, Outcome, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, MemoryUse, Outcome, Progress, Workload
 from sd_worker.engine_bridge import EngineBridge
 
 
@@ -19,10 +19,10 @@ class ToldEngine:
         self,
         on_progress: Callable[[Progress], None],
         on_outcome: Callable[[Outcome], None],
-        on_load: Callable[[Load], None],
+        on_workload: Callable[[Workload], None],
     ) -> None:
         self.on_outcome = on_outcome
-        self.on_load = on_load
+        self.on_workload = on_workload
         self.submitted: list[EngineTask] = []
 
     def start(self) -> None: ...
@@ -53,9 +53,9 @@ def _bridge() -> tuple[EngineBridge, ToldEngine]:
     def create(
         on_progress: Callable[[Progress], None],
         on_outcome: Callable[[Outcome], None],
-        on_load: Callable[[Load], None],
+        on_workload: Callable[[Workload], None],
     ) -> ToldEngine:
-        engines.append(ToldEngine(on_progress, on_outcome, on_load))
+        engines.append(ToldEngine(on_progress, on_outcome, on_workload))
         return engines[0]
 
     return EngineBridge(create), engines[0]
@@ -72,26 +72,26 @@ async def _has_room(bridge: EngineBridge) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("load", "has_room"),
+    ("workload", "has_room"),
     [
-        (Load(0.0, 1.0), True),
-        (Load(0.0, 3.0), True),  # larger than a pass: alone
-        (Load(1.0, 1.0), False),  # it would wait here, and another worker may be idle
-        (Load(0.5, 0.5), True),
-        (Load(1.0, 0.25), True),  # fills the gap when one of them ends
-        (Load(1.25, 0.25), False),
-        (Load(0.1, 0.1, waits_for_room=True), False),  # a model that is loaded waits for those that run
+        (Workload(0.0, 1.0), True),
+        (Workload(0.0, 3.0), True),  # larger than a pass: alone
+        (Workload(1.0, 1.0), False),  # it would wait here, and another worker may be idle
+        (Workload(0.5, 0.5), True),
+        (Workload(1.0, 0.25), True),  # fills the gap when one of them ends
+        (Workload(1.25, 0.25), False),
+        (Workload(0.1, 0.1, waits_for_room=True), False),  # a model that is loaded waits for those that run
     ],
 )
-async def test_a_job_is_taken_while_it_makes_little_more_than_a_full_pass(load: Load, has_room: bool) -> None:
+async def test_a_job_is_taken_while_it_makes_little_more_than_a_full_pass(workload: Workload, has_room: bool) -> None:
     bridge, engine = _bridge()
-    engine.on_load(load)
+    engine.on_workload(workload)
     assert await _has_room(bridge) is has_room
 
 
 async def test_a_task_on_its_way_keeps_its_room() -> None:
     bridge, engine = _bridge()
-    engine.on_load(Load(0.5, 0.5))
+    engine.on_workload(Workload(0.5, 0.5))
     has_come = bridge.expect()
     assert not await _has_room(bridge)
     has_come()
@@ -106,7 +106,7 @@ async def test_a_task_that_was_submitted_counts_before_the_engine_says_so() -> N
     )
     await asyncio.sleep(0)
     assert not await _has_room(bridge)
-    engine.on_load(Load(0.1, 0.1))
+    engine.on_workload(Workload(0.1, 0.1))
     assert await _has_room(bridge)
     engine.on_outcome(Cancelled("t"))
     assert await running == Cancelled("t")

@@ -7,7 +7,7 @@ from typing import cast
 
 from prometheus_client import generate_latest
 
-from sd_worker.engine.tasks import Load, MemoryUse, ModelDropped, ModelLoad, PassMade
+from sd_worker.engine.tasks import MemoryUse, ModelDropped, ModelLoad, PassMade, Workload
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.metrics import WorkerMetrics
 from support.metrics import Page
@@ -17,7 +17,7 @@ from support.metrics import Page
 class _Engine:
     """Stands as the test says."""
 
-    load: Load
+    workload: Workload
     use: MemoryUse
 
     def memory(self) -> MemoryUse:
@@ -30,8 +30,8 @@ def _page(metrics: WorkerMetrics) -> Page:
 
 def test_workers_add_up_but_for_the_gpu_that_they_share() -> None:
     metrics = WorkerMetrics()
-    one = _Engine(Load(num_samples=2, num_waiting=1), MemoryUse(1, 100, gpu_used_bytes=700, gpu_total_bytes=1000))
-    two = _Engine(Load(num_samples=3), MemoryUse(2, 250, gpu_used_bytes=710, gpu_total_bytes=1000))
+    one = _Engine(Workload(num_samples=2, num_waiting=1), MemoryUse(1, 100, gpu_used_bytes=700, gpu_total_bytes=1000))
+    two = _Engine(Workload(num_samples=3), MemoryUse(2, 250, gpu_used_bytes=710, gpu_total_bytes=1000))
     with metrics.watched(cast(EngineBridge, one)), metrics.watched(cast(EngineBridge, two)):
         page = _page(metrics)
     assert (page.value("sd_samples"), page.value("sd_waiting_tasks")) == (5, 1)
@@ -43,7 +43,7 @@ def test_workers_add_up_but_for_the_gpu_that_they_share() -> None:
 
 def test_without_a_gpu_none_is_shown() -> None:
     metrics = WorkerMetrics()
-    with metrics.watched(cast(EngineBridge, _Engine(Load(), MemoryUse(0, 0)))):
+    with metrics.watched(cast(EngineBridge, _Engine(Workload(), MemoryUse(0, 0)))):
         page = _page(metrics)
     assert page.labels("sd_models") == {frozenset()}
     assert not page.labels("sd_gpu_memory_used_bytes") | page.labels("sd_gpu_memory_bytes")

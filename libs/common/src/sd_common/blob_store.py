@@ -44,16 +44,14 @@ class Patience:
 
     #: Seconds without a byte, after which a transfer has failed.
     read_timeout_s: float
-    #: How often one that has failed so is tried again.
-    num_retries: int
     #: Seconds within which a call ends, whatever it waits for: a place among the transfers too. None: no limit.
     call_timeout_s: float | None
 
 
 #: For work that is under way, and would have to be done again.
-LONG_PATIENCE = Patience(read_timeout_s=20.0, num_retries=2, call_timeout_s=None)
+LONG_PATIENCE = Patience(read_timeout_s=20.0, call_timeout_s=None)
 #: For a client that waits, and can try again itself.
-SHORT_PATIENCE = Patience(read_timeout_s=3.0, num_retries=0, call_timeout_s=10.0)
+SHORT_PATIENCE = Patience(read_timeout_s=3.0, call_timeout_s=10.0)
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class BlobStore:
             retries=urllib3.Retry(
                 total=5,
                 connect=2,
-                read=patience.num_retries,
+                read=0,  # it had its time; who has more to give tries again
                 backoff_factor=0.1,
                 status_forcelist=(500, 502, 503, 504),
             ),

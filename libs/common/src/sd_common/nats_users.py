@@ -91,7 +91,7 @@ GATEWAY = NatsUser(
         f"$JS.API.DIRECT.GET.{_REVOKED_TOKENS}",
     ),
     tell=(subjects.CANCELS, subjects.ROLL_CALL),
-    hear=(subjects.FEED, subjects.PROGRESS, subjects.WORKERS, subjects.REVOKED_TOKENS),
+    hear=(subjects.FEED, subjects.PROGRESS, subjects.WORKERS, subjects.BACKLOG, subjects.REVOKED_TOKENS),
 )
 AUTH = NatsUser(
     "auth",

@@ -1,4 +1,4 @@
-"""Settings, read from the environment, then from `.env`; one class per group of variables."""
+"""Settings, read from the environment, the files that it names, and `.env`; one class per group of variables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from sd_common.parameters import MAX_PROMPT_CHARS, MAX_STEPS
+from sd_common.setting_files import SettingFiles
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"", "0", "false", "no", "off"})
@@ -49,10 +56,27 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)]
 class Settings(BaseSettings):
     """Base of every settings class.
 
-    A field's variable is its name in capitals. An empty variable is as good as none, but for flags, where it is off.
+    A field's variable is its name in capitals; or this with `_FILE` names the file that holds the value. An empty
+    variable or file is as good as none, but for flags, where it is off.
     """
 
     model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(env_settings, EnvSettingsSource)
+        assert isinstance(dotenv_settings, EnvSettingsSource)
+        given = init_settings()
+        variables = {**dotenv_settings.env_vars, **env_settings.env_vars}
+        variables = {name: value for name, value in variables.items() if name.removesuffix("_file") not in given}
+        return init_settings, SettingFiles(settings_cls, variables), env_settings, dotenv_settings
 
     @model_validator(mode="before")
     @classmethod
@@ -72,21 +96,11 @@ class NatsSettings(Settings):
     )
     nats_user: str | None = Field(default=None, description="User, where the server asks for one.")
     nats_password: SecretStr | None = Field(default=None, description="Password of NATS_USER.")
-    nats_password_file: FilePath | None = Field(
-        default=None, description="File that holds that password, in place of NATS_PASSWORD."
-    )
     nats_tls_ca: FilePath | None = Field(
         default=None,
         description="File of the certificate authorities, in PEM form, of which one must have signed the server's "
         "certificate. With it, the password goes to no server without TLS.",
     )
-
-    @field_validator("nats_password_file")
-    @classmethod
-    def check_password_file(cls, file: Path | None) -> Path | None:
-        if file is not None and not file.read_text().strip():
-            raise ValueError("the file is empty")
-        return file
 
     @field_validator("nats_tls_ca")
     @classmethod
@@ -100,9 +114,7 @@ class NatsSettings(Settings):
 
     @model_validator(mode="after")
     def check_user_and_password(self) -> NatsSettings:
-        if self.nats_password and self.nats_password_file:
-            raise ValueError("NATS_PASSWORD and NATS_PASSWORD_FILE are both set: keep one")
-        if bool(self.nats_user) is not bool(self.nats_password or self.nats_password_file):
+        if bool(self.nats_user) is not bool(self.nats_password):
             raise ValueError("NATS_USER needs NATS_PASSWORD or NATS_PASSWORD_FILE, and these need NATS_USER")
         return self
 
@@ -119,8 +131,6 @@ class NatsSettings(Settings):
     @property
     def password(self) -> str | None:
         """That of `nats_user`."""
-        if self.nats_password_file is not None:
-            return self.nats_password_file.read_text().strip()
         return self.nats_password.get_secret_value() if self.nats_password else None
 
 

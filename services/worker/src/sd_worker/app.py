@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 #: A step of a large picture takes seconds; a task is cancelled after the one under way.
 _ENGINE_STOP_TIMEOUT_S = 30.0
+#: For telling NATS of the tasks that are handed back then. So a worker has ended some 40 s after DRAIN_TIMEOUT_S at
+#: most; manifests give it 50.
+_HAND_BACK_TIMEOUT_S = 10.0
 
 
 class WorkerApp:
@@ -98,10 +101,13 @@ class WorkerApp:
 
     async def _drain(self, consumer: JobConsumer, engine: EngineBridge) -> None:
         log.info("worker_draining")
-        if not await consumer.drain(self._settings.drain_timeout_s):
+        has_time_left = await consumer.drain(self._settings.drain_timeout_s)
+        if not has_time_left:
             log.warning("drain_timed_out")
+            consumer.give_up_storing()
         await engine.stop(_ENGINE_STOP_TIMEOUT_S)
-        await consumer.wait_for_running()
+        if not await consumer.end(_HAND_BACK_TIMEOUT_S):
+            log.warning("jobs_left_to_ack_wait")
 
     async def _readiness(self) -> dict[str, str | None]:
         is_connected = self._client is not None and self._client.is_connected

@@ -90,10 +90,19 @@ class JobConsumer:
             await asyncio.wait(self._running, timeout=timeout_s)
         return not self._running
 
-    async def wait_for_running(self) -> None:
-        """Return when no task runs."""
+    def give_up_storing(self) -> None:
+        """Hand back, from now on, also each task whose picture is made and not stored yet."""
+        self._handler.give_up_storing()
+
+    async def end(self, timeout_s: float) -> bool:
+        """Return when no task runs any more, or after `timeout_s`, and whether that is so. NATS gives the jobs of those
+        that still did to others after ack_wait."""
         if self._running:
-            await asyncio.wait(self._running)
+            await asyncio.wait(self._running, timeout=timeout_s)
+        has_ended = not self._running
+        for running in self._running:
+            running.cancel()
+        return has_ended
 
     def missing(self) -> str | None:
         """Why no jobs are taken; None where they are."""

@@ -34,6 +34,6 @@ def create_engine(settings: WorkerSettings, metrics: WorkerMetrics) -> CreateEng
     )
     models = Models(source, device, settings.model_memory_budget, metrics.model_changed)
     row_caps = RowCaps(device, settings.max_rows, in_buckets=settings.torch_compile)
-    return lambda on_progress, on_outcome, on_load: EngineThread(
-        models, row_caps, Listeners(on_progress, on_outcome, on_load, on_pass=metrics.pass_made)
+    return lambda on_progress, on_outcome, on_workload: EngineThread(
+        models, row_caps, Listeners(on_progress, on_outcome, on_workload, on_pass=metrics.pass_made)
     )

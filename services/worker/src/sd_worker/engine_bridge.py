@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, MemoryUse, Outcome, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, MemoryUse, Outcome, Progress, Workload
 
 #: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full
 #: one, and a little that waits to fill the place of what ends.
@@ -31,7 +31,7 @@ class EngineLike(Protocol):
 
 #: Makes the engine, given whom it tells of progress, outcomes and what it has to do.
 CreateEngine = Callable[
-    [Callable[[Progress], None], Callable[[Outcome], None], Callable[[Load], None]],
+    [Callable[[Progress], None], Callable[[Outcome], None], Callable[[Workload], None]],
     EngineLike,
 ]
 
@@ -43,22 +43,22 @@ class EngineBridge:
         self._loop = asyncio.get_running_loop()
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self._listeners: dict[str, Callable[[Progress], None]] = {}
-        self._load = Load()
+        self._workload = Workload()
         self._num_coming = 0
         self._changed = asyncio.Event()
         self._engine = create_engine(
             lambda progress: self._on_loop(self._on_progress, progress),
             lambda outcome: self._on_loop(self._on_outcome, outcome),
-            lambda load: self._on_loop(self._on_load, load),
+            lambda workload: self._on_loop(self._on_workload, workload),
         )
 
     def start(self) -> None:
         self._engine.start()
 
     @property
-    def load(self) -> Load:
+    def workload(self) -> Workload:
         """What the engine has to do, as far as it has told."""
-        return self._load
+        return self._workload
 
     def memory(self) -> MemoryUse:
         """What the models in memory take up. Any thread may call it."""
@@ -95,7 +95,7 @@ class EngineBridge:
         self._listeners[task.task_id] = on_progress
         try:
             # Until the engine itself says so.
-            self._load = replace(self._load, passes=self._load.passes + self._load.passes_per_task)
+            self._workload = replace(self._workload, passes=self._workload.passes + self._workload.passes_per_task)
             return await future
         finally:
             del self._outcomes[task.task_id], self._listeners[task.task_id]
@@ -125,18 +125,18 @@ class EngineBridge:
         await asyncio.to_thread(self._engine.stop, timeout_s)
 
     def _has_room(self) -> bool:
-        load = self._load
-        if load.waits_for_room:
+        workload = self._workload
+        if workload.waits_for_room:
             return False
-        taken = load.passes + self._num_coming * load.passes_per_task
-        return taken == 0 or taken + load.passes_per_task <= _MOST_PASSES
+        taken = workload.passes + self._num_coming * workload.passes_per_task
+        return taken == 0 or taken + workload.passes_per_task <= _MOST_PASSES
 
     def _on_loop(self, call: Callable[..., None], argument: object) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call, argument)
 
-    def _on_load(self, load: Load) -> None:
-        self._load = load
+    def _on_workload(self, workload: Workload) -> None:
+        self._workload = workload
         self._changed.set()
 
     def _on_progress(self, progress: Progress) -> None:

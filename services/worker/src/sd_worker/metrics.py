@@ -136,8 +136,8 @@ class WorkerMetrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         samples, waiting, models, models_bytes, gpu_used, gpu_total = self.describe()
         engines = list(self._engines)
-        samples.add_metric([], sum(engine.load.num_samples for engine in engines))
-        waiting.add_metric([], sum(engine.load.num_waiting for engine in engines))
+        samples.add_metric([], sum(engine.workload.num_samples for engine in engines))
+        waiting.add_metric([], sum(engine.workload.num_waiting for engine in engines))
         memory = [engine.memory() for engine in engines]
         models.add_metric([], sum(each.num_models for each in memory))
         models_bytes.add_metric([], sum(each.models_bytes for each in memory))

@@ -21,6 +21,7 @@ from sd_common.jobs import Job
 from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.task_limits import exceeded_limits
+from sd_worker.abandonable import Abandonable
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.company import Company, must_run_alone
 from sd_worker.delivery import Delivery
@@ -78,7 +79,8 @@ class TaskHandler:
         self._company = company
         self._settings = settings
         self._running: set[str] = set()
-        self._fetching: set[asyncio.Future[list[Image.Image | None]]] = set()
+        self._fetching = Abandonable()
+        self._storing = Abandonable()
         self._is_draining = False
         self._imposed: dict[str, bool] = {}
         if settings.safety_filter == "required":
@@ -109,8 +111,11 @@ class TaskHandler:
         self._is_draining = True
         self._company.end()
         self._engine.drain()
-        for fetching in self._fetching:
-            fetching.cancel()
+        self._fetching.give_up()
+
+    def give_up_storing(self) -> None:
+        """Hand back, from now on, also each task whose picture is made and not stored yet."""
+        self._storing.give_up()
 
     def _refusal(self, job: Job, subject: str) -> tuple[AbortCode, str] | None:
         """Why a job is not even started, for programs and in a sentence. Gateways submit no such jobs; others may."""
@@ -161,23 +166,14 @@ class TaskHandler:
 
     async def _fetch(self, job: Job, *fields: str) -> list[Image.Image | None]:
         fetches = [self._input_pictures.fetch(job.parameters, field) for field in fields]
-        fetching = asyncio.ensure_future(asyncio.gather(*fetches))
-        self._fetching.add(fetching)
-        if self._is_draining:
-            fetching.cancel()
-        try:
-            return await fetching
-        except asyncio.CancelledError:
-            raise HandedBack("the worker was told to stop") from None
-        finally:
-            self._fetching.discard(fetching)
+        return await self._fetching.run(asyncio.gather(*fetches))
 
     async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> Ended:
         match outcome:
             case Finished():
                 await self._events.check(attempt)
                 upload_started_at = time.perf_counter()
-                await upload(self._blobs, job.blob_id, outcome.png, job.ref)
+                await self._storing.run(upload(self._blobs, job.blob_id, outcome.png, job.ref))
                 timings = _timings(job, outcome, time.perf_counter() - upload_started_at)
                 result = TaskResult(
                     blob_url=blob_url(self._settings.base_url, job.blob_id),

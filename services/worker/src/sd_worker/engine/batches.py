@@ -5,18 +5,15 @@ A batch is a view of the moment: it lives for one forward pass, the samples go o
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
+from sd_worker.engine.shapes import WITHOUT_ROWS, KnownShapes, shape_of
 from sd_worker.engine.tasks import Stage
-
-#: Position ids of transformers, without a dimension for rows: one for all that share a pass.
-_WITHOUT_ROWS = frozenset({"img_ids", "txt_ids"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,35 +30,38 @@ class NetworkCall:
     keywords: Mapping[str, object]
     owner: Hashable = None
     num_fixed_rows: int | None = None
+    #: Of all calls of one sample.
+    shapes: KnownShapes = field(default_factory=KnownShapes)
 
     @cached_property
-    def num_rows(self) -> int:
+    def first_tensor(self) -> torch.Tensor:
+        """The first that has rows."""
         for value in (*self.arguments, *self.keywords.values()):
             if isinstance(value, torch.Tensor) and value.ndim > 0:
-                return value.shape[0]
+                return value
         raise TypeError("a network was called without a tensor")
+
+    @property
+    def num_rows(self) -> int:
+        return self.first_tensor.shape[0]
 
     @property
     def has_rows(self) -> bool:
         """Whether every tensor has the rows, or one for all. Some transformers take a list of pictures instead."""
-        keywords = (value for name, value in self.keywords.items() if name not in _WITHOUT_ROWS)
+        keywords = (value for name, value in self.keywords.items() if name not in WITHOUT_ROWS)
         tensors = (*_tensors_of(self.arguments), *_tensors_of(keywords))
         return all(tensor.ndim == 0 or tensor.shape[0] in (1, self.num_rows) for tensor in tensors)
 
     @cached_property
     def shape(self) -> Hashable:
         """What two calls of a network must have in common to fit into one pass."""
-        keywords = tuple(
-            (name, _content_of(value) if name in _WITHOUT_ROWS else _shape_of(value))
-            for name, value in sorted(self.keywords.items())
-        )
-        return (self.stage, tuple(map(_shape_of, self.arguments)), keywords)
+        keywords = tuple((name, self.shapes.of(name, self.keywords[name])) for name in sorted(self.keywords))
+        return (self.stage, tuple(map(shape_of, self.arguments)), keywords)
 
     @property
     def cost_class(self) -> Hashable:
         """Calls of a network whose rows cost about the same: of latents within some 20 % of the same size."""
-        tensors = (value for value in (*self.arguments, *self.keywords.values()) if isinstance(value, torch.Tensor))
-        per_row = next(tensor.numel() // tensor.shape[0] for tensor in tensors if tensor.ndim > 0)
+        per_row = self.first_tensor.numel() // self.num_rows
         return (self.stage, round(2 * math.log2(per_row)))
 
     @cached_property
@@ -89,11 +89,10 @@ def run_together(calls: Sequence[NetworkCall], num_rows: int | None = None) -> l
     first = calls[0]
     if len(calls) == 1 and num_padding == 0:
         return [first.run()]
-    arguments = [
-        _merge([call.arguments[index] for call in calls], rows, num_padding) for index in range(len(first.arguments))
-    ]
+    merge = _Merge(rows, num_padding, first.first_tensor.device)
+    arguments = [merge([call.arguments[index] for call in calls]) for index in range(len(first.arguments))]
     keywords = {
-        name: value if name in _WITHOUT_ROWS else _merge([call.keywords[name] for call in calls], rows, num_padding)
+        name: value if name in WITHOUT_ROWS else merge([call.keywords[name] for call in calls])
         for name, value in first.keywords.items()
     }
     return _split(first.run_with(arguments, keywords), rows, num_padding)
@@ -110,56 +109,38 @@ def _tensors_of(values: Iterable[object]) -> Iterator[torch.Tensor]:
                 yield from _tensors_of(value)
 
 
-@lru_cache(maxsize=64)  # by identity, as tensors are hashed: a sample shows the same one at each of its steps
-def _content_of(value: object) -> Hashable:
-    """Of equal length are the positions in a wide picture and in a high one."""
-    if not isinstance(value, torch.Tensor):
-        return _shape_of(value)
-    content = value.to("cpu", torch.float32).numpy().tobytes()
-    return (value.shape, value.dtype, hashlib.blake2b(content).digest())
+@dataclass(frozen=True)
+class _Merge:
+    """Makes one argument of those of several calls, which have `rows`."""
 
+    rows: Sequence[int]
+    num_padding: int
+    #: Where scalars go, which some schedulers keep on the CPU: networks move only a single one themselves.
+    device: torch.device
 
-def _shape_of(value: object) -> Hashable:
-    match value:
-        case torch.Tensor() if value.ndim == 0:
-            # Timesteps: schedulers differ in their type, and networks cast them to float32 themselves.
-            return "scalar"
-        case torch.Tensor():
-            return (value.shape[1:], value.dtype)
-        case Mapping():
-            return tuple((name, _shape_of(value[name])) for name in sorted(value))
-        case list() | tuple():
-            return tuple(map(_shape_of, value))
-        case str() | int() | float() | None:
-            return value
-        case _:
-            return id(value)
+    def __call__(self, values: Sequence[object]) -> object:
+        first = values[0]
+        match first:
+            case torch.Tensor():
+                return self._tensors([value for value in values if isinstance(value, torch.Tensor)])
+            case Mapping():
+                mappings = [value for value in values if isinstance(value, Mapping)]
+                return {name: self([mapping[name] for mapping in mappings]) for name in first}
+            case list() | tuple():
+                sequences = [value for value in values if isinstance(value, list | tuple)]
+                return type(first)(self(parts) for parts in zip(*sequences, strict=True))
+            case _:
+                return first  # the same for all: it is part of the shape
 
-
-def _merge(values: Sequence[object], rows: Sequence[int], num_padding: int) -> object:
-    first = values[0]
-    match first:
-        case torch.Tensor():
-            tensors = [value for value in values if isinstance(value, torch.Tensor)]
-            return _merge_tensors(tensors, rows, num_padding)
-        case Mapping():
-            mappings = [value for value in values if isinstance(value, Mapping)]
-            return {name: _merge([mapping[name] for mapping in mappings], rows, num_padding) for name in first}
-        case list() | tuple():
-            sequences = [value for value in values if isinstance(value, list | tuple)]
-            return type(first)(_merge(parts, rows, num_padding) for parts in zip(*sequences, strict=True))
-        case _:
-            return first  # the same for all: it is part of the shape
-
-
-def _merge_tensors(tensors: Sequence[torch.Tensor], rows: Sequence[int], num_padding: int) -> torch.Tensor:
-    if tensors[0].ndim == 0:
-        tensors = [tensor.to(torch.float32) for tensor in tensors]
-    parts = [_with_rows(tensor, num_rows) for tensor, num_rows in zip(tensors, rows, strict=True)]
-    if num_padding:
-        parts.append(_with_rows(parts[-1][-1:], num_padding))
-    # One format: latents that come from the VAE are channels_last, and networks round differently in it.
-    return torch.cat(parts).contiguous()
+    def _tensors(self, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        if tensors[0].ndim == 0:
+            # Without waiting, as it would for all that the GPU was given.
+            tensors = [tensor.to(self.device, torch.float32, non_blocking=True) for tensor in tensors]
+        parts = [_with_rows(tensor, num_rows) for tensor, num_rows in zip(tensors, self.rows, strict=True)]
+        if self.num_padding:
+            parts.append(_with_rows(parts[-1][-1:], self.num_padding))
+        # One format: latents that come from the VAE are channels_last, and networks round differently in it.
+        return torch.cat(parts).contiguous()
 
 
 def _with_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:

@@ -34,7 +34,7 @@ def with_trained_size(defaults: DefaultParameters, size_px: tuple[int, int] | No
     return defaults.model_copy(update={"width": defaults.width or width, "height": defaults.height or height})
 
 
-def fill_in(parameters: AnyParameters, defaults: DefaultParameters) -> AnyParameters:
+def with_defaults(parameters: AnyParameters, defaults: DefaultParameters) -> AnyParameters:
     """`parameters`, with the model's `defaults` for what they do not say. Raises `InvalidInput` where the two do not go
     together."""
     own = defaults.model_dump(exclude_none=True)

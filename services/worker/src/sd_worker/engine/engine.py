@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from sd_worker.engine.batches import NetworkCall
-from sd_worker.engine.errors import TaskCancelled
+from sd_worker.engine.errors import TaskCancelled, drop_tracebacks
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.finishing import Finishing, Returned
 from sd_worker.engine.groups import Groups
@@ -28,7 +28,7 @@ from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.samples import Sample
 from sd_worker.engine.sharing import ThreadCall
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Load, Outcome, PassMade, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Outcome, PassMade, Progress, Workload
 from sd_worker.engine.waiting_tasks import Waiting, WaitingTasks
 
 #: Rows of each pass of a deterministic task.
@@ -114,10 +114,10 @@ class Engine:
         return bool(self._groups or self._outcomes or self._may_start)
 
     @property
-    def load(self) -> Load:
+    def workload(self) -> Workload:
         """How much there is to do."""
-        return Load(
-            self._rooms.load + self._waiting.load,
+        return Workload(
+            self._rooms.workload + self._waiting.workload,
             self._rooms.last_share,
             self._models.waits_for_room,
             num_samples=len(self._samples),
@@ -163,7 +163,7 @@ class Engine:
         sample = Sample(waiting, model, NUM_FIXED_ROWS, self._at_step)
         self._samples[waiting.task.task_id] = sample
         self._models.pin(model)
-        self._rooms.enter(sample, waiting.fill_in(model))
+        self._rooms.enter(sample, waiting.complete_for(model))
         self._on_progress(sample.progress())
         self._follow(sample, sample.resume())
 
@@ -181,7 +181,9 @@ class Engine:
         except Exception:  # the pass itself fails then, too
             max_rows = call.num_rows
         if call.stage == "denoise" and sample.waiting.room is not None:
-            self._rooms.set_cap(sample.waiting.room, max_rows / call.num_rows)
+            # One that shares with nobody fills a pass.
+            full_num_rows = max_rows if call.owner is None else call.num_rows
+            self._rooms.learn(sample.waiting.room, call.num_rows, full_num_rows)
         parked = self._groups.take(max_rows)
         started_at = time.perf_counter()
         results = run_tolerantly([call for _, call in parked], self._row_caps)
@@ -197,28 +199,30 @@ class Engine:
             case NetworkCall():
                 if call.stage == "decode":
                     # The next one begins now: were it to wait for the pixels, the passes meanwhile would be half empty.
-                    self._leave_room(sample)
+                    self._rooms.begin_decoding(sample)
+                    self._may_start = True
                 self._groups.add(sample, call)
             case ThreadCall():
                 self._finishing.run(sample, call)
             case _:
                 self._end(sample)
 
-    def _leave_room(self, sample: Sample) -> None:
-        self._rooms.leave(sample)
-        self._may_start = True
-
     def _end(self, sample: Sample) -> None:
         task, model, error = sample.task, sample.take_model(), sample.rendezvous.error
         del self._samples[task.task_id]
         self._models.unpin(model)
-        self._leave_room(sample)
+        self._rooms.leave(sample)
+        self._may_start = True
         if sample.rendezvous.ended is not None:
             self._finishing.finish(sample, sample.rendezvous.ended)
-        elif error is None or isinstance(error, TaskCancelled):
+            return
+        failure = None if error is None or isinstance(error, TaskCancelled) else failure_of(task, error)
+        if error is not None:
+            drop_tracebacks(error)
+        if failure is None:
             self._outcomes.append(Cancelled(task.task_id))
         else:
-            self._fail(sample.waiting, model.name, failure_of(task, error))
+            self._fail(sample.waiting, model.name, failure)
 
     def _fail(self, waiting: Waiting, model: str, failure: Failed) -> None:
         if failure.code == "out_of_memory" and not waiting.is_retry:

@@ -15,7 +15,7 @@ from sd_worker.engine.engine import Engine
 from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
 from sd_worker.engine.models import Models
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, Load, MemoryUse, Outcome, PassMade, Progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, MemoryUse, Outcome, PassMade, Progress, Workload
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Listeners:
     on_progress: Callable[[Progress], None]
     on_outcome: Callable[[Outcome], None]
     #: What the engine has to do: when that has changed, and when it has taken tasks.
-    on_load: Callable[[Load], None] = lambda load: None
+    on_workload: Callable[[Workload], None] = lambda workload: None
     #: The latents of a task after each of its steps.
     on_preview: Callable[[str, torch.Tensor], None] | None = None
     on_pass: Callable[[PassMade], None] = lambda made: None
@@ -55,7 +55,7 @@ class EngineThread:
             on_pass=_tolerant(listeners.on_pass),
         )
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
-        self._load = Load()
+        self._workload = Workload()
         # What follows is guarded by the condition, which is notified of each change.
         self._orders: list[Callable[[], None]] = []
         self._task_ids: set[str] = set()
@@ -146,7 +146,7 @@ class EngineThread:
                 _log.exception("the engine has failed")
                 self._give_up()
                 break
-            self._tell_load(even_if_unchanged=bool(orders))
+            self._tell_workload(even_if_unchanged=bool(orders))
         self._engine.stop()
 
     def _give_up(self) -> None:
@@ -155,7 +155,7 @@ class EngineThread:
             task_ids = tuple(self._task_ids)
         for task_id in task_ids:
             self._tell(Cancelled(task_id))
-        _tolerant(self._listeners.on_load)(Load(passes=math.inf))
+        _tolerant(self._listeners.on_workload)(Workload(passes=math.inf))
 
     def _has_ended(self) -> bool:
         return self._is_stopping and not self._task_ids
@@ -166,11 +166,11 @@ class EngineThread:
             self._task_ids.discard(outcome.task_id)
         _tolerant(self._listeners.on_outcome)(outcome)
 
-    def _tell_load(self, *, even_if_unchanged: bool) -> None:
-        load = self._engine.load
-        if load != self._load or even_if_unchanged:
-            self._load = load
-            _tolerant(self._listeners.on_load)(load)
+    def _tell_workload(self, *, even_if_unchanged: bool) -> None:
+        workload = self._engine.workload
+        if workload != self._workload or even_if_unchanged:
+            self._workload = workload
+            _tolerant(self._listeners.on_workload)(workload)
 
 
 def _tolerant(listener: Callable[Told, None]) -> Callable[Told, None]:

@@ -15,6 +15,29 @@ path.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """`error`, and what led to it."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def drop_tracebacks(error: BaseException) -> None:
+    """Free what the functions that `error` came through had in memory, once it has been logged.
+
+    A traceback holds their frames, and one of these the error: only the garbage collector would find that circle.
+    `traceback.clear_frames` does not break it, since Python 3.11 keeps what `locals()` gave, which diffusers asks for
+    at each step.
+    """
+    for cause in chain_of(error):
+        cause.__traceback__ = None
+
 
 class EngineError(Exception):
     """Base of what the engine raises."""

@@ -24,11 +24,13 @@ def failure_of(task: EngineTask, error: BaseException) -> Failed:
             return Failed(task.task_id, "model_unavailable", str(error))
         case _ if is_out_of_memory(error):
             _log.warning("out of memory", extra=told, exc_info=error)
+            remedies = "ask for a smaller picture, or choose a smaller model"
+            if task.parameters.deterministic:  # its passes have more rows than it needs
+                remedies = f"turn 'deterministic' off, {remedies}"
             return Failed(
                 task.task_id,
                 "out_of_memory",
-                f"The worker has too little memory for this picture with model '{model}': "
-                "ask for a smaller picture, or choose a smaller model",
+                f"The worker has too little memory for this picture with model '{model}': {remedies}",
             )
         case _:
             _log.error("task failed", extra=told, exc_info=error)

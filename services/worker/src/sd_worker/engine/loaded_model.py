@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -25,6 +25,9 @@ class LoadedModel:
     pipeline: Pipeline
     default_parameters: DefaultParameters
     prompts: PromptCache = field(default_factory=PromptCache)
+    #: Pipelines that are never run, but copied for each task: by all that makes them differ (`pipelines`). They are
+    #: here, so that they go when the model does.
+    views: dict[Hashable, Pipeline] = field(default_factory=dict)
     sharing: Sharing = field(init=False)
     _vae_dtype: torch.dtype | None = field(init=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 
 from huggingface_hub.errors import (
     DisabledRepoError,
@@ -18,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 from sd_common.model_names import split_revision
-from sd_worker.engine.errors import DownloadDamaged
+from sd_worker.engine.errors import DownloadDamaged, chain_of
 
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -28,7 +27,7 @@ def explain(name: str, error: Exception) -> str:
 
     diffusers wraps the hub's errors in `OSError`, often without `from`: the first known one in the chain counts.
     """
-    for cause in _chain(error):
+    for cause in chain_of(error):
         sentence = _explain_one(name, cause)
         if sentence is not None:
             return sentence
@@ -109,13 +108,3 @@ def _is_transport_error(error: BaseException) -> bool:
     # By its name: huggingface_hub 1 raises httpx's, huggingface_hub 2 httpx2's.
     is_named_so = any(base.__name__ == "TransportError" for base in type(error).__mro__)
     return is_named_so or isinstance(error, ConnectionError | TimeoutError)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and what led to it."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__ or cause.__context__

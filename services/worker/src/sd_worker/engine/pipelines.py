@@ -11,6 +11,7 @@ from PIL import Image
 from sd_common.parameters import MIN_SIDE_PX, AnyParameters, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_worker.engine.diffusers_api import (
     Pipeline,
+    copy_view,
     nsfw_content_detected,
     side_multiple_px,
     takes_argument,
@@ -19,7 +20,7 @@ from sd_worker.engine.diffusers_api import (
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.kinds import NetworkInput, network_input
 from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.schedulers import create_scheduler
+from sd_worker.engine.schedulers import check_steps, create_scheduler
 from sd_worker.engine.sharing import share, unshare
 from sd_worker.engine.tasks import EngineTask
 
@@ -83,8 +84,18 @@ def create_task_pipeline(model: LoadedModel, parameters: AnyParameters) -> Pipel
 
     Raises `InvalidInput` where the model cannot do this kind of task.
     """
+    # The scheduler counts, since the constructors of pipelines change its configuration, each kind in another way.
+    key = (parameters.params_type, parameters.scheduler, parameters.safety_filter)
+    view = model.views.get(key)
+    if view is None:
+        view = model.views[key] = _create_view(model, parameters)
+    check_steps(parameters.scheduler, view.scheduler, parameters.steps)
+    return copy_view(view)
+
+
+def _create_view(model: LoadedModel, parameters: AnyParameters) -> Pipeline:
     _check_network_input(model, parameters)
-    scheduler = create_scheduler(parameters.scheduler, model.pipeline.scheduler, steps=parameters.steps)
+    scheduler = create_scheduler(parameters.scheduler, model.pipeline.scheduler)
     try:
         return view_pipeline(
             model.pipeline, parameters.params_type, scheduler, with_safety_checker=parameters.safety_filter

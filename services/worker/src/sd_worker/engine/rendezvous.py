@@ -27,7 +27,6 @@ leaves: an error is raised in it at the very place where it is parked.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -58,7 +57,8 @@ class Rendezvous(Generic[Ended]):
         self._greenlet = greenlet(function)
         #: What it waits for; None before it is started and after it has ended.
         self.parked: Call | None = None
-        #: What the function returned, or raised.
+        #: What the function returned, or raised; with the error's traceback, which keeps all that the function had in
+        #: memory (see `errors.drop_tracebacks`).
         self.ended: Ended | None = None
         self.error: BaseException | None = None
 
@@ -75,9 +75,6 @@ class Rendezvous(Generic[Ended]):
             value = switch()
         except BaseException as error:  # the engine's thread outlives every sample
             self.parked, self.error = None, error
-            # The traceback's frames hold the sample's tensors, and this one the error: nobody is to wait for the
-            # garbage collector to find that circle.
-            traceback.clear_frames(error.__traceback__)
             return
         if self._greenlet.dead:
             self.parked, self.ended = None, value  # type: ignore[assignment]  # what the function returns

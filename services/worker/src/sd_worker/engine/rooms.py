@@ -2,67 +2,120 @@
 
 Samples that share their passes are in one *place*. A place is full when its samples fill a pass: more of them would
 only make each other wait for steps. Two full places take turns; more would make everybody wait for theirs.
+
+A sample that has but its pixels to come leaves its place, so that passes stay full while others are decoded. Where
+decoding is slower than denoising such samples would pile up: nobody begins while there is more than a pass of them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-_MOST_LOAD = 2.0
+_MOST_DENOISING = 2.0
+_MOST_DECODING = 1.0
+#: Clients choose the size of their pictures, and so the place.
+_MOST_PLACES = 256
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a sample takes up: rows of its network's passes. Samples of one place share them."""
+    """What a sample takes up: rows of its network's passes. Samples of one place share them.
+
+    `num_rows` is what most families take; what it turns out to be is learned (`Rooms.learn`).
+    """
 
     place: Hashable
     num_rows: int
+
+
+@dataclass
+class _FullPass:
+    """How many rows a pass of a place has, and the samples there, by what was expected of them."""
+
+    num_rows: int
+    num_rows_of: dict[int, int] = field(default_factory=dict)
+
+
+class _Inside:
+    """Samples, and how many there are of each room."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[Hashable, Room] = {}
+        self.num_samples: Counter[Room] = Counter()
+
+    def add(self, sample: Hashable, room: Room) -> None:
+        self._rooms[sample] = room
+        self.num_samples[room] += 1
+
+    def remove(self, sample: Hashable) -> Room | None:
+        room = self._rooms.pop(sample, None)
+        if room is not None:
+            self.num_samples[room] -= 1
+            if not self.num_samples[room]:
+                del self.num_samples[room]
+        return room
 
 
 class Rooms:
     """The rows that samples take up, by place."""
 
     def __init__(self) -> None:
-        self._inside: dict[Hashable, Room] = {}
-        self._rows: Counter[Hashable] = Counter()
-        self._caps: dict[Hashable, float] = {}
+        self._denoising = _Inside()
+        self._decoding = _Inside()
+        self._full_passes: OrderedDict[Hashable, _FullPass] = OrderedDict()
         self.last_share = 1.0
 
     @property
-    def load(self) -> float:
-        """Full passes that a step of all samples takes."""
-        return sum(self.share_of(Room(place, num_rows)) for place, num_rows in self._rows.items())
+    def workload(self) -> float:
+        """Full passes that a step of all samples takes. Of those that are decoded, what is more than a pass counts: as
+        here, others may come in their place."""
+        return self._passes(self._denoising) + max(0.0, self._passes(self._decoding) - _MOST_DECODING)
 
     @property
     def is_full(self) -> bool:
-        return self.load >= _MOST_LOAD
+        return self._passes(self._denoising) >= _MOST_DENOISING or self._passes(self._decoding) > _MOST_DECODING
 
     def share_of(self, room: Room) -> float:
-        """The part of a pass that it takes; all of it, while the cap of its place is not known."""
-        return room.num_rows / self._caps.get(room.place, room.num_rows)
+        """The part of a pass that it takes; all of it, while that of its place is not known."""
+        full = self._full_passes.get(room.place)
+        return 1.0 if full is None else self._num_rows(room) / full.num_rows
 
     def has_room_for(self, room: Room) -> bool:
-        taken = self._rows[room.place]
-        return taken == 0 or taken + room.num_rows <= self._caps.get(room.place, 0)
+        inside = self._denoising.num_samples.items()
+        taken = sum(self._num_rows(other) * number for other, number in inside if other.place == room.place)
+        full = self._full_passes.get(room.place)
+        return taken == 0 or (full is not None and taken + self._num_rows(room) <= full.num_rows)
 
     def enter(self, sample: Hashable, room: Room) -> None:
         """A sample has begun."""
-        self._inside[sample] = room
-        self._rows[room.place] += room.num_rows
+        self._denoising.add(sample, room)
         self.last_share = self.share_of(room)
+
+    def begin_decoding(self, sample: Hashable) -> None:
+        """A sample needs no more passes of its network. One that does not any more is let pass."""
+        room = self._denoising.remove(sample)
+        if room is not None:
+            self._decoding.add(sample, room)
 
     def leave(self, sample: Hashable) -> None:
-        """A sample needs no more passes of its network. One that has left already is let pass."""
-        room = self._inside.pop(sample, None)
-        if room is None:
-            return
-        self._rows[room.place] -= room.num_rows
-        if not self._rows[room.place]:
-            del self._rows[room.place]
+        """A sample has ended."""
+        self._denoising.remove(sample)
+        self._decoding.remove(sample)
 
-    def set_cap(self, room: Room, num_samples: float) -> None:
-        """A pass of its place takes so many samples like that of `room`."""
-        self._caps[room.place] = num_samples * room.num_rows
+    def learn(self, room: Room, num_rows: int, full_num_rows: int) -> None:
+        """A sample like that of `room` has `num_rows` in a pass, which should have up to `full_num_rows`."""
+        full = self._full_passes.setdefault(room.place, _FullPass(full_num_rows))
+        full.num_rows, full.num_rows_of[room.num_rows] = full_num_rows, num_rows
+        self._full_passes.move_to_end(room.place)
+        while len(self._full_passes) > _MOST_PLACES:
+            self._full_passes.popitem(last=False)
         self.last_share = self.share_of(room)
+
+    def _passes(self, samples: _Inside) -> float:
+        return sum(self.share_of(room) * number for room, number in samples.num_samples.items())
+
+    def _num_rows(self, room: Room) -> int:
+        full = self._full_passes.get(room.place)
+        return room.num_rows if full is None else full.num_rows_of.get(room.num_rows, room.num_rows)

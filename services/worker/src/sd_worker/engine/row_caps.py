@@ -43,10 +43,10 @@ class RowCaps:
 
     def of(self, call: NetworkCall) -> int:
         """The rows that a forward pass of calls like `call` should have at most. Measures at the first such call."""
-        if call.num_fixed_rows is not None:
-            return call.num_fixed_rows
         if call.owner is not None:
             return call.num_rows
+        if call.num_fixed_rows is not None:
+            return call.num_fixed_rows
         caps = self._caps.setdefault(call.network, {})
         if call.cost_class not in caps:
             caps[call.cost_class] = self._measured(call) if self._fixed is None else self._fixed

@@ -27,7 +27,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sd_common.parameters import SchedulerName
-from sd_worker.engine.diffusers_api import Config, Scheduler, remember_lms_coefficients, scheduler_from_config
+from sd_worker.engine.diffusers_api import Config, Scheduler
+from sd_worker.engine.diffusers_schedulers import scheduler_from_config
 from sd_worker.engine.errors import InvalidInput
 
 _PLAIN_SIGMAS: Config = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
@@ -68,10 +69,10 @@ _RECIPES: Mapping[SchedulerName, _Recipe] = {
 }
 
 
-def create_scheduler(name: SchedulerName, own: Scheduler, *, steps: int) -> Scheduler:
-    """A fresh scheduler for one task, made from the configuration of its model's `own`.
+def create_scheduler(name: SchedulerName, own: Scheduler) -> Scheduler:
+    """A fresh scheduler, made from the configuration of a model's `own`.
 
-    Raises `InvalidInput` where the model or the number of steps does not go with it.
+    Raises `InvalidInput` where the model does not go with it.
     """
     own_class = type(own).__name__
     if own_class.startswith("FlowMatch"):
@@ -80,15 +81,11 @@ def create_scheduler(name: SchedulerName, own: Scheduler, *, steps: int) -> Sche
             raise InvalidInput(f"Scheduler '{name}' does not go with this flow-matching model: choose 'euler'")
         return scheduler_from_config(own_class, own.config, {})
     recipe = _RECIPES[name]
-    scheduler = scheduler_from_config(recipe.class_name, own.config, {**_FOR_LATENTS, **recipe.options})
-    if name == "lcm":
-        _check_lcm_steps(scheduler, steps)
-    if name == "k-lms":
-        remember_lms_coefficients(scheduler)
-    return scheduler
+    return scheduler_from_config(recipe.class_name, own.config, {**_FOR_LATENTS, **recipe.options})
 
 
-def _check_lcm_steps(scheduler: Scheduler, steps: int) -> None:
-    most = scheduler.config["original_inference_steps"]
+def check_steps(name: SchedulerName, scheduler: Scheduler, steps: int) -> None:
+    """Raises `InvalidInput` where `scheduler`, which `name` stands for, does not take so many."""
+    most = scheduler.config["original_inference_steps"] if name == "lcm" else None
     if isinstance(most, int) and steps > most:
         raise InvalidInput(f"Scheduler 'lcm' takes at most {most} steps with this model, not {steps}: 4 to 8 are usual")

@@ -16,7 +16,7 @@ shared all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,10 +44,11 @@ class ThreadCall:
 
     function: Callable[..., object]
     arguments: tuple[object, ...]
+    keywords: Mapping[str, object]
 
     def run(self) -> object:
         with torch.inference_mode():  # it is set for a thread
-            return self.function(*self.arguments)
+            return self.function(*self.arguments, **self.keywords)
 
 
 def sharing_of(pipeline: Pipeline) -> Sharing:
@@ -67,12 +68,13 @@ def share(
     pipeline: Pipeline, sharing: Sharing, prompts: PromptCache, task_id: Hashable, num_fixed_rows: int | None
 ) -> None:
     """Replace the parts of a task's own `pipeline`. `num_fixed_rows` pads every shared pass of the network, and leaves
-    the decoding to the sample alone: so no company changes a bit."""
+    the decoding to the sample alone: so no company changes a bit. A network that shares nothing needs no padding."""
     own = vars(pipeline)  # assigning an attribute would register it as a component
     owner = None if sharing.shares_denoising else task_id
     for name in _NETWORKS:
         if isinstance(module := own.get(name), torch.nn.Module):
-            own[name] = _SharedNetwork(NetworkCall("denoise", module, (), {}, owner, num_fixed_rows))
+            fixed = num_fixed_rows if owner is None else None
+            own[name] = _SharedNetwork(NetworkCall("denoise", module, (), {}, owner, fixed))
     if sharing.shares_decoding:
         owner = None if num_fixed_rows is None else task_id
         own["vae"] = _SharedDecoder(NetworkCall("decode", own["vae"], (), {}, owner))
@@ -80,7 +82,7 @@ def share(
         own["encode_prompt"] = prompts.cached(encode_prompt)
     check = getattr(pipeline, "run_safety_checker", None)
     if callable(check) and own.get("safety_checker") is not None:
-        own["run_safety_checker"] = lambda *arguments: park(ThreadCall(check, arguments))
+        own["run_safety_checker"] = lambda *arguments, **keywords: park(ThreadCall(check, arguments, keywords))
 
 
 def unshare(pipeline: Pipeline) -> None:

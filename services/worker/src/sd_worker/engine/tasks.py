@@ -139,7 +139,7 @@ class KnownModel:
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What the engine has to do.
 
     `passes`: full forward passes that a step of everything takes, or would take if there were room. `passes_per_task`:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 
 from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
-from sd_worker.engine.default_parameters import fill_in
+from sd_worker.engine.default_parameters import with_defaults
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.loaded_model import LoadedModel
@@ -31,10 +31,10 @@ class Waiting:
     #: What it will take up, once its model has said its defaults.
     room: Room | None = None
 
-    def fill_in(self, model: LoadedModel) -> Room:
+    def complete_for(self, model: LoadedModel) -> Room:
         """Complete the task with its model's defaults. Raises `InvalidInput` where the two do not go together."""
         if self.room is None:
-            self.task = replace(self.task, parameters=fill_in(self.task.parameters, model.default_parameters))
+            self.task = replace(self.task, parameters=with_defaults(self.task.parameters, model.default_parameters))
             self.room = room_of(self.task, model)
         return self.room
 
@@ -73,7 +73,7 @@ class WaitingTasks:
         return len(self._waiting)
 
     @property
-    def load(self) -> float:
+    def workload(self) -> float:
         """The full passes that a step of all of them takes."""
         # Of those whose model is not resident, what they take up is not known yet: as much as the last one.
         return sum(
@@ -117,7 +117,12 @@ class WaitingTasks:
 
     def startable(self, may_begin: Callable[[Waiting], bool]) -> Iterator[tuple[Waiting, LoadedModel] | Failed]:
         """Take out those whose model is resident, and for which there is room, until there is none or one may not
-        begin; and those that their model cannot make. Each begins before the next is looked at."""
+        begin; and those that their model cannot make. Each begins before the next is looked at.
+
+        Where one finds no room in its place, later ones that need less do not go there before it: they could keep it
+        waiting for ever.
+        """
+        full_places: set[Hashable] = set()
         for waiting in tuple(self._waiting.values()):
             # While a load waits for room, samples that run end first, or others would keep the room taken for ever.
             if self._models.waits_for_room or self._rooms.is_full or not may_begin(waiting):
@@ -126,14 +131,18 @@ class WaitingTasks:
             if model is None:
                 continue
             try:
-                has_room = self._rooms.has_room_for(waiting.fill_in(model))
+                room = waiting.complete_for(model)
             except InvalidInput as error:
                 self.remove(waiting.task.task_id)
                 yield failure_of(waiting.task, error)
                 continue
-            if has_room:
-                self.remove(waiting.task.task_id)
-                yield waiting, model
+            if room.place in full_places:
+                continue
+            if not self._rooms.has_room_for(room):
+                full_places.add(room.place)
+                continue
+            self.remove(waiting.task.task_id)
+            yield waiting, model
 
     def _of_model(self, name: str | None) -> list[Waiting]:
         return [waiting for waiting in self._waiting.values() if waiting.task.parameters.model == name]

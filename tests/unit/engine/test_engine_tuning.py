@@ -1,0 +1,83 @@
+"""What makes a model faster or smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from unit.engine.company import Alone, variety
+from unit.engine.recorder import TickedEngine, network_of, txt2img
+
+from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.tuning import AttentionBackend, Tuning, choose_attention
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_channels_last_is_the_format_of_unet_and_vae_and_gives_nearly_the_same(
+    model_dir: Path, source: ModelSource, channels_last: bool
+) -> None:
+    plain = TickedEngine(source, "sd1")
+    tuned = TickedEngine(ModelSource(model_dir, dtype=torch.float32, tuning=Tuning(channels_last=channels_last)), "sd1")
+    for part in ("unet", "vae"):
+        weights = [weight for weight in network_of(tuned.models, "sd1", part).parameters() if weight.ndim == 4]
+        # Kernels of one pixel are in both formats.
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights) == channels_last
+    tasks = variety("sd1", ["ddim"])
+
+    Alone(plain).assert_within(1, tasks, tuned.run(tasks))
+    plain.stop()
+    tuned.stop()
+
+
+@pytest.mark.parametrize("tiles_vae", [False, True])
+def test_a_large_picture_is_decoded_in_tiles_where_asked(model_dir: Path, tiles_vae: bool) -> None:
+    engine = TickedEngine(ModelSource(model_dir, dtype=torch.float32, tuning=Tuning(tiles_vae=tiles_vae)), "sd1")
+    decoded: list[tuple[int, ...]] = []
+    decoder = network_of(engine.models, "sd1", "vae").get_submodule("decoder")
+    decoder.register_forward_pre_hook(lambda _, arguments: decoded.append(tuple(arguments[0].shape[2:])))
+
+    engine.finish(txt2img(steps=1, width=192, height=64))
+
+    assert (decoded == [(8, 24)]) != tiles_vae
+    assert (len(decoded) > 1) == tiles_vae
+    engine.stop()
+
+
+#: Of torch's implementations of attention, how to ask for each and to set it. Untyped.
+ATTENTION: Any = torch.backends.cuda
+NAMES = ("flash_sdp", "mem_efficient_sdp", "cudnn_sdp", "math_sdp")
+
+
+def enabled_attention() -> tuple[bool, ...]:
+    return tuple(getattr(ATTENTION, f"{name}_enabled")() for name in NAMES)
+
+
+@pytest.fixture
+def attention() -> Iterator[None]:
+    """The process's attention as it was, afterwards."""
+    before = enabled_attention()
+    yield
+    for name, was_enabled in zip(NAMES, before, strict=True):
+        getattr(ATTENTION, f"enable_{name}")(was_enabled)
+
+
+@pytest.mark.usefixtures("attention")
+@pytest.mark.parametrize(
+    ("backend", "enabled"),
+    [
+        ("auto", (True, True, True, True)),
+        ("flash", (True, False, False, True)),
+        ("efficient", (False, True, False, True)),
+        ("cudnn", (False, False, True, True)),
+        ("math", (False, False, False, True)),
+    ],
+)
+def test_attention_is_restricted_to_one_and_what_does_the_rest(
+    backend: AttentionBackend, enabled: tuple[bool, ...]
+) -> None:
+    choose_attention(backend)
+
+    assert enabled_attention() == enabled
