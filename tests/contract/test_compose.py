@@ -260,7 +260,7 @@ def _compose_nats(directory: Path, secrets: Path) -> Iterator[str]:
         "--http_port=8222": "--addr=127.0.0.1",
         "$$": "$",  # as docker-compose writes it
     }
-    command = [*service["entrypoint"], *service["command"], "--port=-1", f"--ports_file_dir={directory}"]
+    command = [*service["entrypoint"], *service["command"], "--port=-1"]
     for there, here in mounted.items():
         command = [word.replace(there, here) for word in command]
     path = f"{Path(installed('nats-server')).parent}:{os.environ['PATH']}"
@@ -272,9 +272,10 @@ def _compose_nats(directory: Path, secrets: Path) -> Iterator[str]:
                 log.append(line)
                 if "Server is ready" in line:
                     break
-            assert server.poll() is None, "".join(log)
-            [file] = directory.glob(f"*_{server.pid}.ports")
-            yield json.loads(file.read_text())["nats"][0]
+            else:
+                pytest.fail("".join(log))
+            [address] = re.findall(r"Listening for client connections on (\S+)", "".join(log))
+            yield f"nats://{address}"
         finally:
             server.terminate()
 
