@@ -140,6 +140,18 @@ def test_commands_of_kubectl_are_known_and_name_what_is_there() -> None:
         assert objects <= there, words
 
 
+def test_what_is_scaled_to_none_is_scaled_back() -> None:
+    """`kubectl apply` does not: autoscaled workloads have no number of replicas in the manifests."""
+    stopped = [block for block in _BLOCKS if "--replicas=0" in block]
+    assert stopped
+    for block in stopped:
+        counts: dict[str, set[str]] = {}
+        for objects, count in re.findall(r"scale ((?:[a-z]+/[a-z]+ )+)--replicas=(\d+)", block):
+            for each in objects.split():
+                counts.setdefault(each, set()).add(count)
+        assert all(len(each) == 2 for each in counts.values()), block
+
+
 @cache
 def _help_of_all() -> str:
     return subprocess.run(["kubectl", "options"], capture_output=True, text=True, check=True, timeout=30).stdout
