@@ -109,10 +109,20 @@ class NatsServerWithUsers(embedded_nats.NatsServer):
     """A nats-server with the users of `sd_common.nats_users`, and one for the tests that may do everything."""
 
     def __init__(self, directory: Path, publishers: Sequence[str] = (DEFAULT_PUBLISHER,)) -> None:
-        listed = (*users(publishers), _ALL_RIGHTS)
-        self._access = NatsAccess({user.name: secrets.token_hex(20) for user in listed}, listed)
+        self._users = (*users(publishers), _ALL_RIGHTS)
+        self._access = self._new_access()
         arguments = self._access.arguments(directory / "nats.conf")
         super().__init__(directory, arguments, env=self._access.environment())
+
+    def _new_access(self) -> NatsAccess:
+        return NatsAccess({user.name: secrets.token_hex(20) for user in self._users}, self._users)
+
+    def change_passwords(self) -> None:
+        """Of all users. It takes a restart."""
+        self._access = self._new_access()
+        self.terminate()
+        self._env = self._access.environment()
+        self.start()
 
     def settings_of(self, user: str) -> NatsSettings:
         """Settings with which to connect as this user."""

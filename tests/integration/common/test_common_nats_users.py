@@ -94,11 +94,16 @@ PUBLISHING: list[tuple[str, set[str]]] = [
     ("$SYS.REQ.ACCOUNT.PING.CONNZ", NOBODY),
     ("$SYS.REQ.USER.INFO", NOBODY),
     # What changes or hands out whole streams. A name that is not ours is nobody's.
-    *((f"$JS.API.STREAM.{verb}.{stream}", {P}) for stream in STREAMS for verb in ("CREATE", "UPDATE")),
+    *(
+        (f"$JS.API.STREAM.{verb}.{stream}", {P})
+        for stream in STREAMS
+        for verb in ("CREATE", "UPDATE", "SNAPSHOT", "RESTORE")
+    ),
+    *((f"$JS.SNAPSHOT.{verb}.{stream}.id", {P}) for stream in STREAMS for verb in ("ACK", "RESTORE")),
     *(
         (f"$JS.API.STREAM.{verb}.{stream}", NOBODY)
         for stream in STREAMS
-        for verb in ("DELETE", "PURGE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE")
+        for verb in ("DELETE", "PURGE", "LEADER.STEPDOWN", "PEER.REMOVE")
     ),
     *((f"$JS.API.STREAM.{verb}.MINE", NOBODY) for verb in ("CREATE", "UPDATE", "DELETE", "INFO")),
     *((f"$JS.API.{call}", NOBODY) for call in ("INFO", "STREAM.NAMES", "STREAM.LIST", "ACCOUNT.PURGE.$G")),

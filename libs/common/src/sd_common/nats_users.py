@@ -65,7 +65,12 @@ class NatsUser:
 PROVISION = NatsUser(
     "provision",
     shared_account=STREAMS_ACCOUNT,
-    publish=tuple(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("INFO", "CREATE", "UPDATE")),
+    publish=(
+        *(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("INFO", "CREATE", "UPDATE")),
+        # For `sd_common.backup`. It adds little: who may change a stream may have it republished to where it listens.
+        *(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("SNAPSHOT", "RESTORE")),
+        *(f"$JS.SNAPSHOT.{verb}.{stream}.>" for stream in _STREAMS for verb in ("ACK", "RESTORE")),
+    ),
 )
 GATEWAY = NatsUser(
     "gateway",
