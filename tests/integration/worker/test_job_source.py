@@ -26,6 +26,7 @@ from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS, jobs_consumer_name
 from sd_common.subjects import ModelLane
 from sd_worker.backlog_watch import INTERVAL_S
+from sd_worker.held_models import ModelsHere
 from sd_worker.job_source import JobSource
 from support import servers
 from support.servers import NatsServer, nats_settings_of
@@ -38,7 +39,7 @@ class Worker:
         self.name = name
         self.resident = resident
         self.taken: asyncio.Queue[tuple[str, Msg]] = asyncio.Queue()
-        self.source = JobSource(client, JobQueue(client), lambda: self.resident, swap_after_s, name)
+        self.source = JobSource(client, JobQueue(client), lambda: ModelsHere(self.resident), swap_after_s, name)
         self._working: asyncio.Task[None] | None = None
 
     def start(self) -> None:

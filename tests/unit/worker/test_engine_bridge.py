@@ -40,6 +40,9 @@ class ToldEngine:
     def resident_models(self) -> Sequence[str]:
         return ()
 
+    def fetching_models(self) -> Sequence[str]:
+        return ()
+
     def known_models(self) -> Sequence[KnownModel]:
         return ()
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, MemoryUse, Outcome, Progress, Workload
+from sd_worker.held_models import ModelsHere
 
 #: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full
 #: one, and a little that waits to fill the place of what ends.
@@ -25,6 +26,7 @@ class EngineLike(Protocol):
     def stop(self, timeout_s: float) -> bool: ...
     def has_failed(self) -> bool: ...
     def resident_models(self) -> Sequence[str]: ...
+    def fetching_models(self) -> Sequence[str]: ...
     def known_models(self) -> Sequence[KnownModel]: ...
     def memory(self) -> MemoryUse: ...
 
@@ -45,6 +47,7 @@ class EngineBridge:
         self._listeners: dict[str, Callable[[Progress], None]] = {}
         self._workload = Workload()
         self._num_submitted = 0
+        self._at_hand: tuple[str, ...] = ()
         self._num_coming = 0
         self._changed = asyncio.Event()
         self._told: deque[tuple[Callable[..., None], object]] = deque()
@@ -118,9 +121,16 @@ class EngineBridge:
         """Names of the models in memory, the most recently used last."""
         return self._engine.resident_models()
 
+    def models_here(self) -> ModelsHere:
+        """Names of the models in memory, of those that are fetched, and of those at hand when it was last asked for
+        them."""
+        return ModelsHere(self._engine.resident_models(), self._engine.fetching_models(), self._at_hand)
+
     async def known_models(self) -> Sequence[KnownModel]:
         """The models in memory, and those at hand on disk."""
-        return await asyncio.to_thread(self._engine.known_models)
+        known = await asyncio.to_thread(self._engine.known_models)
+        self._at_hand = tuple(model.name for model in known if not model.is_resident)
+        return known
 
     async def stop(self, timeout_s: float) -> None:
         """Cancel what runs, and end."""

@@ -85,7 +85,7 @@ class Engine:
                     self._follow(sample, sample.throw(TaskCancelled(task_id)))
 
     def drain(self) -> None:
-        """Cancel what has not begun, give up the load, and begin nothing more."""
+        """Cancel what has not begun, give up what is loaded or fetched, and begin nothing more."""
         self._is_draining = True
         for task_id in self._waiting:
             self.cancel(task_id)
@@ -103,7 +103,7 @@ class Engine:
         """
         with torch.inference_mode():  # it is set for a thread, so for all its greenlets
             self._take_what_threads_did()
-            self._outcomes += self._waiting.look_after_the_load()
+            self._outcomes += self._waiting.look_after_models()
             self._start_waiting()
             if self._groups:
                 self._make_a_pass()

@@ -17,6 +17,8 @@ from sd_common.parameters import (
 
 #: Networks that samples share, as stages of a picture and of its timings.
 Stage = Literal["denoise", "decode"]
+#: Models that an engine downloads side by side: more would only share the line, and the disk.
+MOST_FETCHES = 4
 FailureCode = Literal["model_unavailable", "invalid_input", "out_of_memory", "internal"]
 
 
