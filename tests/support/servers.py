@@ -100,7 +100,7 @@ _ALL_RIGHTS = NatsUser(
     TESTER,
     publish=(">",),
     tell=(subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
-    hear=(">", subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
+    hear=(">", subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL, subjects.BACKLOG),
     shared_account=STREAMS_ACCOUNT,
 )
 
