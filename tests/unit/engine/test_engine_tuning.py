@@ -58,10 +58,11 @@ def test_a_compiled_network_has_one_graph_for_each_size_and_bucket_and_those_of_
     compiling = ModelSource(model_dir, dtype=torch.float32, tuning=Tuning(compiles=True))
     engine = TickedEngine(compiling, "sd1", row_caps=RowCaps(CPU, fixed=6, in_buckets=True))
 
-    def run(num_tasks: int, **parameters: object) -> int:
+    def run(num_tasks: int, **parameters: Any) -> int:
         """How many graphs more there are after so many tasks together."""
         before = len(graphs)
-        tasks = [txt2img(str(number), **{"steps": 1, "scheduler": "ddim"} | parameters) for number in range(num_tasks)]
+        given: dict[str, Any] = {"steps": 1, "scheduler": "ddim"} | parameters
+        tasks = [txt2img(str(number), **given) for number in range(num_tasks)]
         assert all(isinstance(outcome, Finished) for outcome in engine.run(tasks, per_join=num_tasks).values())
         return len(graphs) - before
 
