@@ -8,7 +8,7 @@ GatewayError
 ├── TooManyUnfinishedTasks the user is at the limit
 ├── IdempotencyKeyReused   another body came under this key before
 ├── TaskNotFound           the user has no such task
-├── UnsupportedBody        a body of a type that the operation does not take
+├── UnsupportedBody        a body of a type that the operation does not take, or a compressed one
 ├── MalformedBody          a body that cannot be read at all
 ├── BodyTooLarge           a body beyond the limit
 └── InvalidInput           fields that are wrong, each with a sentence
@@ -79,7 +79,7 @@ class TaskNotFound(GatewayError):
 
 
 class UnsupportedBody(GatewayError):
-    """A body of a type that the operation does not take."""
+    """A body of a type that the operation does not take, or a compressed one."""
 
 
 class MalformedBody(GatewayError):
