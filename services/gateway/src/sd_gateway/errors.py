@@ -99,8 +99,9 @@ class FieldError:
 
 
 class InvalidInput(GatewayError):
-    """Fields that are wrong."""
+    """Fields that are wrong, and how many more there are."""
 
-    def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{error.field}: {error.detail}" for error in errors))
+    def __init__(self, errors: Sequence[FieldError], num_more: int = 0) -> None:
+        told = [f"{error.field}: {error.detail}" for error in errors]
+        super().__init__("; ".join([*told, f"and {num_more} more"] if num_more else told))
         self.errors = list(errors)
