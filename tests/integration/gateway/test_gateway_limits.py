@@ -111,9 +111,8 @@ async def test_a_compressed_body_is_refused_before_it_has_come(
     _, url = await start_gateway()
     address = URL(url)
     reader, writer = await asyncio.open_connection(address.host, address.port)
-    writer.write(
-        f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 500\r\n\r\n".encode()
-    )
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+    writer.write(f"{head}Content-Length: 500\r\n\r\n".encode())
     async with asyncio.timeout(PATIENCE_S):
         answer = await reader.readuntil(b"}")
     writer.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -132,7 +132,8 @@ async def read_upload(request: web.Request, max_bytes: int) -> bytes:
 
 
 async def _read_part(request: web.Request, max_bytes: int) -> bytes:
-    reader = await request.multipart()
+    content = _CountedContent(request.content, request.client_max_size)
+    reader = MultipartReader(request.headers, cast("StreamReader", content), client_max_size=request.client_max_size)
     while (part := await reader.next()) is not None:
         if not isinstance(part, BodyPartReader) or part.name != BLOB_FIELD:
             continue
@@ -143,6 +144,35 @@ async def _read_part(request: web.Request, max_bytes: int) -> bytes:
                 raise BodyTooLarge(f"The picture is larger than {max_bytes:,} bytes")
         return bytes(data)
     raise InvalidInput([FieldError(BLOB_FIELD, "Needed, but the form has no such file")])
+
+
+class _CountedContent:
+    """A body as aiohttp's parser of forms reads it, and no further than to `max_bytes`: that one passes over what
+    stands before the parts and in those that nobody asks for, however much it is."""
+
+    def __init__(self, content: StreamReader, max_bytes: int) -> None:
+        self._content = content
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+
+    async def read(self, num_bytes: int) -> bytes:
+        return self._counted(await self._content.read(num_bytes))
+
+    async def readline(self, *, max_line_length: int | None = None) -> bytes:
+        return self._counted(await self._content.readline(max_line_length=max_line_length))
+
+    def at_eof(self) -> bool:
+        return self._content.at_eof()
+
+    def unread_data(self, data: bytes) -> None:
+        self._num_bytes -= len(data)
+        self._content.unread_data(data)
+
+    def _counted(self, data: bytes) -> bytes:
+        self._num_bytes += len(data)
+        if self._num_bytes > self._max_bytes:
+            raise BodyTooLarge(f"The body is larger than {self._max_bytes:,} bytes")
+        return data
 
 
 def checked(validate: Callable[[], T]) -> T:
