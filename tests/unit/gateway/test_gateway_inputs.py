@@ -340,7 +340,8 @@ async def test_an_upload_is_read_to_its_limit() -> None:
 
 async def _nested(data: bytes) -> web.Request:
     inner, outer = MultipartWriter("form-data"), MultipartWriter("form-data")
-    inner.append(data)
+    for _ in range(4):
+        inner.append(data)
     outer.append(inner)
     return _request(body=await outer.as_bytes(), headers={"Content-Type": outer.content_type})
 
@@ -348,11 +349,10 @@ async def _nested(data: bytes) -> web.Request:
 async def test_all_bytes_of_an_upload_count_whatever_they_belong_to() -> None:
     line = b"x" * 1023 + b"\n"
     form = {"Content-Type": "multipart/form-data; boundary=x"}
-    for num_lines, expected in ((512, InvalidInput), (1025, BodyTooLarge)):
+    for num_lines, expected in ((512, InvalidInput), (1028, BodyTooLarge)):
         for request in (
-            await _multipart(other=line * num_lines),
-            await _multipart(**{f"other{number}": line * (num_lines // 4 + 1) for number in range(4)}),
-            await _nested(line * num_lines),
+            await _multipart(**{f"other{number}": line * (num_lines // 4) for number in range(4)}),
+            await _nested(line * (num_lines // 4)),
             _request(body=line * num_lines + b"--x--\r\n", headers=form),
         ):
             with pytest.raises(expected):
