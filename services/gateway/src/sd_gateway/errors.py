@@ -32,7 +32,10 @@ class OriginNotAllowed(GatewayError):
     """A web page of an origin that may not use this."""
 
     def __init__(self, origin: str) -> None:
-        super().__init__(f"Pages of '{origin}' may not use this: the operator can add it to ALLOWED_ORIGINS")
+        super().__init__(
+            f"Pages of '{origin}' may not use this: the operator can add it to ALLOWED_ORIGINS, or set BASE_URL to it "
+            "where it is this gateway's own"
+        )
 
 
 class TooManyRequests(GatewayError):
