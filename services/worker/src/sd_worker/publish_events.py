@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import (
-    TERMINAL_TYPES,
     AbortCode,
     AbortedEvent,
     FinishedEvent,
@@ -113,7 +112,7 @@ class EventPublisher:
             pending = PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
             with _somebody_was_first():
                 await self._task_log.append(ref, pending, NO_EVENT)
-        if last.event_type in TERMINAL_TYPES:
+        if last.is_terminal:
             raise TaskEnded(ref.task_id, last.event_type)
         try:
             return last.sequence, last.event
@@ -134,7 +133,7 @@ class EventPublisher:
     async def check(self, attempt: Attempt) -> None:
         """Raises `TaskEnded`, `TaskLost` where the attempt is not the task's last event any more."""
         last = await self._task_log.last(attempt.ref)
-        if last is not None and last.event_type in TERMINAL_TYPES:
+        if last is not None and last.is_terminal:
             raise TaskEnded(attempt.ref.task_id, last.event_type)
         if last is None or last.sequence > attempt.started_sequence:  # a lower one is of a replica that is behind
             raise TaskLost(attempt.ref.task_id)
