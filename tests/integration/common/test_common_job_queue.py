@@ -9,14 +9,14 @@ from integration.common.makers import KEY, MODEL, REST, new_job, new_ref
 from nats.js.errors import NotFoundError
 
 from sd_common.errors import QueueFull
-from sd_common.job_queue import JobQueue
-from sd_common.jobs import Job
+from sd_common.job_queue import JobQueue, Stray
+from sd_common.jobs import Job, JobHead
 from sd_common.messages import now
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.tracing import continued_trace
-from support.jobs import num_jobs
+from support.jobs import STRAY_SUBJECTS, num_jobs
 
 _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
@@ -107,6 +107,23 @@ async def test_the_backlog_tells_how_long_the_first_job_that_waits_has_waited(qu
     await queue.publish(new_job())
     models = {model.model_key: model for model in (await queue.backlog("asker")).lanes}
     assert models[KEY].oldest_wait_s < models[before.model_key].oldest_wait_s
+
+
+async def test_messages_of_no_lane_are_in_no_backlog_and_are_told_apart(
+    queue: JobQueue, nats_client: NatsClient
+) -> None:
+    strays = [Stray(subject, await _publish_raw(nats_client, subject)) for subject in STRAY_SUBJECTS]
+    job = new_job()
+    await queue.publish(job)
+    assert [lane.model_key for lane in (await queue.backlog("asker")).lanes] == [KEY]
+    *found, head = [head async for head in queue.heads()]
+    assert found == strays
+    assert isinstance(head, JobHead)
+    assert head.ref == job.ref
+
+
+async def _publish_raw(client: NatsClient, subject: str) -> int:
+    return (await client.jetstream().publish(subject, b"{}")).seq
 
 
 async def test_a_job_that_somebody_was_given_does_not_wait(queue: JobQueue, nats_client: NatsClient) -> None:

@@ -28,6 +28,7 @@ from sd_common.subjects import ModelLane
 from sd_worker.backlog_watch import INTERVAL_S
 from sd_worker.job_source import JobSource
 from support import servers
+from support.jobs import STRAY_SUBJECTS
 from support.servers import NatsServer, nats_settings_of
 
 
@@ -276,6 +277,15 @@ async def test_a_job_that_was_handed_back_is_found_by_one_of_several_idle_worker
         _, taken = await shared.get()
     assert _model_of(taken) == "cold"
     await puller.close()
+
+
+async def test_messages_of_no_lane_keep_no_worker_from_the_jobs(
+    create_worker: CreateWorker, nats_client: NatsClient
+) -> None:
+    for subject in STRAY_SUBJECTS:
+        await nats_client.jetstream().publish(subject, b"{}")
+    await _publish(nats_client, "home")
+    assert _model_of(await (await create_worker("undeterred")).next()) == "home"
 
 
 async def test_the_next_job_of_the_model_used_last_arrives_without_a_look_at_the_backlog(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from sd_common import subjects
 from sd_common.backlog import Backlog, LaneBacklog
-from sd_common.errors import QueueFull
+from sd_common.errors import QueueFull, SubjectError
 from sd_common.jobs import Job, JobHead
 from sd_common.lanes import Lane
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
@@ -28,6 +29,14 @@ _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
 #: What the server says of a message that is gone: no message found, sequence not found (where it goes while it is
 #: being deleted), or that deleting failed, for which it has no other reason.
 _MESSAGE_GONE = (10037, 10043, 10057)
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A message in JOBS of no lane, as `jobs.a!` is: no worker is given it."""
+
+    subject: str
+    sequence: int
 
 
 class JobQueue:
@@ -70,9 +79,15 @@ class JobQueue:
             if error.err_code not in _MESSAGE_GONE:
                 raise
 
-    async def heads(self) -> AsyncIterator[JobHead]:
-        """Whose the tasks of all jobs are, queued and running, in the order of the queue. Raises `Unavailable`."""
+    async def heads(self) -> AsyncIterator[JobHead | Stray]:
+        """Whose the tasks of all jobs are, queued and running, and what is of no lane, in the order of the queue.
+
+        Raises `Unavailable`.
+        """
         async for message in self._reader.replay(">", since=1):
+            if _lane_of(message.subject) is None:
+                yield Stray(message.subject, message.sequence)
+                continue
             try:
                 head = JobHead.model_validate_json(message.data)
             except ValidationError:
@@ -139,4 +154,12 @@ class JobQueue:
 
 def _num_jobs(info: dict[str, Any]) -> dict[ModelLane, int]:
     per_subject: dict[str, int] = info.get("state", {}).get("subjects") or {}
-    return {subjects.parse_jobs_subject(subject): count for subject, count in per_subject.items()}
+    return {lane: count for subject, count in per_subject.items() if (lane := _lane_of(subject)) is not None}
+
+
+def _lane_of(subject: str) -> ModelLane | None:
+    """None where the subject is of no lane: rights of NATS cannot say which characters a token has."""
+    try:
+        return subjects.parse_jobs_subject(subject)
+    except SubjectError:
+        return None
