@@ -20,7 +20,7 @@ from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision, provision_streams
 from sd_common.settings import MinioSettings, NatsSettings, RetentionSettings, StreamSettings
-from sd_common.streams import events_stream
+from sd_common.streams import CONSUMER_IDLE_S, events_stream, jobs_consumer
 from support.servers import NatsServer, S3Server, nats_env, nats_settings_of
 
 _NS = 10**9
@@ -113,6 +113,7 @@ async def test_the_consumer_of_a_model_is_as_the_contract_says(
         "max_deliver": -1,
         "max_ack_pending": 10_000,
         "max_waiting": 4096,
+        "inactive_threshold": 600 * _NS,
     }
     assert _chosen(answer["config"], expected) == expected
 
@@ -123,6 +124,16 @@ async def test_a_consumer_that_has_another_ack_wait_is_changed(
     await JobQueue(nats_client).create_consumer(REST)
     consumer = await JobQueue(nats_client, ack_wait_s=5).create_consumer(REST)
     assert consumer.config.ack_wait == 5
+
+
+async def test_a_consumer_from_before_it_could_go_away_is_changed(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    js = nats_client.jetstream()
+    await js.add_consumer("JOBS", jobs_consumer(REST).evolve(inactive_threshold=None))
+    assert not (await js.consumer_info("JOBS", KEY)).config.inactive_threshold
+    consumer = await JobQueue(nats_client).create_consumer(REST)
+    assert consumer.config.inactive_threshold == CONSUMER_IDLE_S
 
 
 async def test_provisioning_again_changes_nothing(nats_client: NatsClient, provisioned: NatsSettings) -> None:

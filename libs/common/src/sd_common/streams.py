@@ -26,6 +26,9 @@ REVOKED_TOKENS_BUCKET = "revoked_tokens"
 #: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker, unless the
 #: workers' settings say otherwise.
 DEFAULT_ACK_WAIT_S = 30.0
+#: A consumer of jobs that nobody pulled from for this many seconds, and of which no job is in progress, goes away:
+#: anybody may name models that there are not. The next worker that finds jobs there makes it anew.
+CONSUMER_IDLE_S = 600.0
 #: A retried submission with the same task_id is one job within this many seconds.
 DUPLICATE_WINDOW_S = 120.0
 
@@ -123,4 +126,5 @@ def jobs_consumer(lane: ModelLane, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> Co
         max_deliver=-1,
         max_ack_pending=10_000,
         max_waiting=4096,
+        inactive_threshold=CONSUMER_IDLE_S,
     )
