@@ -65,7 +65,11 @@ class NatsUser:
 PROVISION = NatsUser(
     "provision",
     shared_account=STREAMS_ACCOUNT,
-    publish=tuple(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("INFO", "CREATE", "UPDATE")),
+    publish=(
+        *(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("INFO", "CREATE", "UPDATE")),
+        f"$JS.API.CONSUMER.LIST.{JOBS}",
+        f"$JS.API.CONSUMER.DELETE.{JOBS}.*",
+    ),
 )
 GATEWAY = NatsUser(
     "gateway",
