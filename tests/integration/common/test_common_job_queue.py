@@ -8,15 +8,19 @@ import pytest
 from integration.common.makers import KEY, MODEL, REST, new_job, new_ref
 from nats.js.errors import NotFoundError
 
+from sd_common import streams
 from sd_common.errors import QueueFull
-from sd_common.job_queue import JobQueue
-from sd_common.jobs import Job
+from sd_common.job_queue import JobQueue, Stray
+from sd_common.jobs import Job, JobHead
 from sd_common.messages import now
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
 from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.streams import jobs_stream
+from sd_common.subjects import ModelLane
 from sd_common.tracing import continued_trace
-from support.jobs import num_jobs
+from support.client import PATIENCE_S
+from support.jobs import STRAY_SUBJECTS, num_jobs
 
 _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
@@ -107,6 +111,58 @@ async def test_the_backlog_tells_how_long_the_first_job_that_waits_has_waited(qu
     await queue.publish(new_job())
     models = {model.model_key: model for model in (await queue.backlog("asker")).lanes}
     assert models[KEY].oldest_wait_s < models[before.model_key].oldest_wait_s
+
+
+async def test_messages_of_no_lane_are_in_no_backlog_and_are_told_apart(
+    queue: JobQueue, nats_client: NatsClient
+) -> None:
+    strays = [Stray(subject, await _publish_raw(nats_client, subject)) for subject in STRAY_SUBJECTS]
+    job = new_job()
+    await queue.publish(job)
+    assert [lane.model_key for lane in (await queue.backlog("asker")).lanes] == [KEY]
+    *found, head = [head async for head in queue.heads()]
+    assert found == strays
+    assert isinstance(head, JobHead)
+    assert head.ref == job.ref
+
+
+async def _publish_raw(client: NatsClient, subject: str) -> int:
+    return (await client.jetstream().publish(subject, b"{}")).seq
+
+
+async def test_a_consumer_that_nobody_uses_goes_and_one_whose_job_is_in_progress_stays(
+    nats_client: NatsClient, provisioned: NatsSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "CONSUMER_IDLE_S", 0.5)
+    js, queue = nats_client.jetstream(), JobQueue(nats_client, ack_wait_s=1.0)
+    await queue.create_consumer(REST)
+    await queue.publish(new_job())
+    subscription = await js.pull_subscribe_bind(KEY, "JOBS")
+    [running] = await subscription.fetch(1)
+    for number in range(3):  # each lives for longer than half of ack_wait
+        unused = ModelLane(f"unused-{number}", "rest")
+        await _publish_raw(nats_client, unused.jobs)
+        await queue.create_consumer(unused)
+        async with asyncio.timeout(PATIENCE_S):
+            while await _has_consumer(nats_client, unused):
+                await running.in_progress()
+    [_, _, _, model] = sorted((await queue.backlog("asker")).lanes, key=lambda lane: lane.num_waiting, reverse=True)
+    assert (model.model_key, model.num_jobs, model.num_waiting) == (KEY, 1, 0)
+    await running.ack_sync()
+    assert KEY not in [lane.model_key for lane in (await queue.backlog("asker")).lanes]
+
+
+async def _has_consumer(client: NatsClient, lane: ModelLane) -> bool:
+    return lane.model_key in [consumer.name for consumer in await client.jetstream().consumers_info("JOBS")]
+
+
+async def test_a_lane_that_can_have_no_consumer_is_left_out_alone(nats_client: NatsClient) -> None:
+    await nats_client.jetstream().add_stream(jobs_stream(_capped_at(10)).evolve(max_consumers=1))
+    queue = JobQueue(nats_client)
+    await queue.create_consumer(REST)
+    for model in (MODEL, *(f"made-up-{number}" for number in range(5))):
+        await queue.publish(new_job(model=model))
+    assert [lane.model_key for lane in (await queue.backlog("asker")).lanes] == [KEY]
 
 
 async def test_a_job_that_somebody_was_given_does_not_wait(queue: JobQueue, nats_client: NatsClient) -> None:

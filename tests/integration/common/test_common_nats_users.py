@@ -82,7 +82,7 @@ PUBLISHING: list[tuple[str, set[str]]] = [
     ("cancels.t", {G, I, O}),
     ("workers.w-12345678", {W}),
     ("roll_call", {G}),
-    ("backlog", {G, W}),
+    ("backlog", {W}),
     ("held_models", {W}),
     ("revoked_tokens.t", NOBODY),
     *((operation, {G}) for operation in OPERATIONS),
@@ -131,7 +131,7 @@ PUBLISHING: list[tuple[str, set[str]]] = [
     ("$JS.API.DIRECT.GET.KV_idempotency_keys.$KV.idempotency_keys.k", NOBODY),
     ("$JS.API.DIRECT.GET.KV_revoked_tokens", {G}),
     ("$JS.API.DIRECT.GET.KV_revoked_tokens.$KV.revoked_tokens.t", {A}),
-    # Consumers: workers make and use those of jobs, and nobody any others.
+    # Consumers: workers make and use those of jobs, provisioning deletes what is none, and nobody has any others.
     ("$JS.API.CONSUMER.CREATE.JOBS.shapes.jobs.shapes", {W}),
     ("$JS.API.CONSUMER.CREATE.JOBS.shapes-first.jobs.shapes.first", {W}),
     ("$JS.API.CONSUMER.CREATE.JOBS.all.jobs.>", {W}),  # as far as rights go, > is the name of a model
@@ -140,12 +140,11 @@ PUBLISHING: list[tuple[str, set[str]]] = [
     ("$JS.API.CONSUMER.MSG.NEXT.JOBS.shapes", {W}),
     ("$JS.ACK.JOBS.shapes.1.1.1.1.1", {W}),
     *((f"$JS.ACK.{stream}.x.1.1.1.1.1", NOBODY) for stream in STREAMS[1:]),
-    *(
-        (f"$JS.API.CONSUMER.{verb}.{stream}.x", NOBODY)
-        for stream in STREAMS
-        for verb in ("DELETE", "PAUSE", "DURABLE.CREATE")
-    ),
-    *((f"$JS.API.CONSUMER.{verb}.{stream}", NOBODY) for stream in STREAMS for verb in ("CREATE", "NAMES", "LIST")),
+    *((f"$JS.API.CONSUMER.{verb}.{stream}.x", NOBODY) for stream in STREAMS for verb in ("PAUSE", "DURABLE.CREATE")),
+    ("$JS.API.CONSUMER.DELETE.JOBS.x", {P}),
+    ("$JS.API.CONSUMER.LIST.JOBS", {P}),
+    *((f"$JS.API.CONSUMER.{verb}.{stream}", NOBODY) for stream in STREAMS[1:] for verb in ("DELETE.x", "LIST")),
+    *((f"$JS.API.CONSUMER.{verb}.{stream}", NOBODY) for stream in STREAMS for verb in ("CREATE", "NAMES")),
     *((f"$JS.API.CONSUMER.CREATE.{stream}.x.>", NOBODY) for stream in STREAMS[1:]),
     *((f"$JS.API.CONSUMER.MSG.NEXT.{stream}.x", NOBODY) for stream in STREAMS[1:]),
 ]

@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from integration.common.makers import KEY, REST, new_bucket_name, new_job
 from minio import Minio
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision, provision_streams
 from sd_common.settings import MinioSettings, NatsSettings, RetentionSettings, StreamSettings
-from sd_common.streams import events_stream
+from sd_common.streams import CONSUMER_IDLE_S, events_stream, jobs_consumer, jobs_consumer_name
+from sd_common.subjects import ModelLane
 from support.servers import NatsServer, S3Server, nats_env, nats_settings_of
 
 _NS = 10**9
@@ -113,6 +115,7 @@ async def test_the_consumer_of_a_model_is_as_the_contract_says(
         "max_deliver": -1,
         "max_ack_pending": 10_000,
         "max_waiting": 4096,
+        "inactive_threshold": 600 * _NS,
     }
     assert _chosen(answer["config"], expected) == expected
 
@@ -123,6 +126,57 @@ async def test_a_consumer_that_has_another_ack_wait_is_changed(
     await JobQueue(nats_client).create_consumer(REST)
     consumer = await JobQueue(nats_client, ack_wait_s=5).create_consumer(REST)
     assert consumer.config.ack_wait == 5
+
+
+async def test_a_consumer_from_before_it_could_go_away_is_changed(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    js = nats_client.jetstream()
+    await js.add_consumer("JOBS", jobs_consumer(REST).evolve(inactive_threshold=None))
+    assert not (await js.consumer_info("JOBS", KEY)).config.inactive_threshold
+    consumer = await JobQueue(nats_client).create_consumer(REST)
+    assert consumer.config.inactive_threshold == CONSUMER_IDLE_S
+
+
+_PUSH = ConsumerConfig(name=KEY, durable_name=KEY, filter_subject=REST.jobs, ack_policy=AckPolicy.EXPLICIT)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        _PUSH.evolve(deliver_subject="auth.log_in"),
+        _PUSH.evolve(deliver_subject="sink", deliver_group="group"),
+        _PUSH,  # of another max_deliver and no end
+        jobs_consumer(REST).evolve(headers_only=True),
+        jobs_consumer(REST).evolve(filter_subject="jobs.*"),
+        jobs_consumer(REST).evolve(filter_subject="jobs.other"),
+        jobs_consumer(REST).evolve(inactive_threshold=None),
+    ],
+)
+async def test_a_consumer_in_the_place_of_a_lanes_is_deleted_and_the_jobs_are_had_again(
+    nats_client: NatsClient, provisioned: NatsSettings, foreign: ConsumerConfig
+) -> None:
+    js, queue = nats_client.jetstream(), JobQueue(nats_client)
+    other = ModelLane("another", "first")
+    await queue.create_consumer(other)
+    await js.add_consumer("JOBS", foreign)
+    await queue.publish(new_job())
+    await provision_streams(js, _STREAMS)
+    assert [consumer.name for consumer in await js.consumers_info("JOBS")] == [jobs_consumer_name(other)]
+    assert [lane.model_lane for lane in (await queue.backlog("asker")).lanes] == [REST]
+
+
+async def test_consumers_with_jobs_in_progress_outlive_provisioning(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    js, queue = nats_client.jetstream(), JobQueue(nats_client, ack_wait_s=7)
+    await js.add_consumer("JOBS", jobs_consumer(REST).evolve(inactive_threshold=None))  # of an older version
+    lanes = [ModelLane(f"model-{number}", "next") for number in range(300)]  # more than one answer has
+    await asyncio.gather(*map(queue.create_consumer, lanes))
+    await queue.publish(new_job())
+    await (await js.pull_subscribe_bind(KEY, "JOBS")).fetch(1)
+    await provision_streams(js, _STREAMS)
+    assert (await js.stream_info("JOBS")).state.consumer_count == 301
 
 
 async def test_provisioning_again_changes_nothing(nats_client: NatsClient, provisioned: NatsSettings) -> None:

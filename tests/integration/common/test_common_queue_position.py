@@ -43,6 +43,11 @@ async def _publish(queue: JobQueue, *lanes: Lane) -> list[int]:
     return [await queue.publish(new_job(), lane) for lane in lanes]
 
 
+async def test_a_message_of_no_lane_has_no_position(positions: QueuePositions, nats_client: NatsClient) -> None:
+    stray = await nats_client.jetstream().publish("jobs.evil!", b"{}")
+    assert await positions.of(stray.seq) is None
+
+
 @pytest.mark.parametrize("has_consumers", [True, False])
 async def test_jobs_of_all_lanes_have_the_positions_in_which_they_are_taken(
     positions: QueuePositions, queue: JobQueue, has_consumers: bool

@@ -20,7 +20,7 @@ from sd_gateway.errors import TooManyUnfinishedTasks
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.unfinished_tasks import UnfinishedTasks
 from support.client import PATIENCE_S, Client
-from support.jobs import num_jobs
+from support.jobs import STRAY_SUBJECTS, num_jobs
 from support.servers import NatsServer
 
 _TASK = {"prompt": "x", "model": "shapes"}
@@ -170,6 +170,25 @@ async def test_the_queue_is_read_again_after_a_while(
     for sequence in sequences[:700]:
         await queue.delete(sequence)
     await _until(lambda: tasks.count("alice") == 500)
+    tasks.stop()
+
+
+async def test_what_is_of_no_lane_counts_for_nobody_and_is_taken_off_the_queue(
+    monkeypatch: pytest.MonkeyPatch, gateway_client: NatsClient, nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    monkeypatch.setattr(unfinished_tasks, "REREAD_S", 0.05)
+    queue, js = JobQueue(gateway_client), nats_client.jetstream()
+    for subject in STRAY_SUBJECTS:
+        await js.publish(subject, new_job(new_ref("alice")).model_dump_json().encode())
+    kept = await queue.publish(new_job(new_ref("bob")))
+    feed = EventFeed(gateway_client, TaskLog(gateway_client))  # not started: it tells nothing
+    tasks = UnfinishedTasks(gateway_client, queue, feed, max_per_user=0)
+    await tasks.start()
+    assert (tasks.count("alice"), tasks.count("bob")) == (0, 1)
+    async with asyncio.timeout(PATIENCE_S):
+        while await num_jobs(nats_client) > 1:
+            pass
+    assert (await js.get_msg("JOBS", seq=kept)).data
     tasks.stop()
 
 

@@ -22,14 +22,15 @@ from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient, connect
 from sd_common.puller import Puller
-from sd_common.settings import NatsSettings
-from sd_common.streams import JOBS, jobs_consumer_name
+from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.streams import JOBS, jobs_consumer_name, jobs_stream
 from sd_common.subjects import ModelLane
 from sd_worker import backlog_watch
 from sd_worker.backlog_watch import INTERVAL_S
 from sd_worker.held_models import ModelsHere
 from sd_worker.job_source import JobSource
 from support import servers
+from support.jobs import STRAY_SUBJECTS
 from support.servers import NatsServer, nats_settings_of
 
 
@@ -274,7 +275,7 @@ async def test_a_worker_that_finds_nothing_behind_a_key_does_not_try_it_again_be
     wrong = Backlog(worker="other", time=now(), lanes=[ghost])
     await nats_client.publish(subjects.BACKLOG, wrong.model_dump_json().encode())
     assert [backlog.worker for backlog in await heard.backlogs(3)] == ["other", "credulous", "credulous"]
-    assert tries.messages.qsize() == len(LANES)
+    assert tries.messages.qsize() == 1  # of the lane that is said to have jobs
 
 
 async def test_a_job_that_was_handed_back_is_found_by_one_of_several_idle_workers(
@@ -295,6 +296,15 @@ async def test_a_job_that_was_handed_back_is_found_by_one_of_several_idle_worker
     await puller.close()
 
 
+async def test_messages_of_no_lane_keep_no_worker_from_the_jobs(
+    create_worker: CreateWorker, nats_client: NatsClient
+) -> None:
+    for subject in STRAY_SUBJECTS:
+        await nats_client.jetstream().publish(subject, b"{}")
+    await _publish(nats_client, "home")
+    assert _model_of(await (await create_worker("undeterred")).next()) == "home"
+
+
 async def test_the_next_job_of_the_model_used_last_arrives_without_a_look_at_the_backlog(
     create_worker: CreateWorker, nats_client: NatsClient
 ) -> None:
@@ -308,6 +318,36 @@ async def test_the_next_job_of_the_model_used_last_arrives_without_a_look_at_the
             await worker.taken.get()
         latencies_s.append(time.perf_counter() - started)
     assert statistics.median(latencies_s) < INTERVAL_S / 5
+
+
+async def test_a_model_that_no_worker_holds_has_consumers_for_lanes_with_jobs_alone(
+    create_worker: CreateWorker, nats_client: NatsClient
+) -> None:
+    for _ in range(2):
+        await _publish(nats_client, "made-up", "rest")
+    worker = await create_worker("idle")
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in range(2):  # taken, and nothing was loaded
+            await (await worker.source.next()).ack_sync()
+    consumers = await nats_client.jetstream().consumers_info(JOBS)
+    assert [consumer.name for consumer in consumers] == [model_key("made-up")]
+
+
+async def test_a_worker_takes_jobs_where_there_are_as_many_consumers_as_there_may_be(
+    create_worker: CreateWorker, nats_client: NatsClient
+) -> None:
+    js = nats_client.jetstream()
+    await js.delete_stream(JOBS)
+    await js.add_stream(jobs_stream(StreamSettings(_env_file=None)).evolve(max_consumers=1))
+    await JobQueue(nats_client).create_consumer(ModelLane(model_key("home"), "first"))
+    await _publish(nats_client, "made-up")
+    worker = await create_worker("idle", "home")
+    worker.start()
+    for _ in range(3):
+        await _publish(nats_client, "home")
+        async with asyncio.timeout(PATIENCE_S):
+            _, job = await worker.taken.get()
+        assert _model_of(job) == "home"
 
 
 async def test_a_model_whose_consumer_was_deleted_is_found_again(

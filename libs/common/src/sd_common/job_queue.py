@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import structlog
 from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
 from opentelemetry.trace import SpanKind
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 
 from sd_common import subjects
 from sd_common.backlog import Backlog, LaneBacklog
-from sd_common.errors import QueueFull
+from sd_common.errors import QueueFull, SubjectError
 from sd_common.jobs import Job, JobHead
 from sd_common.lanes import Lane
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
@@ -25,10 +27,21 @@ from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
 from sd_common.subjects import ModelLane
 from sd_common.tracing import sent_to, span, trace_headers
 
+log = structlog.get_logger(__name__)
+
+_WARN_EVERY_S = 60.0
 _MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
 #: What the server says of a message that is gone: no message found, sequence not found (where it goes while it is
 #: being deleted), or that deleting failed, for which it has no other reason.
 _MESSAGE_GONE = (10037, 10043, 10057)
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A message in JOBS of no lane, as `jobs.a!` is: no worker is given it."""
+
+    subject: str
+    sequence: int
 
 
 class JobQueue:
@@ -40,6 +53,7 @@ class JobQueue:
         self._ack_wait_s = ack_wait_s
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
         self._reader = StreamReader(client, JOBS)
+        self._warns_at = 0.0
 
     async def publish(self, job: Job, lane: Lane = "rest") -> int:
         """Queue `job` and return its sequence. Retried under the same message id, so that it is queued once.
@@ -73,9 +87,15 @@ class JobQueue:
             if error.err_code not in _MESSAGE_GONE:
                 raise
 
-    async def heads(self) -> AsyncIterator[JobHead]:
-        """Whose the tasks of all jobs are, queued and running, in the order of the queue. Raises `Unavailable`."""
+    async def heads(self) -> AsyncIterator[JobHead | Stray]:
+        """Whose the tasks of all jobs are, queued and running, and what is of no lane, in the order of the queue.
+
+        Raises `Unavailable`.
+        """
         async for message in self._reader.replay(">", since=1):
+            if _lane_of(message.subject) is None:
+                yield Stray(message.subject, message.sequence)
+                continue
             try:
                 head = JobHead.model_validate_json(message.data)
             except ValidationError:
@@ -85,17 +105,20 @@ class JobQueue:
     async def backlog(self, worker: str) -> Backlog:
         """What waits, for `worker` to tell: one request, and one or two more for each lane that has jobs.
 
-        Creates the lanes' consumers. All times are the server's.
+        Creates the lanes' consumers. A lane whose consumer NATS refuses, as beyond the most that there may be, is left
+        out. All times are the server's.
         """
         info = await self._stream_info()
         at = datetime.fromisoformat(info["ts"])
         lanes = await asyncio.gather(
             *(self._backlog_of(lane, num_jobs, at) for lane, num_jobs in _num_jobs(info).items())
         )
-        return Backlog(worker=worker, time=at, lanes=lanes)
+        return Backlog(worker=worker, time=at, lanes=[lane for lane in lanes if lane is not None])
 
-    async def _backlog_of(self, lane: ModelLane, num_jobs: int, at: datetime) -> LaneBacklog:
-        consumer = await self.create_consumer(lane)
+    async def _backlog_of(self, lane: ModelLane, num_jobs: int, at: datetime) -> LaneBacklog | None:
+        consumer = await self.try_consumer(lane)
+        if consumer is None:
+            return None
         num_waiting, wait_s = consumer.num_pending or 0, 0.0
         if num_waiting:
             first = 1 if consumer.delivered is None else consumer.delivered.stream_seq + 1
@@ -127,6 +150,19 @@ class JobQueue:
         consumer = jobs_consumer(lane, self._ack_wait_s)
         return await retried_while_away(lambda: self._js.add_consumer(JOBS, consumer))
 
+    async def try_consumer(self, lane: ModelLane) -> ConsumerInfo | None:
+        """The same; None, which is logged once a minute, where NATS refuses this one."""
+        try:
+            return await self.create_consumer(lane)
+        except NotFoundError:  # no stream: that is of all lanes
+            raise
+        except APIError as error:
+            now = asyncio.get_running_loop().time()
+            if now >= self._warns_at:  # four times a second, of as many lanes as there are
+                self._warns_at = now + _WARN_EVERY_S
+                log.warning("lane_left_out", subject=lane.jobs, reason=error.description)
+            return None
+
     async def _request(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         payload = json.dumps(request).encode()
 
@@ -142,4 +178,12 @@ class JobQueue:
 
 def _num_jobs(info: dict[str, Any]) -> dict[ModelLane, int]:
     per_subject: dict[str, int] = info.get("state", {}).get("subjects") or {}
-    return {subjects.parse_jobs_subject(subject): count for subject, count in per_subject.items()}
+    return {lane: count for subject, count in per_subject.items() if (lane := _lane_of(subject)) is not None}
+
+
+def _lane_of(subject: str) -> ModelLane | None:
+    """None where the subject is of no lane: rights of NATS cannot say which characters a token has."""
+    try:
+        return subjects.parse_jobs_subject(subject)
+    except SubjectError:
+        return None

@@ -70,6 +70,8 @@ PROVISION = NatsUser(
         # For `sd_common.backup`. It adds little: who may change a stream may have it republished to where it listens.
         *(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("SNAPSHOT", "RESTORE")),
         *(f"$JS.SNAPSHOT.{verb}.{stream}.>" for stream in _STREAMS for verb in ("ACK", "RESTORE")),
+        f"$JS.API.CONSUMER.LIST.{JOBS}",
+        f"$JS.API.CONSUMER.DELETE.{JOBS}.*",
     ),
 )
 GATEWAY = NatsUser(

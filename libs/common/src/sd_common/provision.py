@@ -6,10 +6,11 @@ Idempotent. Services never create streams: run this once before them, with crede
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import structlog
 from nats.js import JetStreamContext
-from nats.js.api import KeyValueConfig, StreamConfig
+from nats.js.api import ConsumerInfo, KeyValueConfig, StreamConfig
 from nats.js.errors import BucketNotFoundError, NotFoundError
 
 from sd_common.blob_store import BlobStore
@@ -25,8 +26,10 @@ from sd_common.settings import (
 )
 from sd_common.streams import (
     DUPLICATE_WINDOW_S,
+    JOBS,
     events_stream,
     idempotency_keys_bucket,
+    is_jobs_consumer,
     jobs_stream,
     revoked_tokens_bucket,
     users_bucket,
@@ -36,11 +39,31 @@ log = structlog.get_logger(__name__)
 
 
 async def provision_streams(js: JetStreamContext, settings: StreamSettings) -> None:
-    """Create what is missing and update what differs."""
+    """Create what is missing, update what differs, and delete consumers of jobs that no worker of ours makes."""
     for stream in (jobs_stream(settings), events_stream(settings)):
         await _create_or_update(js, stream)
+    await _delete_foreign_consumers(js)
     for bucket in (users_bucket(settings), idempotency_keys_bucket(settings), revoked_tokens_bucket(settings)):
         await _create_or_update_bucket(js, bucket)
+
+
+async def _delete_foreign_consumers(js: JetStreamContext) -> None:
+    """A worker's rights cannot say which consumers of jobs it makes. One that pushes, with the name of a lane's, keeps
+    all workers from that lane."""
+    found: list[ConsumerInfo] = []
+    while some := await js.consumers_info(JOBS, offset=len(found)):
+        found += some
+    for consumer in found:
+        if not is_jobs_consumer(consumer):
+            config = consumer.config
+            log.warning(
+                "consumer_deleted",
+                name=consumer.name,
+                filter_subject=config.filter_subject,
+                deliver_subject=config.deliver_subject,
+            )
+            with contextlib.suppress(NotFoundError):  # another provisioning was faster
+                await js.delete_consumer(JOBS, consumer.name)
 
 
 async def _create_or_update(js: JetStreamContext, stream: StreamConfig) -> None:

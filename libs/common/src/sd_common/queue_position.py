@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import nats.errors
 from nats.js.errors import APIError, NotFoundError
 
+from sd_common.errors import SubjectError
 from sd_common.lanes import LANES, NUM_IN_A_ROW, Lane
 from sd_common.nats_client import NatsClient
 from sd_common.streams import JOBS, jobs_consumer_name
@@ -44,11 +45,12 @@ class QueuePositions:
         self._js = client.jetstream(timeout=_TIMEOUT_S)
 
     async def of(self, job_sequence: int) -> int | None:
-        """The job's position: 1 is taken next. None where it is gone, or NATS does not tell in time."""
+        """The job's position: 1 is taken next. None where it is gone or of no lane, or NATS does not tell in
+        time."""
         try:
             async with asyncio.timeout(_TIMEOUT_S):
                 return await self._of(job_sequence)
-        except (nats.errors.Error, TimeoutError):
+        except (SubjectError, nats.errors.Error, TimeoutError):
             return None
 
     async def _of(self, job_sequence: int) -> int:

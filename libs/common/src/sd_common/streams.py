@@ -5,8 +5,11 @@ from __future__ import annotations
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
+    ConsumerInfo,
+    DeliverPolicy,
     DiscardPolicy,
     KeyValueConfig,
+    ReplayPolicy,
     RePublish,
     RetentionPolicy,
     StorageType,
@@ -14,6 +17,7 @@ from nats.js.api import (
 )
 
 from sd_common import subjects
+from sd_common.errors import SubjectError
 from sd_common.settings import StreamSettings
 from sd_common.subjects import ModelLane
 
@@ -26,6 +30,9 @@ REVOKED_TOKENS_BUCKET = "revoked_tokens"
 #: A job that nobody acknowledged, nor marked as in progress, for this many seconds goes to another worker, unless the
 #: workers' settings say otherwise.
 DEFAULT_ACK_WAIT_S = 30.0
+#: A consumer of jobs that nobody pulled from for this many seconds, and of which no job is in progress, goes away:
+#: anybody may name models that there are not. The next worker that finds jobs there makes it anew.
+CONSUMER_IDLE_S = 600.0
 #: A retried submission with the same task_id is one job within this many seconds.
 DUPLICATE_WINDOW_S = 120.0
 
@@ -123,4 +130,28 @@ def jobs_consumer(lane: ModelLane, ack_wait_s: float = DEFAULT_ACK_WAIT_S) -> Co
         max_deliver=-1,
         max_ack_pending=10_000,
         max_waiting=4096,
+        inactive_threshold=CONSUMER_IDLE_S,
     )
+
+
+def is_jobs_consumer(found: ConsumerInfo) -> bool:
+    """Whether a consumer of JOBS is that of a lane, whatever its ack_wait. One from before there was
+    `inactive_threshold` is, while it has jobs in progress."""
+    config = found.config
+    try:
+        lane = subjects.parse_jobs_subject(config.filter_subject or "")
+    except SubjectError:
+        return False
+    expected = jobs_consumer(lane, config.ack_wait or DEFAULT_ACK_WAIT_S).evolve(
+        deliver_policy=DeliverPolicy.ALL,
+        replay_policy=ReplayPolicy.INSTANT,
+        num_replicas=config.num_replicas,
+        metadata=config.metadata,
+    )
+    if found.num_ack_pending and not config.inactive_threshold:
+        expected = expected.evolve(inactive_threshold=config.inactive_threshold)
+    return _said(config) == _said(expected)
+
+
+def _said(config: ConsumerConfig) -> dict[str, object]:
+    return {field: value for field, value in config.as_dict().items() if value}

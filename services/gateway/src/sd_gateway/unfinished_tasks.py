@@ -2,6 +2,7 @@
 
 A job stays in JOBS until its task has ended, so reading JOBS tells all of them; the feed tells what changes from then
 on, and this gateway's own submissions count before either tells. What neither told right is mended by the next reading.
+The readings also take what no worker can be given off JOBS.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import nats.errors
 import structlog
 
 from sd_common.errors import Unavailable
-from sd_common.job_queue import JobQueue
+from sd_common.job_queue import JobQueue, Stray
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import LoggedEvent
@@ -119,22 +121,34 @@ class UnfinishedTasks:
                     await self._reread_now.wait()
             self._reread_now.clear()
             try:
-                await self._read()
-            except Unavailable:
+                await self._delete(await self._read())
+            except (Unavailable, nats.errors.Error):
                 log.warning("unfinished_tasks_not_read")  # the next reconnect, or the next minute, reads them
 
-    async def _read(self) -> None:
+    async def _read(self) -> list[Stray]:
         self._begun = defaultdict(set)
         self._ended = set(), self._ended[0]
         found: Tasks = defaultdict(set)
+        strays = []
         async for head in self._queue.heads():
-            found[head.user].add(head.task_id)
+            if isinstance(head, Stray):
+                strays.append(head)
+            else:
+                found[head.user].add(head.task_id)
         for user, task_ids in self._begun.items():
             found[user] |= task_ids
         self._tasks = defaultdict(set)
         for user, task_ids in found.items():
             if unfinished := {task_id for task_id in task_ids if not self._has_ended(task_id)}:
                 self._tasks[user] = unfinished
+        return strays
+
+    async def _delete(self, strays: Sequence[Stray]) -> None:
+        # After the reading: whoever publishes them faster than they can be deleted must not keep it from its end.
+        for stray in strays:
+            await self._queue.delete(stray.sequence)
+        if strays:
+            log.warning("strays_deleted", num_strays=len(strays), subject=strays[0].subject)
 
 
 def _discard(tasks: Tasks, user: str, task_id: str) -> None:

@@ -125,13 +125,16 @@ class JobSource:
     async def _take_from(self, key: str, backlog: Sequence[LaneBacklog]) -> Msg | None:
         self._tried_at[key] = asyncio.get_running_loop().time()
         num_waiting = {lane.model_lane: lane.num_waiting for lane in backlog if lane.model_key == key}
+        is_held = key in self._held.memory().held
         self._with_consumer.update(num_waiting)  # the worker that told of their jobs has created them
         for lane in self._turns.order(key):
             # A worker that takes many a second must not wait for the next backlog to hear of somebody's first task. So
-            # where jobs wait, every lane is tried in its turn, which costs 0.3 ms.
-            if lane not in num_waiting and not any(num_waiting.values()):
+            # where jobs of a model wait that it holds, every lane is tried in its turn, which costs 0.3 ms. Of others,
+            # which there may not even be, no consumers are made for lanes without jobs.
+            if lane not in num_waiting and not (is_held and any(num_waiting.values())):
                 continue
-            if (job := await (await self._puller(lane)).next_if_any()) is not None:
+            puller = await self._puller(lane)
+            if puller is not None and (job := await puller.next_if_any()) is not None:
                 self._note_taken(lane, job)
                 return job
             self._backlog.found_none(lane)
@@ -143,7 +146,11 @@ class JobSource:
         if key is None:
             await self._sleep(timeout_s, for_news)
             return None
-        pullers = await asyncio.gather(*(self._puller(ModelLane(key, lane)) for lane in LANES))
+        opened = await asyncio.gather(*(self._puller(ModelLane(key, lane)) for lane in LANES))
+        pullers = [puller for puller in opened if puller is not None]
+        if not pullers:
+            await self._sleep(timeout_s, for_news)
+            return None
         self._waits_for_news = for_news
         try:
             job = await next_of(pullers, timeout_s)
@@ -187,12 +194,14 @@ class JobSource:
             for puller in self._pullers.values():
                 puller.interrupt()
 
-    async def _puller(self, lane: ModelLane) -> Puller:
+    async def _puller(self, lane: ModelLane) -> Puller | None:
+        """None where the lane can have no consumer."""
         if lane in self._pullers and self._pullers[lane].was_refused:  # its consumer may have been deleted
             self._close(lane)
             self._with_consumer.discard(lane)
         if lane not in self._with_consumer:
-            await self._queue.create_consumer(lane)
+            if await self._queue.try_consumer(lane) is None:
+                return None
             self._with_consumer.add(lane)
         if lane not in self._pullers:
             puller = Puller(self._client, JOBS, jobs_consumer_name(lane), self._heard)
