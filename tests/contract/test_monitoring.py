@@ -18,7 +18,7 @@ GROUPS = declared()
 METRICS = [each for group in GROUPS.values() for each in group]
 #: What Prometheus itself adds, and the two of every process that the dashboard shows.
 LABELS_OF_PROMETHEUS = {"job", "instance", "le"}
-OF_PROCESSES = {"process_resident_memory_bytes", "process_cpu_seconds_total"}
+OF_PROMETHEUS = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 RULES = [
     rule
@@ -86,7 +86,7 @@ def _check_query(query: str) -> None:
     for node in _nodes(query):
         match node:
             case promql_parser.VectorSelector():
-                assert node.name in labels_of.keys() | OF_PROCESSES, f"no service shows {node.name}"
+                assert node.name in labels_of.keys() | OF_PROMETHEUS, f"no service shows {node.name}"
                 known = labels_of.get(node.name, set()) | LABELS_OF_PROMETHEUS
                 used |= known
                 assert {matcher.name for matcher in node.matchers.matchers} <= known
