@@ -12,12 +12,13 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import SecretStr
 
-from sd_common import subjects
+from sd_common import auth_messages, subjects
 from sd_common.nats_users import DEFAULT_PUBLISHER, STREAMS_ACCOUNT, NatsUser, users
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_embedded import nats_server as embedded_nats
@@ -95,21 +96,27 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
             server.terminate()
 
 
-#: Beside provisioning, with a line to all.
+#: Where the streams are, with a line to all.
 _ALL_RIGHTS = NatsUser(
     TESTER,
-    publish=(">",),
+    publish=(">", *auth_messages.OPERATIONS, "$SRV.>"),
     tell=(subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
     hear=(">", subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
     shared_account=STREAMS_ACCOUNT,
 )
 
 
+#: The same, without one to who takes requests: so the account of the streams leads no further than it should.
+AMONG_THE_STREAMS = replace(_ALL_RIGHTS, publish=(">",))
+
+
 class NatsServerWithUsers(embedded_nats.NatsServer):
     """A nats-server with the users of `sd_common.nats_users`, and one for the tests that may do everything."""
 
-    def __init__(self, directory: Path, publishers: Sequence[str] = (DEFAULT_PUBLISHER,)) -> None:
-        listed = (*users(publishers), _ALL_RIGHTS)
+    def __init__(
+        self, directory: Path, publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
+    ) -> None:
+        listed = (*users(publishers), tester)
         self._access = NatsAccess({user.name: secrets.token_hex(20) for user in listed}, listed)
         arguments = self._access.arguments(directory / "nats.conf")
         super().__init__(directory, arguments, env=self._access.environment())
@@ -120,10 +127,12 @@ class NatsServerWithUsers(embedded_nats.NatsServer):
 
 
 @contextlib.contextmanager
-def nats_server_with_users(publishers: Sequence[str] = (DEFAULT_PUBLISHER,)) -> Iterator[NatsServerWithUsers]:
+def nats_server_with_users(
+    publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
+) -> Iterator[NatsServerWithUsers]:
     """A fresh one."""
     with _scratch("nats") as directory:
-        server = NatsServerWithUsers(directory, publishers)
+        server = NatsServerWithUsers(directory, publishers, tester)
         server.start()
         try:
             yield server

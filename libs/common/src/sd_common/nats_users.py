@@ -28,7 +28,7 @@ _REVOKED_TOKENS = stream_of_bucket(REVOKED_TOKENS_BUCKET)
 _USERS = stream_of_bucket(USERS_BUCKET)
 _STREAMS = (JOBS, EVENTS, _USERS, _IDEMPOTENCY_KEYS, _REVOKED_TOKENS)
 
-#: Where the streams are.
+#: Where the streams are, and no user.
 STREAMS_ACCOUNT = "STREAMS"
 #: The publisher of the embedded mode, and of the committed configuration.
 DEFAULT_PUBLISHER = "internal"
@@ -53,7 +53,7 @@ class NatsUser:
 
     @property
     def account(self) -> str:
-        """The account that it is in. Provisioning is where the streams are, each other user alone."""
+        """The account that it is in: one of its own, but for tests."""
         return self.shared_account or self.name.upper()
 
     @property
@@ -64,7 +64,6 @@ class NatsUser:
 
 PROVISION = NatsUser(
     "provision",
-    shared_account=STREAMS_ACCOUNT,
     publish=(
         *(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("INFO", "CREATE", "UPDATE")),
         f"$JS.API.CONSUMER.LIST.{JOBS}",
