@@ -69,7 +69,7 @@ asyncapi: setup ## Write asyncapi.yml anew from the models
 nats-conf: setup ## Write k8s/base/nats.conf anew: the users of NATS, and what each may do
 	$(BIN)/python -m sd_common.nats_conf > k8s/base/nats.conf
 
-bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon orders take effect, and print the tables
+bench: setup ## Measure latency, rates, start-up, memory, disk, fairness and how soon orders take effect, and print the tables
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/submissions.py
 	$(BIN)/python benchmarks/startup.py
@@ -80,6 +80,7 @@ bench: setup ## Measure latency, rates, start-up, memory, fairness and how soon 
 	$(BIN)/python benchmarks/backlog.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/fairness.py
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/autoscaling.py
 	$(BIN)/python benchmarks/websockets.py

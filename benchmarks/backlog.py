@@ -30,6 +30,7 @@ from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.streams import JOBS, jobs_consumer_name
 from sd_common.subjects import ModelLane
 from sd_embedded.nats_server import NatsServer
+from sd_worker.held_models import ModelsHere
 from sd_worker.job_source import JobSource
 
 _SETTLED_AFTER_S = 2.0
@@ -58,7 +59,7 @@ async def measure(server: NatsServer, arguments: argparse.Namespace) -> list[lis
     await provision_streams(own.jetstream(), StreamSettings(_env_file=None))
     running = [await run_one(own, f"model-{number}") for number in range(arguments.models)]
     clients = [await connect(settings, "worker") for _ in range(arguments.workers)]
-    sources = [JobSource(client, JobQueue(client), lambda: ["home"], 30.0) for client in clients]
+    sources = [JobSource(client, JobQueue(client), lambda: ModelsHere(["home"]), 30.0) for client in clients]
     taken: asyncio.Queue[float] = asyncio.Queue()
 
     async def work(source: JobSource) -> None:

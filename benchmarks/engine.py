@@ -23,7 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from mid_model import save_mid_model
+from random_models import MID, SD_1_5, save_random_model
 from table import print_table
 
 from sd_common.parameters import Txt2ImgParameters
@@ -178,18 +178,22 @@ def poisson(num: int, rate: float, rng: random.Random) -> list[Arrival]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=64, help="with the bundled model")
-    parser.add_argument("--mid-tasks", type=int, default=12, help="with the mid-size one; 0 leaves it out")
+    parser.add_argument("--tasks", type=int, default=64, help="with the bundled model; 0: without")
+    parser.add_argument(
+        "--large-tasks", type=int, default=12, help="with the mid-size one, on a GPU that of SD 1.5's size; 0: without"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = Device(
         torch.device(arguments.device), torch.float16 if arguments.device.startswith("cuda") else torch.float32
     )
     torch.set_num_threads(os.cpu_count() or 1)
-    rows = measure("shapes", Path("models/shapes"), 128, arguments.tasks, device)
-    if arguments.mid_tasks:
+    rows = measure("shapes", Path("models/shapes"), 128, arguments.tasks, device) if arguments.tasks else []
+    if arguments.large_tasks:
+        size = SD_1_5 if device.torch_device.type == "cuda" else MID
         with TemporaryDirectory() as directory:
-            rows += measure("mid", save_mid_model(Path(directory) / "mid"), 128, arguments.mid_tasks, device)
+            model_dir = save_random_model(Path(directory) / "random", size)
+            rows += measure(size.name, model_dir, size.side, arguments.large_tasks, device)
     print_table(["model", "load", "what", "engine", "other", "ratio", "goal"], rows)
 
 

@@ -85,7 +85,7 @@ class Fleet:
             start = partial(deployment.start_gateway, {"SHUTDOWN_TIMEOUT_S": "10"}, name)
             services.append(ServicePart(name, "gateway", start, "gateway_listening"))
         for name in ("auth-one", "auth-two"):
-            services.append(ServicePart(name, "auth", partial(deployment.start_auth, name), "auth_started"))
+            services.append(ServicePart(name, "auth", partial(deployment.start_auth, name=name), "auth_started"))
         deployment.provision()
         for service in services:
             service.wait_until_ready()

@@ -13,7 +13,15 @@ from typing import Any
 
 from sd_auth.settings import AuthSettings
 from sd_common.nats_users import users
-from sd_common.settings import LogSettings, MinioSettings, NatsSettings, RetentionSettings, Settings, StreamSettings
+from sd_common.settings import (
+    LogSettings,
+    MinioSettings,
+    NatsSettings,
+    RetentionSettings,
+    Settings,
+    StreamSettings,
+    TraceSettings,
+)
 from sd_embedded.child_process import installed
 from sd_gateway.settings import GatewaySettings
 from sd_worker.settings import WorkerSettings
@@ -28,9 +36,9 @@ SERVICES = {"gateway": "PORT", "auth": "HEALTH_PORT", "worker": "HEALTH_PORT"}
 
 #: What each of our containers reads its settings with.
 SETTINGS: dict[str, tuple[type[Settings], ...]] = {
-    "gateway": (GatewaySettings, NatsSettings, MinioSettings, LogSettings),
-    "auth": (AuthSettings, NatsSettings, LogSettings),
-    "worker": (WorkerSettings, NatsSettings, MinioSettings, LogSettings),
+    "gateway": (GatewaySettings, NatsSettings, MinioSettings, LogSettings, TraceSettings),
+    "auth": (AuthSettings, NatsSettings, LogSettings, TraceSettings),
+    "worker": (WorkerSettings, NatsSettings, MinioSettings, LogSettings, TraceSettings),
     "provision": (NatsSettings, StreamSettings, RetentionSettings, MinioSettings, LogSettings),
 }
 

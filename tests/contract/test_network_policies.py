@@ -6,7 +6,8 @@ import ipaddress
 import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 from contract.manifests import SERVICES, SETTINGS, Document
@@ -23,7 +24,7 @@ from contract.rendered import (
     workloads,
 )
 
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.settings import MinioSettings, NatsSettings, TraceSettings
 from supply_chain.dockerfiles import ROOT
 
 INTERNET = "the internet"
@@ -182,12 +183,34 @@ def test_the_internet_ends_where_the_cluster_begins(address: str) -> None:
     assert _reaches(of_kind(BASE, "NetworkPolicy")["worker"], address) is (address in PUBLIC)
 
 
+def _with_component(name: str, directory: Path) -> dict[tuple[str, str], Document]:
+    """What the overlay for development is with a component, by kind and name."""
+    shutil.copytree(ROOT / "k8s", directory / "k8s")
+    (directory / "own").mkdir()
+    kustomization = f"resources: [../k8s/overlays/dev]\ncomponents: [../k8s/components/{name}]\n"
+    (directory / "own/kustomization.yaml").write_text(kustomization)
+    return {(each["kind"], each["metadata"]["name"]): each for each in render(directory / "own")}
+
+
+def test_services_that_are_traced_reach_the_collector(tmp_path: Path) -> None:
+    documents = _with_component("traces", tmp_path)
+    policy = documents["NetworkPolicy", "services-to-collector"]["spec"]
+    traced = [name for name, classes in SETTINGS.items() if TraceSettings in classes]
+    assert sorted(_chosen(BASE, policy["podSelector"])) == sorted(traced)
+    [settings] = [each for (_, name), each in documents.items() if name.startswith("trace-settings")]
+    url = urlsplit(TraceSettings(_env_file=None, **_lowered(settings["data"])).otel_exporter_otlp_endpoint or "")
+    [rule] = policy["egress"]
+    [peer] = rule["to"]
+    assert url.hostname == ".".join(reversed(_peers(BASE, peer)[0].split("/")))
+    assert rule["ports"] == [{"port": url.port}]
+
+
+def _lowered(variables: dict[str, str]) -> dict[str, Any]:
+    return {name.lower(): value for name, value in variables.items()}
+
+
 def test_a_gateway_that_fetches_pictures_of_other_hosts_reaches_them(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
-    kustomization = "resources: [../k8s/overlays/dev]\ncomponents: [../k8s/components/remote-images]\n"
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own/kustomization.yaml").write_text(kustomization)
-    documents = {(each["kind"], each["metadata"]["name"]): each for each in render(tmp_path / "own")}
+    documents = _with_component("remote-images", tmp_path)
     policy = documents["NetworkPolicy", "gateway-to-internet"]
     assert [address for address in (*PUBLIC, *PRIVATE) if _reaches(policy, address)] == PUBLIC
     maps = [each for (kind, _), each in documents.items() if kind == "ConfigMap"]

@@ -21,6 +21,7 @@ from sd_common.jobs import Job
 from sd_common.nats_client import connect
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.settings import NatsSettings
+from sd_embedded.app import CannotStart, make_private
 from support.client import PATIENCE_S, Client
 from support.stack import EmbeddedStack
 
@@ -92,6 +93,19 @@ async def test_it_listens_on_loopback_alone(stack: EmbeddedStack) -> None:
 @pytest.mark.parametrize("name", ["secrets.json", "publisher.env"])
 def test_secrets_are_kept_readable_by_their_owner_alone(stack: EmbeddedStack, name: str) -> None:
     assert (stack.directory / "data" / name).stat().st_mode & 0o777 == 0o600
+
+
+def test_data_are_kept_readable_by_their_owner_alone(stack: EmbeddedStack) -> None:
+    assert (stack.directory / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_was_readable_by_others_is_no_longer(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    make_private(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotStart, match="set DATA_DIR to another one"):
+        make_private(tmp_path / "file")
 
 
 async def test_a_program_on_this_machine_queues_jobs_as_an_internal_publisher(stack: EmbeddedStack) -> None:

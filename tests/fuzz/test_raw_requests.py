@@ -27,6 +27,7 @@ _TARGETS = [
 _HEADERS = [
     "Accept",
     "Authorization",
+    "Content-Encoding",
     "Content-Type",
     "Cookie",
     "Idempotency-Key",
@@ -41,6 +42,7 @@ _VALUES = [
     "application/json",
     "application/x-www-form-urlencoded; charset=",
     "multipart/form-data; boundary=",
+    "gzip",
     "text/html",
     "http://",
     "1",
@@ -96,6 +98,7 @@ def _percent_encoded(data: bytes) -> str:
     [
         (b"POST /token", b"Content-Type: application/x-www-form-urlencoded; charset=nonsense", 400),
         (b"POST /token", b"Content-Type: x/\xff", 415),
+        (b"POST /token", b"Content-Encoding: \xff", 415),
         (b"GET /", b"Origin: http://\xff", 403),
     ],
 )

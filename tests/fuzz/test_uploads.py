@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 
 import requests
@@ -40,10 +41,13 @@ def _changed(draw: st.DrawFn, whole: bytes) -> bytes:
     return bytes(data)
 
 
-def _post(url: str, token: str, body: bytes, content_type: bytes | None = None) -> requests.Response:
+def _post(
+    url: str, token: str, body: bytes, content_type: bytes | None = None, encoding: bytes = b"identity"
+) -> requests.Response:
     headers = {
         "Authorization": f"Bearer {token}".encode(),
         "Content-Type": content_type or _CONTENT_TYPE,
+        "Content-Encoding": encoding,
     }
     return requests.post(f"{url}/blob", data=body, headers=headers, timeout=60)
 
@@ -72,3 +76,16 @@ def test_a_changed_form_is_taken_or_refused(form: bytes, gateway_url: str, token
 def test_a_changed_content_type_is_taken_or_refused(content_type: bytes, gateway_url: str, token: str) -> None:
     answer = _post(gateway_url, token, _form(_PICTURES[0]), content_type.strip() or b"x")
     assert answer.status_code in (200, 400, 415, 422)
+
+
+@num_examples(60)
+@given(
+    encoding=st.sampled_from([b"gzip", b"deflate", b"br", b"zstd", b"identity"])
+    | _changed(b"gzip, identity").filter(lambda value: not {*value} & {*b"\r\n\0"}),
+    body=st.sampled_from([_form(_PICTURES[0]), gzip.compress(_form(_PICTURES[0]))]),
+)
+def test_a_compressed_form_is_refused(encoding: bytes, body: bytes, gateway_url: str, token: str) -> None:
+    answer = _post(gateway_url, token, body, encoding=encoding.strip())
+    codings = {coding.strip().lower() for coding in encoding.split(b",")}
+    refused = not codings <= {b"", b"identity"}
+    assert answer.status_code in ((400, 415) if refused else (200, 400, 422))  # 400: the header has a control character

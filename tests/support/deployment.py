@@ -46,16 +46,19 @@ class Deployment:
         }
         self.services: dict[str, Service] = {}
 
+    @property
+    def provision_env(self) -> Mapping[str, str]:
+        """The settings of provisioning."""
+        return {**self._env, **self._nats_env("provision")}
+
     def provision(self) -> None:
         """`python -m sd_common.provision`."""
         command = [sys.executable, "-m", "sd_common.provision"]
-        subprocess.run(
-            command, env={**self._env, **self._nats_env("provision")}, check=True, capture_output=True, timeout=60
-        )
+        subprocess.run(command, env=self.provision_env, check=True, capture_output=True, timeout=60)
 
-    def start_auth(self, name: str = "auth") -> Service:
-        env = {"SECRET_KEY": self._secret_key, "ENABLE_PUBLIC_ACCESS": "1"}
-        return self._start(name, "sd_auth", env)
+    def start_auth(self, env: Mapping[str, str] | None = None, name: str = "auth") -> Service:
+        defaults = {"SECRET_KEY": self._secret_key, "ENABLE_PUBLIC_ACCESS": "1"}
+        return self._start(name, "sd_auth", {**defaults, **(env or {})})
 
     def start_gateway(self, env: Mapping[str, str] | None = None, name: str = "gateway") -> Service:
         """On a free port; on that of its predecessor, where that has listened."""

@@ -64,6 +64,9 @@ class Hub:
         self.status: int | None = None
         #: By file name: the next answer ends after so many bytes, and those that follow are errors until it is mended.
         self.cut_after: dict[str, int] = {}
+        #: By file name: answers stand still after so many bytes, until `goes_on` is set.
+        self.held_after: dict[str, int] = {}
+        self.goes_on = threading.Event()
 
     def add(self, name: str, directory: Path, *refs: str, gated: bool = False, private: bool = False) -> str:
         """A commit of the files below `directory`, as the branches and tags `refs`, or `main`; its hash."""
@@ -166,7 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._answer(200, {"ETag": '"of the storage"'}, content, num_bytes=allowed)
             self.close_connection = True
+        elif path in self.hub.held_after and "Range" not in self.headers:
+            self._answer(200, {"ETag": '"of the storage"'}, content, hold_after=self.hub.held_after[path])
         elif byte_range := self.headers.get("Range"):
+            if path in self.hub.held_after:  # the client has lost its patience
+                self.hub.goes_on.wait()
             start = int(byte_range.removeprefix("bytes=").removesuffix("-"))
             end = f"bytes {start}-{len(content) - 1}/{len(content)}"
             self._answer(206, {"ETag": '"of the storage"', "Content-Range": end}, content[start:])
@@ -177,16 +184,24 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {"Content-Type": "application/json"}, json.dumps(content).encode())
 
     def _answer(
-        self, status: int, headers: Mapping[str, str] | None = None, content: bytes = b"", num_bytes: int | None = None
+        self,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        content: bytes = b"",
+        num_bytes: int | None = None,
+        hold_after: int = 0,
     ) -> None:
-        """`num_bytes`: what is sent of `content`, whose whole length is told."""
+        """`num_bytes`: what is sent of `content`, whose whole length is told. It stands still after `hold_after`."""
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content[:num_bytes])
+            if hold_after:
+                self.wfile.write(content[:hold_after])
+                self.hub.goes_on.wait()
+            self.wfile.write(content[hold_after:num_bytes])
 
     def log_message(self, format: str, *args: object) -> None:
         """Says nothing."""
@@ -222,6 +237,7 @@ def serve_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.goes_on.set()
         close_session()
         server.shutdown()
         thread.join()

@@ -96,12 +96,12 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
             server.terminate()
 
 
-#: Where the streams are, with a line to all.
+#: Beside provisioning, with a line to all.
 _ALL_RIGHTS = NatsUser(
     TESTER,
     publish=(">", *auth_messages.OPERATIONS, "$SRV.>"),
     tell=(subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
-    hear=(">", subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
+    hear=(">", subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL, subjects.BACKLOG),
     shared_account=STREAMS_ACCOUNT,
 )
 
@@ -116,10 +116,20 @@ class NatsServerWithUsers(embedded_nats.NatsServer):
     def __init__(
         self, directory: Path, publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
     ) -> None:
-        listed = (*users(publishers), tester)
-        self._access = NatsAccess({user.name: secrets.token_hex(20) for user in listed}, listed)
+        self._users = (*users(publishers), tester)
+        self._access = self._new_access()
         arguments = self._access.arguments(directory / "nats.conf")
         super().__init__(directory, arguments, env=self._access.environment())
+
+    def _new_access(self) -> NatsAccess:
+        return NatsAccess({user.name: secrets.token_hex(20) for user in self._users}, self._users)
+
+    def change_passwords(self) -> None:
+        """Of all users. It takes a restart."""
+        self._access = self._new_access()
+        self.terminate()
+        self._env = self._access.environment()
+        self.start()
 
     def settings_of(self, user: str) -> NatsSettings:
         """Settings with which to connect as this user."""

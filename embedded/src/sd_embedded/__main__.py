@@ -9,7 +9,8 @@ import uvloop
 
 from sd_common.logs import configure_logs
 from sd_common.process import run_until_stopped
-from sd_common.settings import load_settings
+from sd_common.settings import TraceSettings, load_settings
+from sd_common.trace_export import exporting_traces
 from sd_embedded.app import CannotStart, EmbeddedApp
 from sd_embedded.settings import EmbeddedLogSettings, EmbeddedSettings
 
@@ -35,7 +36,8 @@ def _say(line: str) -> None:
 def main() -> None:
     configure_logs(load_settings(EmbeddedLogSettings), "embedded")
     try:
-        uvloop.run(run())
+        with exporting_traces(load_settings(TraceSettings), "embedded"):
+            uvloop.run(run())
     except (CannotStart, OSError) as error:
         sys.exit(str(error))
 

@@ -68,7 +68,7 @@ class EmbeddedApp:
                 gateway_settings = gateway_settings.model_copy(update={"base_url": f"http://localhost:{port}"})
             self.base_url = gateway_settings.base_url
             data_dir = settings.data_dir.resolve()
-            data_dir.mkdir(parents=True, exist_ok=True)
+            make_private(data_dir)
             stack.enter_context(lock(data_dir))
             kept = keep_secrets(data_dir)
             access = NatsAccess(kept.nats_passwords)
@@ -157,6 +157,18 @@ def lock(data_dir: Path) -> Iterator[None]:
                 f"Another process uses {data_dir}: stop it, or set DATA_DIR to another directory"
             ) from error
         yield
+
+
+def make_private(data_dir: Path) -> None:
+    """Make the directory one for its owner alone, also where it is there: files of the servers below it are readable by
+    all. Raises `CannotStart`."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data_dir.chmod(0o700)
+    except OSError as error:
+        raise CannotStart(
+            f"{data_dir} cannot be made a directory for you alone ({error.strerror}): set DATA_DIR to another one"
+        ) from error
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -15,7 +15,9 @@ class EmbeddedSettings(Settings):
     """What the embedded mode reads; defaults here go before those of the services."""
 
     data_dir: Path = Field(
-        default=Path("data"), description="Where users, tasks and pictures are kept; made when it is not there."
+        default=Path("data"),
+        description="Where users, tasks and pictures are kept; made when it is not there. "
+        "For its owner alone (mode 0700), from the start on.",
     )
     workers: int = Field(default=1, ge=0, le=16, description="Workers to run, each with its own models in memory.")
     secret_key: SecretStr | None = Field(

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from argon2 import PasswordHasher
+from structlog.testing import capture_logs
 
 from sd_auth.app import AuthApp
 from sd_auth.errors import UserExists
@@ -149,6 +150,21 @@ async def test_the_names_of_publishers_are_reserved(
     with pytest.raises(Refused) as refused:
         await sign_up(nats_client, "billing")
     assert (refused.value.code, "reserved" in refused.value.sentence) == ("422", True)
+
+
+async def test_who_signed_up_with_a_name_before_it_was_a_publishers_cannot_log_in(
+    provisioned: NatsSettings, start_auth: StartAuth, nats_client: NatsClient
+) -> None:
+    before = await start_auth(create_auth_settings())
+    await sign_up(nats_client, "billing")
+    await before.stop()
+    with capture_logs() as logs:
+        await start_auth(create_auth_settings().model_copy(update={"publishers": ("billing", "other")}))
+    assert [entry["username"] for entry in logs if entry["event"] == "publisher_is_a_user"] == ["billing"]
+    with pytest.raises(Refused) as refused:
+        await log_in(nats_client, "billing")
+    assert refused.value.code == "422"
+    assert refused.value.sentence == "The username 'billing' is reserved: nobody can log in with it"
 
 
 async def test_storing_the_same_record_again_is_no_conflict(provisioned: NatsSettings, nats_client: NatsClient) -> None:

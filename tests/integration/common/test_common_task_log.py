@@ -253,7 +253,7 @@ async def test_a_replay_leaves_no_subscription_behind(task_log: TaskLog, nats_cl
 async def test_a_replay_goes_on_where_a_batch_ended_by_its_bytes(task_log: TaskLog, nats_client: NatsClient) -> None:
     """Batches are of 4 MiB: 200 events of tasks with long prompts."""
     js = nats_client.jetstream()
-    payload = b'{"prompt": "%s"}' % (b"x" * 20_000)
+    payload = b'{"event_type": "later", "prompt": "%s"}' % (b"x" * 20_000)
     await asyncio.gather(*(js.publish(new_ref().events, payload) for _ in range(450)))
     replayed = await _all(task_log.replay("events.>", 0))
     assert [event.sequence for event in replayed] == list(range(1, 451))

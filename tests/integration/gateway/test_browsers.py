@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from integration.gateway.conftest import StartGateway
 from multidict import CIMultiDictProxy
+from yarl import URL
 
 from sd_common.blob_store import BlobStore, new_blob_id
 from support.client import Client
@@ -153,9 +154,32 @@ async def test_the_gateways_own_pages_and_programs_are_let_in(client: Client, st
     _, url_behind_a_proxy = await start_gateway(base_url="https://pictures.example")
     async with Client(url_behind_a_proxy) as behind_a_proxy:
         assert (await behind_a_proxy.get("/healthz", headers={"Origin": "https://pictures.example"})).status == 200
-        # By another name, over TLS that ends before the gateway.
-        headers = {"Origin": "https://other-name.example", "Host": "other-name.example"}
-        assert (await behind_a_proxy.get("/healthz", headers=headers)).status == 200
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+async def test_a_gateway_on_the_loopback_is_itself_by_each_name_of_it(host: str, start_gateway: StartGateway) -> None:
+    _, url = await start_gateway()
+    port = URL(url).port
+    async with Client(url) as client:
+        for own in (url, f"http://{host}:{port}"):
+            assert (await client.get("/healthz", headers={"Origin": own})).status == 200
+        for other in (f"https://{host}:{port}", f"http://{host}", f"http://{host}:{(port or 0) + 1}"):
+            assert (await client.get("/healthz", headers={"Origin": other})).status == 403
+
+
+@pytest.mark.parametrize("base_url", [None, "https://pictures.example"])
+async def test_a_strangers_name_that_leads_here_makes_its_pages_none_of_ours(
+    base_url: str | None, start_gateway: StartGateway
+) -> None:
+    _, url = await start_gateway(**({"base_url": base_url} if base_url else {}))
+    async with Client(url) as client:
+        for host in ("evil.example", f"evil.example:{URL(url).port}"):
+            for origin in (f"http://{host}", f"https://{host}"):
+                answer = await client.get("/healthz", headers={"Origin": origin, "Host": host})
+                assert answer.status == 403
+                assert "or set BASE_URL to it" in answer.json["detail"]
+        if base_url:  # and the loopback is somebody's own computer, seen from there
+            assert (await client.get("/healthz", headers={"Origin": "http://localhost"})).status == 403
 
 
 async def test_cross_origin_answers_are_for_nobody_by_default(client: Client) -> None:

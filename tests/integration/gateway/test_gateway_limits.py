@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import time
 from typing import Any
 
 import pytest
@@ -94,6 +96,42 @@ async def test_large_credentials_are_refused_before_they_have_come(
     await writer.wait_closed()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"The body is larger than 16,384 bytes" in answer
+
+
+_CODED = {"Content-Encoding": "gzip"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/user"), ("POST", "/token"), ("POST", "/task"), ("POST", "/blob"), ("GET", "/txt2img"), ("GET", "/no")],
+)
+async def test_a_compressed_body_is_refused_before_it_has_come(
+    start_gateway: StartGateway, method: str, path: str
+) -> None:
+    _, url = await start_gateway()
+    address = URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+    writer.write(f"{head}Content-Length: 500\r\n\r\n".encode())
+    async with asyncio.timeout(PATIENCE_S):
+        answer = await reader.readuntil(b"}")
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert b"must not be compressed, and it has Content-Encoding: gzip" in answer
+
+
+@pytest.mark.parametrize("path", ["/user", "/token", "/task"])
+async def test_a_compressed_body_is_not_unpacked(start_gateway: StartGateway, path: str) -> None:
+    _, url = await start_gateway()
+    bomb = gzip.compress(bytes(300_000_000))
+    async with Client(url) as client:
+        before = time.process_time()
+        answers = await asyncio.gather(*(client.post(path, data=bomb, headers=_CODED) for _ in range(6)))
+        seconds = time.process_time() - before
+        assert [told.status for told in answers] == [415] * 6
+        assert (await client.post(path, data=b"no gzip", headers=_CODED)).status == 415
+    assert seconds < 0.5  # of all threads; unpacking takes ten times as long
 
 
 async def test_requests_beyond_the_rate_are_told_to_wait_and_those_of_others_are_not(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +168,34 @@ async def test_slow_servers_take_the_places_of_their_user_alone(remote: RemotePi
     assert await remote.fetch(net.url(), "alice") == png()
     await _cancelled(slow)
     assert await remote.fetch(net.url(), "mallory") == png()
+
+
+async def test_slow_names_take_the_places_of_their_user_alone(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def look_up_slowly(host: str, *args: Any, **kwargs: Any) -> Any:
+        if host == "slow.test":
+            answering.wait(_PATIENCE_S)
+        return look_up("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_slowly)
+    reach = replace(net.reach, resolver=None, is_public=lambda _: True)
+    refused: list[BaseException | bytes] = []
+    async with RemotePictures("public", _MAX_BYTES, 0.2, reach) as remote:
+        try:
+            for _ in range(5):
+                slow = (remote.fetch(net.url(host="slow.test"), "mallory") for _ in range(4))
+                refused += await asyncio.gather(*slow, return_exceptions=True)
+            remote._timeout_s = _PATIENCE_S
+            assert await remote.fetch(net.url(), "alice") == png()
+        finally:
+            answering.set()
+        assert [type(error) for error in refused] == [PictureError] * 4 + [TooManyRequests] * 16
+        async with asyncio.timeout(_PATIENCE_S):
+            while remote._num_fetches:  # noqa: ASYNC110 - threads end
+                await asyncio.sleep(0.005)
+        assert await remote.fetch(net.url(), "mallory") == png()
 
 
 async def test_where_all_places_are_taken_the_client_is_told_to_try_again(net: Network) -> None:

@@ -112,6 +112,7 @@ class Tasks:
         self.log = TaskLog(client)
         self._told: defaultdict[str, list[LoggedEvent]] = defaultdict(list)
         self._begun: set[str] = set()
+        self._download_totals: dict[str, int] = {}
         self._changed = asyncio.Condition()
 
     async def start(self) -> None:
@@ -149,6 +150,12 @@ class Tasks:
         async with asyncio.timeout(PATIENCE_S), self._changed:
             await self._changed.wait_for(lambda: task_id in self._begun)
 
+    async def wait_until_downloading(self, task_id: str) -> int:
+        """Return when the task's model is downloaded: how many bytes there are of it."""
+        async with asyncio.timeout(PATIENCE_S), self._changed:
+            await self._changed.wait_for(lambda: task_id in self._download_totals)
+        return self._download_totals[task_id]
+
     async def wait_until_queue_is_empty(self) -> None:
         """Acknowledgements follow the last event."""
         async with asyncio.timeout(PATIENCE_S):
@@ -163,10 +170,13 @@ class Tasks:
 
     async def _on_progress(self, message: Msg) -> None:
         _, ref = subjects.parse_task_subject(message.subject)
-        if json.loads(message.data)["stage"] == "denoising":
-            async with self._changed:
+        progress = json.loads(message.data)
+        async with self._changed:
+            if progress["stage"] == "denoising":
                 self._begun.add(ref.task_id)
-                self._changed.notify_all()
+            elif progress["stage"] == "downloading":
+                self._download_totals[ref.task_id] = progress["total_bytes"]
+            self._changed.notify_all()
 
 
 @pytest_asyncio.fixture

@@ -25,7 +25,9 @@ from sd_common.puller import Puller
 from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.streams import JOBS, jobs_consumer_name, jobs_stream
 from sd_common.subjects import ModelLane
+from sd_worker import backlog_watch
 from sd_worker.backlog_watch import INTERVAL_S
+from sd_worker.held_models import ModelsHere
 from sd_worker.job_source import JobSource
 from support import servers
 from support.jobs import STRAY_SUBJECTS
@@ -39,7 +41,7 @@ class Worker:
         self.name = name
         self.resident = resident
         self.taken: asyncio.Queue[tuple[str, Msg]] = asyncio.Queue()
-        self.source = JobSource(client, JobQueue(client), lambda: self.resident, swap_after_s, name)
+        self.source = JobSource(client, JobQueue(client), lambda: ModelsHere(self.resident), swap_after_s, name)
         self._working: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -155,6 +157,21 @@ async def test_of_many_idle_workers_few_ask_and_not_always_the_same(
     # Each for itself, they would be 20 in an interval.
     assert len(backlogs) / num_intervals < 5
     assert len({backlog.worker for backlog in backlogs}) > 3
+
+
+async def test_what_waits_is_told_while_all_workers_are_busy(
+    create_worker: CreateWorker, nats_client: NatsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operators ask for it just then."""
+    monkeypatch.setattr(backlog_watch, "_TOLD_EVERY_S", 0.1)
+    monkeypatch.setattr(backlog_watch, "_BUSY_SPREAD_S", 0.1)
+    worker = await create_worker("busy")
+    await _publish(nats_client, "a")
+    await worker.next()
+    heard = await Heard().start(nats_client, subjects.BACKLOG)
+    await _publish(nats_client, "a")
+    while not (await heard.backlogs(1))[0].lanes:
+        pass
 
 
 async def test_a_job_goes_to_the_worker_that_holds_its_model_while_others_have_nothing_to_do(

@@ -23,6 +23,7 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.settings import NatsSettings
 from sd_worker.backlog_watch import INTERVAL_S
+from sd_worker.held_models import ModelsHere
 from sd_worker.job_source import JobSource
 from support.servers import NatsServer, nats_settings_of
 
@@ -72,7 +73,7 @@ async def users(nats_client: NatsClient, provisioned: NatsSettings) -> Users:
 async def source(provisioned: NatsSettings, nats_server: NatsServer) -> AsyncIterator[JobSource]:
     """That of a worker which has the model in memory."""
     client = await connect(nats_settings_of(nats_server, "worker"), "worker")
-    source = JobSource(client, JobQueue(client), lambda: ["home"], 30.0, "worker")
+    source = JobSource(client, JobQueue(client), lambda: ModelsHere(["home"]), 30.0, "worker")
     yield source
     await source.close()
     await client.shut()

@@ -9,6 +9,7 @@ import pytest
 from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
 
 from sd_common import subjects
+from sd_common.events import AbortedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from support.jobs import num_jobs
@@ -51,3 +52,16 @@ async def test_an_unreadable_job_whose_task_has_an_event_of_a_later_version_stay
     await _until_left(capsys)
     assert [logged.event_type for logged in await tasks.events("newer")] == ["pending"]
     assert await num_jobs(nats_client) == 1
+
+
+async def test_a_job_of_a_later_version_is_refused_so_gateways_that_write_it_come_after_the_last_old_worker(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    later = {"v": 2, "task_id": "later", "user": "u", "session": "s"}
+    await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(later).encode())
+    await start_worker("old")
+    logged = await tasks.wait_for("later", "aborted")
+    event = logged.event
+    assert isinstance(event, AbortedEvent)
+    assert (event.code, "v: Input should be 1" in event.reason) == ("invalid_input", True)
+    await tasks.wait_until_queue_is_empty()

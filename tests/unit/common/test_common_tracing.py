@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode
 
-from sd_common.tracing import continued_trace, trace_headers
+from sd_common.tracing import continued_trace, record_span, span, trace_headers, wall_time
+from support.spans import kept_spans
 
 _HEADERS = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "vendor=value"}
 
@@ -53,3 +58,42 @@ async def test_tasks_at_once_keep_their_own_traces() -> None:
             assert trace_headers() == headers(number)
 
     await asyncio.gather(*map(work, range(1, 11)))
+
+
+@pytest.fixture
+def ended() -> Iterator[Callable[[], Sequence[ReadableSpan]]]:
+    """What has ended of the spans that the test makes."""
+    with kept_spans() as exporter:
+        yield exporter.get_finished_spans
+
+
+def test_a_span_that_an_error_leaves_tells_its_kind_and_not_what_it_says(
+    ended: Callable[[], Sequence[ReadableSpan]],
+) -> None:
+    with pytest.raises(ValueError, match="private"), span("work"):
+        raise ValueError("a private prompt")
+    [failed] = ended()
+    assert failed.status.status_code is StatusCode.ERROR
+    assert failed.attributes == {"error.type": "ValueError"}
+    assert "private" not in failed.to_json()
+
+
+def test_a_span_of_what_is_over_stands_where_it_was_in_time(ended: Callable[[], Sequence[ReadableSpan]]) -> None:
+    now_s = time.time()
+    then = wall_time(time.perf_counter() - 5)
+    with span("around"):
+        record_span("before", then, then + 2)
+    before, around = ended()
+    assert before.parent is not None
+    assert around.context is not None
+    assert before.parent.span_id == around.context.span_id
+    assert before.start_time == pytest.approx((now_s - 5) * 1e9, abs=1e9)
+    assert before.end_time == pytest.approx((now_s - 3) * 1e9, abs=1e9)
+
+
+def test_no_span_is_made_once_tracing_has_ended() -> None:
+    with kept_spans(), span("work") as traced:
+        assert traced.is_recording()
+    with span("work") as untraced:
+        assert not untraced.is_recording()
+        assert trace_headers() == {}

@@ -15,14 +15,13 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.engine_thread import EngineThread
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
+from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
 from sd_worker.engine.models import Models
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import (
     EngineTask,
     Finished,
     KnownModel,
-    LoadProgress,
     Outcome,
     PassMade,
     Progress,
@@ -86,11 +85,11 @@ class EngineUnderTest:
 def load_now(models: Models, name: str) -> LoadedModel:
     """Load a model as the engine does, and wait for it."""
     changed = threading.Event()
-    models.load(name, changed.set)
-    while models.loading is not None:
+    models.on_change = changed.set
+    while name not in (ended := models.poll([name])):
         assert changed.wait(TIMEOUT_S)
         changed.clear()
-        models.poll()
+    assert ended[name] is None
     model = models.get(name)
     assert model is not None
     return model
@@ -174,16 +173,35 @@ class TickedEngine:
         self.engine.stop()
 
 
-class GatedLoader:
-    """Loads for real, once a test lets it."""
+class WrappedLoader:
+    """Loads for real; what a test overrides is different."""
 
     def __init__(self, loader: ModelLoader) -> None:
         self._loader = loader
+
+    def is_at_hand(self, name: str) -> bool:
+        return self._loader.is_at_hand(name)
+
+    def fetch(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> ReadModel:
+        return self._loader.fetch(name, on_progress)
+
+    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
+        return self._loader.load(name, on_progress)
+
+    def known(self) -> Sequence[KnownModel]:
+        return self._loader.known()
+
+
+class GatedLoader(WrappedLoader):
+    """Loads for real, once a test lets it."""
+
+    def __init__(self, loader: ModelLoader) -> None:
+        super().__init__(loader)
         self.entered = threading.Event()
         self.gate = threading.Event()
         self.left = threading.Event()
 
-    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
+    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
         try:
@@ -191,24 +209,18 @@ class GatedLoader:
         finally:
             self.left.set()
 
-    def known(self) -> Sequence[KnownModel]:
-        return self._loader.known()
 
-
-class RaisingLoader:
+class RaisingLoader(WrappedLoader):
     """Raises the given errors, one a load, then loads for real."""
 
     def __init__(self, loader: ModelLoader, *errors: BaseException) -> None:
-        self._loader = loader
+        super().__init__(loader)
         self._errors = list(errors)
 
-    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
+    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
         if self._errors:
             raise self._errors.pop(0)
         return self._loader.load(name, on_progress)
-
-    def known(self) -> Sequence[KnownModel]:
-        return self._loader.known()
 
 
 def initial_image(width: int = 64, height: int = 64) -> Image.Image:

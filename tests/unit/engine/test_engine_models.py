@@ -302,18 +302,19 @@ def test_a_model_waits_for_room_until_no_sample_runs_on_the_others(source: Model
     sd1 = load_now(models, "sd1")
     models.pin(sd1)
     read = threading.Event()
-    models.load("owner/sd2", read.set)
+    models.on_change = read.set
+    assert models.poll(["owner/sd2"]) == {}
     while not models.waits_for_room:
         assert read.wait(TIMEOUT_S)
         read.clear()
-        assert models.poll() is None
+        assert models.poll(["owner/sd2"]) == {}
     assert models.resident() == ("sd1",)
 
     models.unpin(sd1)
-    assert models.poll() is None
+    assert models.poll(["owner/sd2"]) == {}
     assert models.resident() == ()
     assert read.wait(TIMEOUT_S)
-    assert models.poll() == ("owner/sd2", None)
+    assert models.poll(["owner/sd2"]) == {"owner/sd2": None}
     assert models.resident() == ("owner/sd2",)
 
 
@@ -324,19 +325,20 @@ def test_a_model_that_was_dropped_counts_until_its_last_sample_has_ended(source:
     models.pin(dropped)
     models.drop("sd1")
     changed = threading.Event()
-    models.load("sd1", changed.set)
+    models.on_change = changed.set
+    assert models.poll(["sd1"]) == {}
     while not models.waits_for_room:
         assert changed.wait(TIMEOUT_S)
         changed.clear()
-        assert models.poll() is None
+        assert models.poll(["sd1"]) == {}
     unet = weakref.ref(dropped.pipeline.components["unet"])
 
     models.unpin(dropped)
     del dropped
-    assert models.poll() is None
+    assert models.poll(["sd1"]) == {}
     assert unet() is None
     assert changed.wait(TIMEOUT_S)
-    assert models.poll() == ("sd1", None)
+    assert models.poll(["sd1"]) == {"sd1": None}
 
 
 def test_a_model_that_goes_frees_its_memory(source: ModelSource) -> None:

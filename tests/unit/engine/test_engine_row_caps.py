@@ -116,9 +116,34 @@ def test_fixed_rows_and_an_owner_leave_nothing_to_measure(clock: Clock) -> None:
     assert network.rows == []
 
 
-def test_passes_of_compiled_networks_are_padded_to_a_power_of_two(clock: Clock) -> None:
+def test_passes_of_compiled_networks_are_padded_to_a_power_of_two_and_not_beyond_the_cap(clock: Clock) -> None:
     network = Network(clock, lambda rows: 0.01)
     calls = [call_of(network), call_of(network), call_of(network, num_rows=1)]
     assert RowCaps(CPU, in_buckets=True).padded(calls) == 8
+    assert RowCaps(CPU, fixed=6, in_buckets=True).padded(calls) == 6
+    assert RowCaps(CPU, fixed=2, in_buckets=True).padded(calls[:1]) == 2
+    assert RowCaps(CPU, fixed=1, in_buckets=True).padded(calls[:1]) == 2  # it alone has more
+    assert RowCaps(CPU, in_buckets=True).padded([call_of(network, owner=1)]) is None
     assert RowCaps(CPU).padded(calls) is None
     assert RowCaps(CPU).padded([call_of(network, num_fixed_rows=8)]) == 8
+
+
+@pytest.mark.parametrize(("fixed", "num_rows"), [(6, [1, 2, 4, 6]), (1, [1, 2]), (8, [1, 2, 4, 8])])
+def test_a_network_is_compiled_for_all_that_its_passes_are_padded_to(
+    clock: Clock, fixed: int, num_rows: list[int]
+) -> None:
+    network = Network(clock, lambda rows: 0.01)
+    caps = RowCaps(CPU, fixed=fixed, in_buckets=True)
+    assert caps.of(call_of(network)) == fixed
+    assert network.rows == num_rows
+    caps.of(call_of(network, width=16))  # as it comes
+    assert network.rows == num_rows
+
+
+def test_memory_that_runs_out_while_a_network_is_compiled_lowers_the_cap(clock: Clock) -> None:
+    def pass_s(rows: int) -> float:
+        if rows > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 0.01
+
+    assert RowCaps(CPU, fixed=16, in_buckets=True).of(call_of(Network(clock, pass_s))) == 4

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 from unit.engine.company import Alone, variety
-from unit.engine.recorder import CPU, KINDS, TickedEngine, img2img, network_of, txt2img
+from unit.engine.recorder import CPU, KINDS, TickedEngine, WrappedLoader, img2img, network_of, txt2img
 from unit.engine.stock import SCHEDULERS
 
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.devices import Device
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader
+from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.sharing import Sharing, sharing_of
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, ignore_progress
@@ -195,12 +195,8 @@ def test_the_tensors_of_a_sample_that_ends_or_fails_are_freed(
         assert latents["failing"]() is None
 
 
-class Hooked:
+class Hooked(WrappedLoader):
     """Loads models with a hook of accelerate on their UNet, as offloading has it."""
-
-    def __init__(self, loader: ModelLoader) -> None:
-        self._loader = loader
-        self.known = loader.known
 
     def load(self, name: str, on_progress: object = ignore_progress) -> LoadedModel:
         model = self._loader.load(name)

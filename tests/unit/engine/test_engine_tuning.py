@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from unit.engine.company import Alone, variety
-from unit.engine.recorder import TickedEngine, network_of, txt2img
+from unit.engine.recorder import CPU, TickedEngine, network_of, txt2img
 
 from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.row_caps import RowCaps
+from sd_worker.engine.tasks import Finished
 from sd_worker.engine.tuning import AttentionBackend, Tuning, choose_attention
 
 
@@ -30,6 +32,52 @@ def test_channels_last_is_the_format_of_unet_and_vae_and_gives_nearly_the_same(
     Alone(plain).assert_within(1, tasks, tuned.run(tasks))
     plain.stop()
     tuned.stop()
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.GraphModule]]:
+    """What is compiled, by a compiler that leaves it as it is and needs none of C++."""
+    compiled: list[torch.fx.GraphModule] = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph.forward
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module, **options: compile_module(module, backend=count, **options)
+    )
+    torch.compiler.reset()
+    yield compiled
+    torch.compiler.reset()
+
+
+def test_a_compiled_network_has_one_graph_for_each_size_and_bucket_and_those_of_the_first_size_at_once(
+    model_dir: Path, graphs: list[torch.fx.GraphModule]
+) -> None:
+    compiling = ModelSource(model_dir, dtype=torch.float32, tuning=Tuning(compiles=True))
+    engine = TickedEngine(compiling, "sd1", row_caps=RowCaps(CPU, fixed=6, in_buckets=True))
+
+    def run(num_tasks: int, **parameters: Any) -> int:
+        """How many graphs more there are after so many tasks together."""
+        before = len(graphs)
+        given: dict[str, Any] = {"steps": 1, "scheduler": "ddim"} | parameters
+        tasks = [txt2img(str(number), **given) for number in range(num_tasks)]
+        assert all(isinstance(outcome, Finished) for outcome in engine.run(tasks, per_join=num_tasks).values())
+        return len(graphs) - before
+
+    # Of 1, 2, 4 and 6 rows.
+    assert run(1, guidance=2.0, scheduler="euler") == 4
+    for num_tasks in (1, 2, 3, 4):
+        assert run(num_tasks) == 0
+    assert run(1, guidance=1.0) == 0
+    assert run(1, scheduler="euler") == 0
+    assert run(5, guidance=1.0, scheduler="dpmpp_2m") == 0
+    # More than the 8 that torch compiles before it runs the rest as it is.
+    for width in (72, 80):
+        assert run(1, width=width, guidance=1.0) == 1
+        assert [run(num_tasks, width=width) for num_tasks in (1, 2, 3)] == [1, 1, 1]
+    engine.stop()
 
 
 @pytest.mark.parametrize("tiles_vae", [False, True])

@@ -22,6 +22,8 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_gateway.errors import BodyTooLarge, FieldError, InvalidInput, MalformedBody, UnsupportedBody
 from sd_gateway.http.inputs import (
     MAX_CREDENTIALS_BYTES,
+    MAX_ERRORS,
+    MAX_FIELDS,
     checked,
     read_form,
     read_json,
@@ -142,6 +144,50 @@ async def test_errors_name_the_fields_as_clients_know_them(body: dict[str, Any],
         await _read_json(json.dumps(body).encode())
     assert sorted(error.field for error in raised.value.errors) == sorted(fields)
     assert all(f"{error.field}: {error.detail}" in str(raised.value) for error in raised.value.errors)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "a", %s}' % b",".join(b'"k%d": 1' % number for number in range(MAX_FIELDS)),
+        b'{"prompt": "a", "k": [%s1]}' % (b"1," * 100_000),
+        b"[%s1]" % (b"1," * 100_000),
+        b'{"prompt": "a", "k": [%s{}]}' % (b'{"a":{}},' * 50_000),
+        b'[%s{"a":1}]' % (b'{"a":1}  ,' * 50_000),
+    ],
+)
+async def test_a_body_of_many_fields_is_refused_before_they_are_looked_at(body: bytes) -> None:
+    read: TypeAdapter[Any] = mock.create_autospec(task_body, instance=True)
+    with pytest.raises(InvalidInput) as raised:
+        await read_json(_request(body=body, headers=_JSON), read)
+    assert raised.value.errors == [FieldError("body", "Has more than 100 fields, which no operation takes")]
+    assert not read.method_calls  # type: ignore[attr-defined] # it is a mock
+
+
+async def test_prompts_of_commas_and_quotes_are_no_fields() -> None:
+    text = ',":' * 3333
+    body = json.dumps({"prompt": text, "negative_prompt": text}).encode()
+    assert (await _read_json(body)).prompt == text
+
+
+async def test_a_query_of_many_parameters_is_refused_before_they_are_looked_at() -> None:
+    query = "&".join(f"k{number}" for number in range(MAX_FIELDS + 1))
+    with pytest.raises(InvalidInput) as raised:
+        read_query(_request(f"/txt2img?{query}", method="GET"), _txt2img)
+    assert raised.value.errors == [FieldError("query", "Has more than 100 fields, which no operation takes")]
+
+
+async def test_of_many_errors_some_are_told_and_how_many_more_there_are() -> None:
+    unknown = {f"k{number}": 1 for number in range(MAX_ERRORS + 5)}
+    with pytest.raises(InvalidInput, match=r"; and 5 more$") as raised:
+        await _read_json(json.dumps({"prompt": "a", **unknown}).encode())
+    assert [error.field for error in raised.value.errors] == list(unknown)[:MAX_ERRORS]
+
+
+async def test_a_name_of_any_length_is_told_by_its_beginning() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        await _read_json(json.dumps({"prompt": "a", "k" * 100_000: 1}).encode())
+    assert [error.field for error in raised.value.errors] == ["k" * 64 + "…"]
 
 
 @pytest.mark.parametrize("limit", [None, 2**21])
@@ -290,6 +336,27 @@ async def test_an_upload_is_read_to_its_limit() -> None:
     assert await read_upload(await _multipart(other=b"x", blob_data=data), max_bytes=1024) == data
     with pytest.raises(BodyTooLarge, match=r"^The picture is larger than 1,023 bytes$"):
         await read_upload(await _multipart(blob_data=data), max_bytes=1023)
+
+
+async def _nested(data: bytes) -> web.Request:
+    inner, outer = MultipartWriter("form-data"), MultipartWriter("form-data")
+    for _ in range(4):
+        inner.append(data)
+    outer.append(inner)
+    return _request(body=await outer.as_bytes(), headers={"Content-Type": outer.content_type})
+
+
+async def test_all_bytes_of_an_upload_count_whatever_they_belong_to() -> None:
+    line = b"x" * 1023 + b"\n"
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    for num_lines, expected in ((512, InvalidInput), (1028, BodyTooLarge)):
+        for request in (
+            await _multipart(**{f"other{number}": line * (num_lines // 4) for number in range(4)}),
+            await _nested(line * (num_lines // 4)),
+            _request(body=line * num_lines + b"--x--\r\n", headers=form),
+        ):
+            with pytest.raises(expected):
+                await read_upload(request, max_bytes=1024)
 
 
 async def test_an_upload_without_its_file_is_told() -> None:

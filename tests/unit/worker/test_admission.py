@@ -8,9 +8,14 @@ _SWAP_AFTER_S = 30.0
 
 
 def _order(
-    *candidates: Candidate, held: tuple[str, ...] = (), is_loading: bool = False, ago_s: float = 1e6
+    *candidates: Candidate,
+    held: tuple[str, ...] = (),
+    fetching: tuple[str, ...] = (),
+    is_loading: bool = False,
+    ago_s: float = 1e6,
+    only: tuple[str, ...] | None = None,
 ) -> list[str]:
-    return admission_order(candidates, Memory(held, is_loading, ago_s), _SWAP_AFTER_S)
+    return admission_order(candidates, Memory(held, fetching, is_loading, ago_s, only), _SWAP_AFTER_S)
 
 
 def test_of_the_models_in_memory_the_one_whose_job_waited_longest_comes_first() -> None:
@@ -45,6 +50,22 @@ def test_a_turn_ends_with_the_jobs_of_the_model_and_overdue_ones_are_next() -> N
 def test_while_a_model_is_loaded_no_other_is() -> None:
     candidates = [Candidate("loading", 1, 0.0), Candidate("cold", 9, 99.0)]
     assert _order(*candidates, held=("loading",), is_loading=True) == ["loading"]
+
+
+def test_while_a_model_is_fetched_others_are_taken_and_no_second_job_of_it() -> None:
+    candidates = [Candidate("fetched", 9, 99.0), Candidate("cold", 1, 0.0), Candidate("held", 1, 1.0)]
+    assert _order(*candidates, held=("held", "fetched"), fetching=("fetched",)) == ["held", "cold"]
+
+
+def test_while_as_many_are_fetched_as_may_be_only_models_at_hand_are_loaded() -> None:
+    candidates = [Candidate("cold", 9, 99.0), Candidate("at-hand", 1, 0.0), Candidate("held", 1, 1.0)]
+    assert _order(*candidates, held=("held",), only=("at-hand",)) == ["held", "at-hand"]
+
+
+def test_jobs_of_a_model_that_is_fetched_count_as_no_wait_of_those_in_memory() -> None:
+    candidates = [Candidate("fetched", 1, 99.0), Candidate("theirs", 1, 31.0, is_held_elsewhere=True)]
+    held = Candidate("held", 1, 0.0)
+    assert _order(*candidates, held, held=("held", "fetched"), fetching=("fetched",)) == ["theirs", "held"]
 
 
 def test_a_young_job_is_left_to_workers_that_hold_its_model() -> None:

@@ -40,6 +40,9 @@ class ToldEngine:
     def resident_models(self) -> Sequence[str]:
         return ()
 
+    def fetching_models(self) -> Sequence[str]:
+        return ()
+
     def known_models(self) -> Sequence[KnownModel]:
         return ()
 
@@ -106,7 +109,9 @@ async def test_a_task_that_was_submitted_counts_before_the_engine_says_so() -> N
     )
     await asyncio.sleep(0)
     assert not await _has_room(bridge)
-    engine.on_workload(Workload(0.1, 0.1))
+    engine.on_workload(Workload(0.0, 1.0))  # from before it took the task
+    assert not await _has_room(bridge)
+    engine.on_workload(Workload(0.1, 0.1, num_taken=1))
     assert await _has_room(bridge)
     engine.on_outcome(Cancelled("t"))
     assert await running == Cancelled("t")

@@ -8,16 +8,17 @@ from pydantic import SecretStr
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.settings import NatsSettings
-from sd_worker.held_models import HeldModelsWatch
+from sd_worker.engine.tasks import MOST_FETCHES
+from sd_worker.held_models import HeldModelsWatch, ModelsHere
 
 _A, _B = model_key("a"), model_key("b")
 
 
-def _create() -> tuple[HeldModelsWatch, list[str], NatsClient]:
-    """One with `a` in memory; the list is what is in memory."""
+def _create(*fetching: str) -> tuple[HeldModelsWatch, list[str], NatsClient]:
+    """One with `a` in memory, while `fetching` are fetched; the list is what is in memory."""
     client = NatsClient(NatsSettings(_env_file=None, nats_url=SecretStr("nats://127.0.0.1:1")), "test")
     resident = ["a"]
-    return HeldModelsWatch(client, "worker", lambda: resident), resident, client
+    return HeldModelsWatch(client, "worker", lambda: ModelsHere(resident, fetching, ["c"])), resident, client
 
 
 async def test_a_model_is_held_from_the_taking_of_a_job_and_a_turn_begins_when_it_is_in_memory() -> None:
@@ -54,3 +55,21 @@ async def test_a_model_whose_task_ended_without_it_is_not_held() -> None:
     assert watch.memory().is_loading
     del forgotten  # another worker has it
     assert not watch.memory().is_loading
+
+
+async def test_a_model_that_is_fetched_is_held_and_keeps_no_other_from_being_loaded() -> None:
+    watch, _, client = _create("b")
+    job = Msg(client, f"jobs.{_B}")
+    watch.took(_B, job)
+    memory = watch.memory()
+    assert (list(memory.held), memory.fetching, memory.is_loading) == ([_A, _B], {_B}, False)
+    other = Msg(client, "jobs.other")
+    watch.took("other", other)  # which is at hand, or not known to be fetched yet
+    assert watch.memory().is_loading
+
+
+async def test_where_as_many_models_are_fetched_as_may_be_only_those_at_hand_are_loaded() -> None:
+    names = [f"owner/{number}" for number in range(MOST_FETCHES)]
+    assert _create(*names[1:])[0].memory().only is None
+    full = _create(*names)[0].memory()
+    assert (full.only, full.is_loading) == ({model_key("c")}, False)

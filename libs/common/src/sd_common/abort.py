@@ -6,7 +6,7 @@ import nats.errors
 import structlog
 
 from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
-from sd_common.events import CANCELLED_BY_USER, AbortedEvent, PendingEvent, is_terminal
+from sd_common.events import CANCELLED_BY_USER, AbortedEvent, PendingEvent
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
@@ -29,7 +29,7 @@ class Aborter:
         event = AbortedEvent(task_id=ref.task_id, reason=CANCELLED_BY_USER, code="cancelled")
         while True:
             last = await self._task_log.last(ref)
-            if last is not None and is_terminal(last.event):
+            if last is not None and last.is_terminal:
                 return
             try:
                 await self._task_log.append(ref, event, last.sequence if last else NO_EVENT)
@@ -41,7 +41,8 @@ class Aborter:
         # The log has it; the rest only saves work. A worker that runs the task drops it at its next step.
         try:
             await self._client.publish(ref.cancels)
-            if self._queue is not None and last is not None and isinstance(last.event, PendingEvent):
-                await self._queue.delete(last.event.job_sequence)
+            known = last.known_event if last is not None else None
+            if self._queue is not None and isinstance(known, PendingEvent):
+                await self._queue.delete(known.job_sequence)
         except (Unavailable, nats.errors.Error):
             log.warning("work_not_saved_by_abort", task_id=ref.task_id)

@@ -11,6 +11,7 @@ ContractError
 ├── BlobNotFound           no blob has this id
 ├── BlobTaken              another picture has this id
 ├── ModelNotAllowed        a model that the operator does not allow
+├── BackupError            streams that could not be saved or restored
 └── PictureError           bytes that are not a picture this service takes
 """
 
@@ -100,6 +101,10 @@ class ModelNotAllowed(ContractError):
     def __init__(self, model: str, patterns: Sequence[str]) -> None:
         super().__init__(f"Model '{model}' is not allowed here: name one of {', '.join(patterns)}")
         self.model = model
+
+
+class BackupError(ContractError):
+    """Streams that could not be saved or restored."""
 
 
 class PictureError(ContractError, ValueError):

@@ -124,7 +124,9 @@ TERMINAL_TYPES = frozenset(
     {FinishedEvent.model_fields["event_type"].default, AbortedEvent.model_fields["event_type"].default}
 )
 
-stored_event_adapter: TypeAdapter[PendingEvent | StartedEvent | FinishedEvent | AbortedEvent] = TypeAdapter(StoredEvent)
+stored_event_adapter: TypeAdapter[PendingEvent | StartedEvent | FinishedEvent | AbortedEvent] = TypeAdapter(
+    StoredEvent, config=ConfigDict(hide_input_in_errors=True)
+)
 
 
 def is_terminal(event: PendingEvent | StartedEvent | FinishedEvent | AbortedEvent) -> bool:

@@ -73,9 +73,8 @@ class TaskFollower:
                     yield told
                 elif told.sequence > last_sequence:
                     last_sequence = told.sequence
-                    try:
-                        event = told.event
-                    except ValidationError:
+                    event = told.known_event
+                    if event is None:
                         log.warning("event_of_a_later_version_ignored", task_id=ref.task_id, sequence=told.sequence)
                         continue
                     yield event
@@ -93,7 +92,11 @@ class TaskFollower:
                 del self._of_task[heard.ref]
 
     async def _on_feed(self, message: Msg) -> None:
-        event = event_of_feed(message)
+        try:
+            event = event_of_feed(message)
+        except ValueError:
+            log.warning("feed_message_ignored", subject=message.subject)
+            return
         for heard in self._of_task.get(event.ref, ()):
             heard.add(event)
 

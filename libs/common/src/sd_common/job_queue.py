@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 from nats.js.api import ConsumerInfo
 from nats.js.errors import APIError, NotFoundError
+from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 
 from sd_common import subjects
@@ -24,7 +25,7 @@ from sd_common.retries import retried_while_away
 from sd_common.stream_reader import StreamReader
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
 from sd_common.subjects import ModelLane
-from sd_common.tracing import trace_headers
+from sd_common.tracing import sent_to, span, trace_headers
 
 log = structlog.get_logger(__name__)
 
@@ -60,18 +61,20 @@ class JobQueue:
         Raises `QueueFull` at the lane's cap, `Unavailable` where NATS does not answer for long.
         """
         payload = job.model_dump_json().encode()
-        headers = {"Nats-Msg-Id": job.task_id, **trace_headers()}
         subject = subjects.jobs_of(job.parameters.model, lane)
 
         async def publish() -> int:
+            headers = {"Nats-Msg-Id": job.task_id, **trace_headers()}
             try:
-                return (await self._js.publish(subject, payload, stream=JOBS, headers=dict(headers))).seq
+                return (await self._js.publish(subject, payload, stream=JOBS, headers=headers)).seq
             except APIError as error:
                 if error.err_code == _MAX_MSGS_PER_SUBJECT_EXCEEDED:
                     raise QueueFull(job.parameters.model) from error
                 raise
 
-        return await retried_while_away(publish)
+        attributes = {**sent_to(JOBS), "messaging.message.id": job.task_id, "sd.task_id": job.task_id}
+        with span(f"publish {JOBS}", SpanKind.PRODUCER, attributes):
+            return await retried_while_away(publish)
 
     async def delete(self, sequence: int) -> None:
         """Take a job out of the queue. One that is gone already is no error.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_serializer
+from pydantic import BaseModel, Field, field_serializer
 
 from sd_common.messages import BlobId, Message, Timestamp, Token, now
 from sd_common.parameters import TaskParameters
 from sd_common.subjects import TaskRef
 
 
-class JobHead(Message):
-    """Whose task a job is: all that is needed to end it."""
+class JobHead(BaseModel):
+    """Whose task a job is, of whatever version: all that is needed to end it."""
+
+    model_config = Message.model_config
 
     task_id: Token = Field(description="Names the task; also the `Nats-Msg-Id` of the job.")
     user: Token
@@ -23,7 +25,7 @@ class JobHead(Message):
         return TaskRef(self.user, self.session, self.task_id)
 
 
-class Job(JobHead):
+class Job(JobHead, Message):
     """Complete in itself: who publishes one needs nothing else, and a retry does the same thing again."""
 
     submitted_at: Timestamp = Field(default_factory=now)

@@ -28,7 +28,7 @@ _REVOKED_TOKENS = stream_of_bucket(REVOKED_TOKENS_BUCKET)
 _USERS = stream_of_bucket(USERS_BUCKET)
 _STREAMS = (JOBS, EVENTS, _USERS, _IDEMPOTENCY_KEYS, _REVOKED_TOKENS)
 
-#: Where the streams are, and no user.
+#: Where the streams are.
 STREAMS_ACCOUNT = "STREAMS"
 #: The publisher of the embedded mode, and of the committed configuration.
 DEFAULT_PUBLISHER = "internal"
@@ -53,7 +53,7 @@ class NatsUser:
 
     @property
     def account(self) -> str:
-        """The account that it is in: one of its own, but for tests."""
+        """The account that it is in. Provisioning is where the streams are, each other user alone."""
         return self.shared_account or self.name.upper()
 
     @property
@@ -64,8 +64,12 @@ class NatsUser:
 
 PROVISION = NatsUser(
     "provision",
+    shared_account=STREAMS_ACCOUNT,  # what it saves and restores goes by no import
     publish=(
         *(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("INFO", "CREATE", "UPDATE")),
+        # For `sd_common.backup`. It adds little: who may change a stream may have it republished to where it listens.
+        *(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("SNAPSHOT", "RESTORE")),
+        *(f"$JS.SNAPSHOT.{verb}.{stream}.>" for stream in _STREAMS for verb in ("ACK", "RESTORE")),
         f"$JS.API.CONSUMER.LIST.{JOBS}",
         f"$JS.API.CONSUMER.DELETE.{JOBS}.*",
     ),

@@ -8,22 +8,24 @@ exactly one terminal event, whoever races. In a cluster the server may not know 
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
+from opentelemetry.trace import SpanKind
+from pydantic import ValidationError
+from pydantic_core import from_json
 
 from sd_common import subjects
 from sd_common.errors import SequenceConflict, SubjectError, TaskEnded
 from sd_common.events import (
+    TERMINAL_TYPES,
     AbortedEvent,
     FinishedEvent,
     PendingEvent,
     StartedEvent,
-    is_terminal,
     stored_event_adapter,
 )
 from sd_common.metrics import TaskMetrics
@@ -32,7 +34,7 @@ from sd_common.retries import retried_while_away
 from sd_common.stream_reader import StoredMessage, StreamReader
 from sd_common.streams import EVENTS
 from sd_common.subjects import TaskRef
-from sd_common.tracing import trace_headers
+from sd_common.tracing import sent_to, span, trace_headers
 
 StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 
@@ -56,13 +58,39 @@ class LoggedEvent:
         return stored_event_adapter.validate_json(self.data)
 
     @property
+    def known_event(self) -> StoredEventModel | None:
+        """The parsed event; None for one of a later version."""
+        try:
+            return self.event
+        except ValidationError:
+            return None
+
+    @property
     def event_type(self) -> str:
-        """Its type alone, also of an event of a later version."""
-        return str(json.loads(self.data)["event_type"])
+        """Its type alone, also of an event of a later version. Raises ValueError where it is none at all."""
+        event_type = event_type_of(self.data)
+        if event_type is None:
+            raise ValueError("not a JSON object with an event_type")
+        return event_type
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the task ended with it, also of an event of a later version."""
+        return event_type_of(self.data) in TERMINAL_TYPES
 
     def shown(self) -> bytes:
         """What clients see: the stored bytes with the `sequence` spliced in."""
         return b'{"sequence":%d,%s' % (self.sequence, self.data.lstrip()[1:])
+
+
+def event_type_of(data: bytes) -> str | None:
+    """The type of an event of any version; None for bytes that are none: no JSON object with a type."""
+    try:
+        event = from_json(data, allow_inf_nan=False)
+    except ValueError:
+        return None
+    event_type = event.get("event_type") if isinstance(event, dict) else None
+    return event_type if isinstance(event_type, str) else None
 
 
 @dataclass(frozen=True)
@@ -91,7 +119,11 @@ class TaskLog:
 
         Raises `TaskEnded` or `SequenceConflict` where somebody was first, `Unavailable` where NATS does not answer.
         """
-        sequence = await self._append(ref, event, expected_sequence)
+        attributes = {**sent_to(EVENTS), "sd.task_id": ref.task_id, "sd.event_type": event.event_type}
+        if isinstance(event, AbortedEvent):
+            attributes["sd.code"] = event.code
+        with span(f"publish {EVENTS} {event.event_type}", SpanKind.PRODUCER, attributes):
+            sequence = await self._append(ref, event, expected_sequence)
         self._metrics.appended(event)
         return sequence
 
@@ -111,8 +143,8 @@ class TaskLog:
         if last is not None and last.data == payload:
             return last.sequence  # an earlier try had landed though its answer was lost
         self._metrics.conflicts.inc()
-        if last is not None and is_terminal(last.event):
-            raise TaskEnded(ref.task_id, last.event.event_type)
+        if last is not None and last.is_terminal:
+            raise TaskEnded(ref.task_id, last.event_type)
         raise SequenceConflict(ref.task_id)
 
     async def last(self, ref: TaskRef, *, of_leader: bool = False) -> LoggedEvent | None:
@@ -120,19 +152,20 @@ class TaskLog:
         return await (self._last_of(ref.events, direct=False) if of_leader else self._last_if_any(ref.events))
 
     async def last_of_user(self, user: str, task_id: str) -> LoggedEvent | None:
-        """The last event of a user's task, whichever session it belongs to."""
-        return await self._last_if_any(subjects.events_of_task(user, task_id))
+        """The last event of a user's task, whichever session it belongs to. None also where that is no event."""
+        last = await self._last_if_any(subjects.events_of_task(user, task_id))
+        return last if last is not None and event_type_of(last.data) is not None else None
 
     async def last_of_tasks(self, refs: Iterable[TaskRef]) -> dict[TaskRef, LoggedEvent]:
-        """The last event of each task that has any, of 1,024 tasks at most."""
+        """The last event of each task that has any, of 1,024 tasks at most. What is no event is left out."""
         found: dict[TaskRef, LoggedEvent] = {}
         missing = {ref.events for ref in refs}
         while missing:
             batch = await self._reader.batch({"multi_last": sorted(missing)})
             events = [event for message in batch.messages if (event := _logged(message)) is not None]
             found.update((event.ref, event) for event in events)
-            missing -= {event.ref.events for event in events}
-            if not events or batch.num_left == 0:
+            missing -= {message.subject for message in batch.messages}
+            if not batch.messages or batch.num_left == 0:
                 break
         return found
 
@@ -159,7 +192,7 @@ class TaskLog:
                 yield event
 
     async def replay_all(self, since: int) -> AsyncIterator[tuple[int, LoggedEvent | None]]:
-        """Every sequence of the stream from `since` on, with its event: None where the subject is no task's."""
+        """Every sequence of the stream from `since` on, with its event: None where that is none, or of no task."""
         async for message in self._reader.replay(">", since):
             yield message.sequence, _logged(message)
 
@@ -180,11 +213,13 @@ class TaskLog:
 
 
 def event_of_feed(message: Msg) -> LoggedEvent:
-    """The event that a message of the feed brings. Raises `SubjectError` for any other message."""
+    """The event that a message of the feed brings. Raises ValueError for any other message."""
     _, ref = subjects.parse_task_subject(message.subject)
     sequence = (message.headers or {}).get(_SEQUENCE_HEADER, "")
     if not sequence.isdecimal():
         raise SubjectError(f"The message on '{message.subject}' names no sequence: it is not of the feed")
+    if event_type_of(message.data) is None:
+        raise ValueError(f"The message on '{message.subject}' is no event: no JSON object with an event_type")
     return LoggedEvent(ref, int(sequence), message.data)
 
 
@@ -192,5 +227,7 @@ def _logged(message: StoredMessage) -> LoggedEvent | None:
     try:
         _, ref = subjects.parse_task_subject(message.subject)
     except SubjectError:  # whoever may publish events may do so on a subject of a wrong form
+        return None
+    if event_type_of(message.data) is None:  # and with bytes that are none
         return None
     return LoggedEvent(ref, message.sequence, message.data)

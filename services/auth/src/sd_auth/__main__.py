@@ -9,14 +9,16 @@ from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
 from sd_common.logs import configure_logs
 from sd_common.process import run_until_stopped
-from sd_common.settings import LogSettings, NatsSettings, load_settings
+from sd_common.settings import LogSettings, NatsSettings, TraceSettings, load_settings
+from sd_common.trace_export import exporting_traces
 
 
 def main() -> None:
     configure_logs(load_settings(LogSettings), "auth")
     app = AuthApp(load_settings(AuthSettings), load_settings(NatsSettings))
     try:
-        asyncio.run(run_until_stopped(app))
+        with exporting_traces(load_settings(TraceSettings), "auth"):
+            asyncio.run(run_until_stopped(app))
     except OSError as error:
         sys.exit(f"The auth service cannot start: {error}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import AsyncExitStack
 
 import structlog
@@ -16,6 +17,7 @@ from sd_auth.settings import AuthSettings
 from sd_auth.tokens import Tokens
 from sd_auth.users import Users
 from sd_common.buckets import Bucket
+from sd_common.errors import Unavailable
 from sd_common.health import serving_health
 from sd_common.nats_client import NatsClient, connect
 from sd_common.settings import NatsSettings
@@ -64,6 +66,8 @@ class AuthApp:
             service = AuthService(client, operations, self._metrics)
             parts.push_async_callback(service.stop)
             await service.start()
+            with contextlib.suppress(Unavailable):
+                await operations.warn_of_publishers_that_are_users()
             self._parts = parts.pop_all()
         log.info("auth_started", health_port=self.health_port)
 

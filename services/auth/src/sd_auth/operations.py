@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TypeVar
 
+import structlog
 from pydantic import ValidationError
 from structlog.contextvars import bind_contextvars
 
@@ -25,6 +26,8 @@ from sd_common.auth_messages import (
     User,
 )
 from sd_common.messages import Message
+
+log = structlog.get_logger(__name__)
 
 #: Names of the users that link tokens are made for. Nobody can sign up with such a name.
 LINK_USER_PREFIX = "default_"
@@ -56,8 +59,7 @@ class Operations:
             raise NotEnabled("Sign-up", "ENABLE_SIGNUP")
         request = _parsed(SignUpRequest, data)
         bind_contextvars(username=request.username)
-        reserved = {PUBLIC_USER, *self._settings.publishers}
-        if request.username in reserved or request.username.startswith(LINK_USER_PREFIX):
+        if self._is_reserved(request.username):
             raise InvalidRequest(f"The username '{request.username}' is reserved: choose another")
         password_hash = await self._passwords.hash(request.password.get_secret_value())
         await self._users.create(UserRecord(username=request.username, password_hash=password_hash))
@@ -67,6 +69,8 @@ class Operations:
         """A token, for the right password."""
         request = _parsed(LogInRequest, data)
         bind_contextvars(username=request.username)
+        if self._is_reserved(request.username):  # somebody may have signed up with it before it was
+            raise InvalidRequest(f"The username '{request.username}' is reserved: nobody can log in with it")
         password = request.password.get_secret_value()
         found = await self._users.find(request.username)
         right = await self._passwords.matches(found.record.password_hash if found else None, password)
@@ -97,6 +101,16 @@ class Operations:
     async def jwks(self, _data: bytes) -> PublicKeys:
         """The keys that verify tokens."""
         return self._tokens.public_keys
+
+    async def warn_of_publishers_that_are_users(self) -> None:
+        """Log each: its user cannot log in any more. Raises `Unavailable`."""
+        for name in self._settings.publishers:
+            if await self._users.find(name) is not None:
+                log.warning("publisher_is_a_user", username=name, do="name the publisher otherwise, or tell the user")
+
+    def _is_reserved(self, username: str) -> bool:
+        reserved = {PUBLIC_USER, *self._settings.publishers}
+        return username in reserved or username.startswith(LINK_USER_PREFIX)
 
     def _mint_without_password(self, username: str) -> AccessToken:
         bind_contextvars(username=username)

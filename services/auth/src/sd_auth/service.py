@@ -13,6 +13,7 @@ import structlog
 from nats.micro import add_service
 from nats.micro.request import Handler, Request
 from nats.micro.service import Service
+from opentelemetry.trace import SpanKind, StatusCode
 
 from sd_auth.errors import AuthError, Overloaded
 from sd_auth.metrics import AuthMetrics
@@ -21,7 +22,7 @@ from sd_common.auth_messages import JWKS, LINK_TOKEN, LOG_IN, PUBLIC_TOKEN, REVO
 from sd_common.errors import Unavailable
 from sd_common.messages import Message
 from sd_common.nats_client import NatsClient
-from sd_common.tracing import continued_trace
+from sd_common.tracing import called, continued_trace, span
 
 log = structlog.get_logger(__name__)
 
@@ -98,7 +99,8 @@ class AuthService:
 
     async def _serve(self, name: str, operation: Operation, request: Request) -> None:
         started_at = time.perf_counter()
-        with continued_trace(request.headers):
+        subject = f"{SERVICE_NAME}.{name}"
+        with continued_trace(request.headers), span(subject, SpanKind.SERVER, called(subject)) as current:
             code, answer = await self._answer(operation, request.data)
             try:
                 if code is None:
@@ -108,6 +110,9 @@ class AuthService:
                 outcome = "ok" if code is None else "failed" if code == _INTERNAL_ERROR else "refused"
             except (nats.errors.Error, ValueError):  # disconnected, or the request names no reply subject
                 outcome = "unanswered"
+            if code in (_UNAVAILABLE, _INTERNAL_ERROR):
+                current.set_attribute("error.type", code)
+                current.set_status(StatusCode.ERROR)
             seconds = time.perf_counter() - started_at
             self._metrics.answered(name, outcome, seconds)
             log.info("auth_request", operation=name, outcome=outcome, code=code, ms=round(1000 * seconds, 1))

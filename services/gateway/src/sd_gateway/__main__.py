@@ -9,7 +9,8 @@ import uvloop
 
 from sd_common.logs import configure_logs
 from sd_common.process import run_until_stopped
-from sd_common.settings import LogSettings, MinioSettings, NatsSettings, load_settings
+from sd_common.settings import LogSettings, MinioSettings, NatsSettings, TraceSettings, load_settings
+from sd_common.trace_export import exporting_traces
 from sd_gateway.app import GatewayApp
 from sd_gateway.settings import GatewaySettings
 
@@ -36,7 +37,8 @@ def main() -> None:
     gc.freeze()  # what was imported stays
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
-        uvloop.run(run())
+        with exporting_traces(load_settings(TraceSettings), "gateway"):
+            uvloop.run(run())
     except OSError as error:
         sys.exit(f"The gateway cannot start (HOST, PORT): {error}")
 

@@ -24,6 +24,7 @@ from sd_gateway.authn import Authenticator
 from sd_gateway.errors import AccountRefused
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.heard_backlog import HeardBacklog
+from sd_gateway.http.content_encoding import content_encoding_middleware
 from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.openapi import create_document
 from sd_gateway.http.operations import add_operations
@@ -113,6 +114,7 @@ class GatewayApp:
                 access_log=None,
                 shutdown_timeout=self._settings.shutdown_timeout_s,
                 lingering_time=_LINGERING_S,
+                auto_decompress=False,  # what a refused body unpacks to would be read too
                 max_line_size=MAX_LINE_BYTES,
                 max_field_size=MAX_LINE_BYTES,
             )
@@ -242,7 +244,8 @@ class GatewayApp:
 def create_web_app(parts: Parts) -> web.Application:
     """The aiohttp application."""
     limit = parts.settings.max_body_bytes or _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
-    app = web.Application(middlewares=[problem_middleware, origin_middleware], client_max_size=limit)
+    middlewares = [problem_middleware, origin_middleware, content_encoding_middleware]
+    app = web.Application(middlewares=middlewares, client_max_size=limit)
     app[PARTS] = parts
     app.on_response_prepare.extend([add_security_headers, add_cors_headers])
     add_operations(app, OPERATIONS)

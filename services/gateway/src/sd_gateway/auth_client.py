@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import nats.errors
+from opentelemetry.trace import SpanKind
 
 from sd_common.auth_messages import (
     ERROR_CODE_HEADER,
@@ -26,7 +27,7 @@ from sd_common.auth_messages import (
 from sd_common.errors import Unavailable
 from sd_common.messages import Message
 from sd_common.nats_client import NatsClient
-from sd_common.tracing import trace_headers
+from sd_common.tracing import called, span, trace_headers
 from sd_gateway.errors import AccountRefused
 
 #: The auth service answers within this, or refuses.
@@ -62,10 +63,13 @@ class AuthClient:
     async def _call(self, subject: str, payload: bytes, answer: type[M]) -> M:
         if not self._client.is_connected:
             raise Unavailable("The message broker")
-        try:
-            reply = await self._client.request(subject, payload, timeout=_TIMEOUT_S, headers=trace_headers() or None)
-        except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as error:
-            raise Unavailable("The auth service") from error
+        with span(subject, SpanKind.CLIENT, called(subject)):
+            try:
+                reply = await self._client.request(
+                    subject, payload, timeout=_TIMEOUT_S, headers=trace_headers() or None
+                )
+            except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as error:
+                raise Unavailable("The auth service") from error
         headers = reply.headers or {}
         if code := headers.get(ERROR_CODE_HEADER):
             if int(code) >= 500:

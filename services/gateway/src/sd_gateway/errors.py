@@ -8,7 +8,7 @@ GatewayError
 ├── TooManyUnfinishedTasks the user is at the limit
 ├── IdempotencyKeyReused   another body came under this key before
 ├── TaskNotFound           the user has no such task
-├── UnsupportedBody        a body of a type that the operation does not take
+├── UnsupportedBody        a body of a type that the operation does not take, or a compressed one
 ├── MalformedBody          a body that cannot be read at all
 ├── BodyTooLarge           a body beyond the limit
 └── InvalidInput           fields that are wrong, each with a sentence
@@ -32,7 +32,10 @@ class OriginNotAllowed(GatewayError):
     """A web page of an origin that may not use this."""
 
     def __init__(self, origin: str) -> None:
-        super().__init__(f"Pages of '{origin}' may not use this: the operator can add it to ALLOWED_ORIGINS")
+        super().__init__(
+            f"Pages of '{origin}' may not use this: the operator can add it to ALLOWED_ORIGINS, or set BASE_URL to it "
+            "where it is this gateway's own"
+        )
 
 
 class TooManyRequests(GatewayError):
@@ -79,7 +82,7 @@ class TaskNotFound(GatewayError):
 
 
 class UnsupportedBody(GatewayError):
-    """A body of a type that the operation does not take."""
+    """A body of a type that the operation does not take, or a compressed one."""
 
 
 class MalformedBody(GatewayError):
@@ -99,8 +102,9 @@ class FieldError:
 
 
 class InvalidInput(GatewayError):
-    """Fields that are wrong."""
+    """Fields that are wrong, and how many more there are."""
 
-    def __init__(self, errors: Sequence[FieldError]) -> None:
-        super().__init__("; ".join(f"{error.field}: {error.detail}" for error in errors))
+    def __init__(self, errors: Sequence[FieldError], num_more: int = 0) -> None:
+        told = [f"{error.field}: {error.detail}" for error in errors]
+        super().__init__("; ".join([*told, f"and {num_more} more"] if num_more else told))
         self.errors = list(errors)

@@ -18,7 +18,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from sd_common import subjects
-from sd_common.errors import SubjectError, Unavailable
+from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import LoggedEvent, TaskLog, event_of_feed
@@ -110,7 +110,7 @@ class EventFeed:
     async def _on_feed(self, message: Msg) -> None:
         try:
             event = event_of_feed(message)
-        except SubjectError:
+        except ValueError:
             log.warning("feed_message_ignored", subject=message.subject)  # where it is stored, it makes a gap
             return
         self._highest_heard = max(self._highest_heard, event.sequence)

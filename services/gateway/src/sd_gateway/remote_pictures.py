@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ssl import SSLContext
 from types import TracebackType
@@ -26,7 +26,7 @@ from sd_common.pictures import CONTENT_TYPES
 from sd_gateway.errors import TooManyRequests
 from sd_gateway.public_addresses import is_public
 from sd_gateway.remote_urls import RemoteImages, check_remote_url
-from sd_gateway.threaded_resolver import ThreadedResolver
+from sd_gateway.threaded_resolver import ThreadedResolver, gathered_look_ups
 
 log = structlog.get_logger(__name__)
 
@@ -111,12 +111,14 @@ class RemotePictures:
             )
         checked = check_remote_url(url, self._hosts, self._reach.ports)
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        with self._counted(holder):
+        with self._held_while_looking_up() as held:
+            held.enter_context(self._counted(holder))
             try:
                 async with asyncio.timeout_at(deadline):
                     await self._places.acquire()
             except TimeoutError:
                 raise Unavailable("The fetching of pictures") from None
+            held.callback(self._places.release)
             try:
                 async with asyncio.timeout_at(deadline):
                     return await self._follow(checked)
@@ -130,8 +132,21 @@ class RemotePictures:
                 raise
             except (aiohttp.ClientError, ValueError, OSError) as error:  # ValueError: a Location that is no URL
                 raise PictureError(f"The host did not give a picture: {_UPLOAD}") from error
+
+    @contextmanager
+    def _held_while_looking_up(self) -> Iterator[ExitStack]:
+        """What is put on the stack inside is held for as long as the threads of its look-ups are, which no time limit
+        ends: else one user's slow names would take the threads of all."""
+        held = ExitStack()
+        with gathered_look_ups() as look_ups:
+            try:
+                yield held
             finally:
-                self._places.release()
+                if all(look_up.done() for look_up in look_ups):
+                    held.close()
+                else:
+                    ending = asyncio.gather(*look_ups, return_exceptions=True)
+                    ending.add_done_callback(lambda _: held.close())
 
     @contextmanager
     def _counted(self, holder: str) -> Iterator[None]:

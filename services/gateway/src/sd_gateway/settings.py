@@ -55,8 +55,8 @@ class GatewaySettings(TaskSettings, SafetySettings):
     base_url: str = Field(
         default_factory=lambda data: f"http://localhost:{data.get('port', 8000)}",
         pattern="^https?://.+[^/]$",
-        description="Where clients reach the gateway, without a slash at the end; blob URLs begin with it. "
-        "Workers need the same. Default: `http://localhost:<PORT>`.",
+        description="Where clients reach the gateway, without a slash at the end; blob URLs begin with it, and its "
+        "own web pages are those of this origin. Workers need the same. Default: `http://localhost:<PORT>`.",
     )
     print_link_with_token: Flag = Field(
         default=False, description="Print a link that makes a picture, with a token in it, at start. Auth needs it too."

@@ -95,7 +95,8 @@ class TaskPages:
 
 
 def _is_hand_back(event: LoggedEvent) -> bool:
-    return isinstance(event.event, PendingEvent) and event.event.handed_back_by is not None
+    known = event.known_event
+    return isinstance(known, PendingEvent) and known.handed_back_by is not None
 
 
 def _events_of(identity: Identity) -> str:

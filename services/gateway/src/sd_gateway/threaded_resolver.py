@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+LookUps = list[asyncio.Future[list[ResolveResult]]]
+
+_gathered: ContextVar[LookUps] = ContextVar("gathered")
+
+
+@contextmanager
+def gathered_look_ups() -> Iterator[LookUps]:
+    """All look-ups that are begun inside, also by tasks that are. No thread can be interrupted: one that nobody waits
+    for any more is taken until its look-up ends."""
+    look_ups: LookUps = []
+    token = _gathered.set(look_ups)
+    try:
+        yield look_ups
+    finally:
+        _gathered.reset(token)
+
 
 class ThreadedResolver(AbstractResolver):
-    """As aiohttp's, with threads of its own."""
+    """As aiohttp's, with threads of its own. Use within `gathered_look_ups`."""
 
     def __init__(self, num_threads: int) -> None:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="lookup")
@@ -32,7 +51,9 @@ class ThreadedResolver(AbstractResolver):
                 for family, _, proto, _, address in found
             ]
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        looking_up = asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        _gathered.get().append(looking_up)
+        return await asyncio.shield(looking_up)  # it goes on where its waiter is cancelled, and tells its end
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -16,7 +16,6 @@ import nats.errors
 import structlog
 
 from sd_common.errors import Unavailable
-from sd_common.events import is_terminal
 from sd_common.job_queue import JobQueue, Stray
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
@@ -98,7 +97,7 @@ class UnfinishedTasks:
 
     def _on_event(self, logged: LoggedEvent) -> None:
         ref = logged.ref
-        if is_terminal(logged.event):
+        if logged.is_terminal:
             self._ended[0].add(ref.task_id)
             _discard(self._tasks, ref.user, ref.task_id)
         else:

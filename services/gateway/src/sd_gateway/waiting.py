@@ -47,6 +47,6 @@ class TaskEnd:
             self._on_event(last)
 
     def _on_event(self, logged: LoggedEvent) -> None:
-        event = logged.event
+        event = logged.known_event
         if isinstance(event, TerminalEvent) and not self._ended.done():
             self._ended.set_result(event)

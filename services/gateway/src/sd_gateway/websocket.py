@@ -24,7 +24,7 @@ from nats.aio.msg import Msg
 from sd_common import subjects
 from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
-from sd_common.task_log import LoggedEvent, TaskLog
+from sd_common.task_log import LoggedEvent, TaskLog, event_type_of
 from sd_gateway.authn import Authenticator, Identity, VerifiedToken
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.metrics import GatewayMetrics
@@ -127,7 +127,8 @@ class Websockets:
         outbox = Outbox(self._settings.websocket_queue_events, self._metrics.progress_dropped.inc)
 
         async def on_progress(message: Msg) -> None:
-            outbox.put_if_roomy(message.data)
+            if event_type_of(message.data) is not None:
+                outbox.put_if_roomy(message.data)
 
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._feed.session_listener(identity.user, identity.session, outbox.put))

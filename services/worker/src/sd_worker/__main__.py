@@ -9,7 +9,8 @@ import uvloop
 
 from sd_common.logs import configure_logs
 from sd_common.process import run_until_stopped
-from sd_common.settings import LogSettings, MinioSettings, NatsSettings, load_settings
+from sd_common.settings import LogSettings, MinioSettings, NatsSettings, TraceSettings, load_settings
+from sd_common.trace_export import exporting_traces
 from sd_worker.app import WorkerApp
 from sd_worker.engine.errors import DeviceUnavailable
 from sd_worker.settings import WorkerSettings
@@ -24,7 +25,8 @@ def main() -> None:
     configure_logs(load_settings(LogSettings), "worker")
     app = WorkerApp(settings, load_settings(NatsSettings), load_settings(MinioSettings))
     try:
-        uvloop.run(run_until_stopped(app))
+        with exporting_traces(load_settings(TraceSettings), "worker"):
+            uvloop.run(run_until_stopped(app))
     except (DeviceUnavailable, OSError) as error:
         sys.exit(f"The worker cannot start: {error}")
 

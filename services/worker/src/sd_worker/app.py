@@ -78,7 +78,7 @@ class WorkerApp:
             source = JobSource(
                 self._client,
                 JobQueue(self._client, settings.job_ack_wait_s),
-                engine.resident_models,
+                engine.models_here,
                 settings.model_swap_after_s,
                 settings.worker_name,
                 settings.models,

@@ -32,6 +32,10 @@ log = structlog.get_logger(__name__)
 INTERVAL_S = 0.25
 #: Seconds over which idle workers spread their asking. An answer takes 2 ms and more, which the others should hear.
 _SPREAD_S = 0.1
+#: Workers that are busy need not know, but gateways tell operators what waits: somebody asks after so many seconds, and
+#: a few more.
+_TOLD_EVERY_S = 5.0
+_BUSY_SPREAD_S = 2.0
 #: What was told longer ago than this is ignored: it may have lain in the buffer of a worker that was cut off.
 _MAX_AGE = timedelta(seconds=5)
 
@@ -49,6 +53,7 @@ class BacklogWatch:
         self._kept_at: float | None = None
         self._asks_after_s = INTERVAL_S
         self._is_own = False
+        self._telling: asyncio.Task[None] | None = None
         #: By how much the server's clock is ahead of ours.
         self._server_ahead = timedelta(0)
 
@@ -63,8 +68,11 @@ class BacklogWatch:
             self._subscription = await retried_while_away(
                 lambda: self._client.subscribe(subjects.BACKLOG, cb=self._on_backlog)
             )
+            self._telling = asyncio.create_task(self._tell_while_all_are_busy(), name="tell-backlog")
 
     async def stop(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
         if self._subscription is not None:
             with contextlib.suppress(nats.errors.Error):
                 await self._subscription.unsubscribe()
@@ -101,6 +109,16 @@ class BacklogWatch:
     def found_none(self, lane: ModelLane) -> None:
         """Correct the copy: no job of this lane can be had."""
         self._lanes.pop(lane, None)
+
+    async def _tell_while_all_are_busy(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_TOLD_EVERY_S + spread_s(_BUSY_SPREAD_S))
+            if self._kept_at is None or loop.time() - self._kept_at >= _TOLD_EVERY_S:
+                try:
+                    await self.current()
+                except Exception as error:  # whoever needs a job meets it too
+                    log.warning("backlog_not_told", error=str(error))
 
     def _keep(self, backlog: Backlog, *, is_own: bool) -> None:
         self._lanes = {lane.model_lane: lane for lane in backlog.lanes}

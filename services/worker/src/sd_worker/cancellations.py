@@ -13,7 +13,6 @@ from nats.aio.msg import Msg
 
 from sd_common import subjects
 from sd_common.errors import SubjectError, Unavailable
-from sd_common.events import TERMINAL_TYPES
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
@@ -102,5 +101,5 @@ class Cancellations:
                 cancellation.told.set()
                 await asyncio.sleep(_RETRY_PAUSE_S)
                 continue
-            if last is not None and last.event_type in TERMINAL_TYPES:
+            if last is not None and last.is_terminal:
                 cancellation.request()

@@ -32,6 +32,7 @@ from sd_worker.delivery import Delivery
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, LaterVersion, TaskLost
 from sd_worker.job_source import JobSource
+from sd_worker.job_spans import job_span, tell_ending
 from sd_worker.metrics import Ending, WorkerMetrics
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
@@ -144,7 +145,7 @@ class JobConsumer:
                 except ValidationError as error:
                     await self._refuse(message, error)
                     return
-                with bound_task(job.task_id):
+                with bound_task(job.task_id), job_span(job, delivery):
                     async with delivery.kept_in_progress():
                         await self._run(message, delivery, job, has_come)
         finally:
@@ -183,6 +184,7 @@ class JobConsumer:
         else:
             await _acknowledge(message)
         self._metrics.job_ended(job.parameters.params_type, ending)
+        tell_ending(ending)
         log.info(
             "job",
             ending=ending,

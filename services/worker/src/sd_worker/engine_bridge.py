@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, MemoryUse, Outcome, Progress, Workload
+from sd_worker.held_models import ModelsHere
 
 #: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full
 #: one, and a little that waits to fill the place of what ends.
@@ -25,6 +26,7 @@ class EngineLike(Protocol):
     def stop(self, timeout_s: float) -> bool: ...
     def has_failed(self) -> bool: ...
     def resident_models(self) -> Sequence[str]: ...
+    def fetching_models(self) -> Sequence[str]: ...
     def known_models(self) -> Sequence[KnownModel]: ...
     def memory(self) -> MemoryUse: ...
 
@@ -44,8 +46,12 @@ class EngineBridge:
         self._outcomes: dict[str, asyncio.Future[Outcome]] = {}
         self._listeners: dict[str, Callable[[Progress], None]] = {}
         self._workload = Workload()
+        self._num_submitted = 0
+        self._at_hand: tuple[str, ...] = ()
         self._num_coming = 0
         self._changed = asyncio.Event()
+        self._told: deque[tuple[Callable[..., None], object]] = deque()
+        self._is_waking = False
         self._engine = create_engine(
             lambda progress: self._on_loop(self._on_progress, progress),
             lambda outcome: self._on_loop(self._on_outcome, outcome),
@@ -90,12 +96,11 @@ class EngineBridge:
             self._engine.submit(task)  # what it tells comes in later turns of the loop
         except EngineStopped:
             return Cancelled(task.task_id)
+        self._num_submitted += 1
         future: asyncio.Future[Outcome] = self._loop.create_future()
         self._outcomes[task.task_id] = future
         self._listeners[task.task_id] = on_progress
         try:
-            # Until the engine itself says so.
-            self._workload = replace(self._workload, passes=self._workload.passes + self._workload.passes_per_task)
             return await future
         finally:
             del self._outcomes[task.task_id], self._listeners[task.task_id]
@@ -116,9 +121,16 @@ class EngineBridge:
         """Names of the models in memory, the most recently used last."""
         return self._engine.resident_models()
 
+    def models_here(self) -> ModelsHere:
+        """Names of the models in memory, of those that are fetched, and of those at hand when it was last asked for
+        them."""
+        return ModelsHere(self._engine.resident_models(), self._engine.fetching_models(), self._at_hand)
+
     async def known_models(self) -> Sequence[KnownModel]:
         """The models in memory, and those at hand on disk."""
-        return await asyncio.to_thread(self._engine.known_models)
+        known = await asyncio.to_thread(self._engine.known_models)
+        self._at_hand = tuple(model.name for model in known if not model.is_resident)
+        return known
 
     async def stop(self, timeout_s: float) -> None:
         """Cancel what runs, and end."""
@@ -128,12 +140,27 @@ class EngineBridge:
         workload = self._workload
         if workload.waits_for_room:
             return False
-        taken = workload.passes + self._num_coming * workload.passes_per_task
+        # What the engine tells may be from before it took the last ones.
+        num_coming = self._num_coming + self._num_submitted - workload.num_taken
+        taken = workload.passes + num_coming * workload.passes_per_task
         return taken == 0 or taken + workload.passes_per_task <= _MOST_PASSES
 
     def _on_loop(self, call: Callable[..., None], argument: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call, argument)
+        """Called from the engine's thread. The samples of a pass tell all at once: the loop is woken once for them."""
+        self._told.append((call, argument))
+        if not self._is_waking and not self._loop.is_closed():
+            self._is_waking = True
+            self._loop.call_soon_threadsafe(self._take_what_was_told)
+
+    def _take_what_was_told(self) -> None:
+        self._is_waking = False  # before what is there is taken: what comes from now on wakes the loop again
+        try:
+            while self._told:
+                call, argument = self._told.popleft()
+                call(argument)
+        finally:
+            if self._told:  # one has raised
+                self._loop.call_soon(self._take_what_was_told)
 
     def _on_workload(self, workload: Workload) -> None:
         self._workload = workload

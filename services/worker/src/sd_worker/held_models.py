@@ -11,6 +11,7 @@ import contextlib
 import math
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import nats.errors
 import structlog
@@ -24,6 +25,7 @@ from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
 from sd_worker.admission import Memory
+from sd_worker.engine.tasks import MOST_FETCHES
 from sd_worker.spread import spread_s
 
 log = structlog.get_logger(__name__)
@@ -35,14 +37,30 @@ _REPEAT_AFTER_S = 5.0
 _SILENCE_S = 3 * _REPEAT_AFTER_S
 
 
+@dataclass(frozen=True)
+class ModelsHere:
+    """Names of models in the memory of this worker (the most recently used last), of those that it is bringing to its
+    disk, and of those that lie there, as far as is known."""
+
+    resident: Sequence[str]
+    fetching: Sequence[str] = ()
+    at_hand: Sequence[str] = ()
+
+
 class HeldModelsWatch:
     """What this worker holds, told to others; and what others hold, as they tell."""
 
-    def __init__(self, client: NatsClient, worker: str, resident_models: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        client: NatsClient,
+        worker: str,
+        models_here: Callable[[], ModelsHere],
+    ) -> None:
         self._client = client
         self._worker = worker
-        self._resident_models = resident_models
-        self._loading: tuple[str, weakref.ref[Msg]] | None = None
+        self._models_here = models_here
+        #: Keys of models that are not in memory, and for each the job that was taken for it.
+        self._coming: dict[str, weakref.ref[Msg]] = {}
         self._loaded_at = -math.inf
         #: Of each worker, this one too: when it told last, and what.
         self._told: dict[str, tuple[float, frozenset[str]]] = {}
@@ -81,22 +99,27 @@ class HeldModelsWatch:
 
     def memory(self) -> Memory:
         """What this worker holds now."""
-        resident = [model_key(name) for name in self._resident_models()]
+        here = self._models_here()
+        fetching = frozenset(map(model_key, here.fetching))
+        resident = list(map(model_key, here.resident))
         now = asyncio.get_running_loop().time()
-        if self._loading is not None:
-            key, reference = self._loading
+        for key, reference in list(self._coming.items()):
             job = reference()
             if key in resident:
-                self._loading, self._loaded_at = None, now
-            elif job is None or job.is_acked:  # its task has ended without the model: it cannot be loaded
-                self._loading = None
-        held = resident if self._loading is None else [*resident, self._loading[0]]
-        return Memory(held, self._loading is not None, now - self._loaded_at)
+                self._loaded_at = now
+            elif job is not None and not job.is_acked:
+                continue
+            # Else its task has ended without the model: it cannot be loaded, or nobody wants it.
+            del self._coming[key]
+        coming = [key for key in {**self._coming, **dict.fromkeys(fetching)} if key not in resident]
+        at_hand = frozenset(map(model_key, here.at_hand)) if len(fetching) >= MOST_FETCHES else None
+        is_loading = not fetching.issuperset(coming)
+        return Memory([*resident, *coming], fetching, is_loading, now - self._loaded_at, only=at_hand)
 
     def took(self, key: str, job: Msg) -> None:
         """A job of this model was taken. Where the model is not in memory, it is being loaded from now on."""
         if key not in self.memory().held:
-            self._loading = key, weakref.ref(job)
+            self._coming[key] = weakref.ref(job)
             self._changed.set()
 
     def elsewhere(self) -> frozenset[str]:

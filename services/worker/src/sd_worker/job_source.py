@@ -25,7 +25,7 @@ from sd_common.streams import JOBS, jobs_consumer_name
 from sd_common.subjects import ModelLane, parse_jobs_subject
 from sd_worker.admission import Candidate, admission_order
 from sd_worker.backlog_watch import BacklogWatch
-from sd_worker.held_models import HeldModelsWatch
+from sd_worker.held_models import HeldModelsWatch, ModelsHere
 from sd_worker.lane_turns import LaneTurns
 from sd_worker.spread import spread_s
 
@@ -45,7 +45,7 @@ class JobSource:
         self,
         client: NatsClient,
         queue: JobQueue,
-        resident_models: Callable[[], Sequence[str]],
+        models_here: Callable[[], ModelsHere],
         swap_after_s: float,
         worker: str | None = None,
         models: Sequence[str] = (),
@@ -57,7 +57,7 @@ class JobSource:
         self._swap_after_s = swap_after_s
         self._own_keys = frozenset(map(model_key, models))
         self._backlog = BacklogWatch(client, queue, worker, self._on_news)
-        self._held = HeldModelsWatch(client, worker, resident_models)
+        self._held = HeldModelsWatch(client, worker, models_here)
         self._turns = LaneTurns()
         self._pullers: dict[ModelLane, Puller] = {}
         self._heard = asyncio.Event()
@@ -169,8 +169,9 @@ class JobSource:
         self._waits_for_news = False
 
     def _idle_key(self) -> str | None:
-        """The model that pulls are kept open for: the one used last, while it is held."""
-        held = self._held.memory().held
+        """The model that pulls are kept open for: the one used last, while it is held and on the disk."""
+        memory = self._held.memory()
+        held = [key for key in memory.held if key not in memory.fetching]
         if self._last_key not in held:
             self._close_all()
             self._last_key = held[-1] if held else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,6 @@ from pydantic import ValidationError
 
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import (
-    TERMINAL_TYPES,
     AbortCode,
     AbortedEvent,
     FinishedEvent,
@@ -61,7 +61,9 @@ class EventPublisher:
             f"The task was started {max_attempts} times and never ended: "
             "its workers were lost, or what they need was away"
         )
-        self._publishing: set[asyncio.Task[None]] = set()
+        #: Subjects and payloads.
+        self._progress: deque[tuple[str, bytes]] = deque()
+        self._publishing: asyncio.Task[None] | None = None
 
     async def next_attempt(self, ref: TaskRef, delivery: Delivery) -> NextAttempt:
         """What `start` would begin. Appends `pending` where nobody has.
@@ -110,7 +112,7 @@ class EventPublisher:
             pending = PendingEvent(task_id=ref.task_id, job_sequence=job_sequence)
             with _somebody_was_first():
                 await self._task_log.append(ref, pending, NO_EVENT)
-        if last.event_type in TERMINAL_TYPES:
+        if last.is_terminal:
             raise TaskEnded(ref.task_id, last.event_type)
         try:
             return last.sequence, last.event
@@ -131,7 +133,7 @@ class EventPublisher:
     async def check(self, attempt: Attempt) -> None:
         """Raises `TaskEnded`, `TaskLost` where the attempt is not the task's last event any more."""
         last = await self._task_log.last(attempt.ref)
-        if last is not None and last.event_type in TERMINAL_TYPES:
+        if last is not None and last.is_terminal:
             raise TaskEnded(attempt.ref.task_id, last.event_type)
         if last is None or last.sequence > attempt.started_sequence:  # a lower one is of a replica that is behind
             raise TaskLost(attempt.ref.task_id)
@@ -157,9 +159,9 @@ class EventPublisher:
             bytes=progress.bytes_done,
             total_bytes=progress.bytes_total,
         )
-        publishing = asyncio.ensure_future(self._publish(ref.progress, event.model_dump_json().encode()))
-        self._publishing.add(publishing)
-        publishing.add_done_callback(self._publishing.discard)
+        self._progress.append((ref.progress, event.model_dump_json().encode()))
+        if self._publishing is None or self._publishing.done():
+            self._publishing = asyncio.create_task(self._publish_progress(), name="publish-progress")
 
     async def _follow(self, attempt: Attempt, event: PendingEvent | TerminalEvent) -> None:
         try:
@@ -168,9 +170,10 @@ class EventPublisher:
         except (SequenceConflict, ValidationError) as error:
             raise TaskLost(attempt.ref.task_id) from error
 
-    async def _publish(self, subject: str, payload: bytes) -> None:
-        with contextlib.suppress(nats.errors.Error):
-            await self._client.publish(subject, payload)
+    async def _publish_progress(self) -> None:
+        while self._progress:
+            with contextlib.suppress(nats.errors.Error):
+                await self._client.publish(*self._progress.popleft())
 
 
 @contextlib.contextmanager

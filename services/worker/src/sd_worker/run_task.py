@@ -21,6 +21,7 @@ from sd_common.jobs import Job
 from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.task_limits import exceeded_limits
+from sd_common.tracing import span
 from sd_worker.abandonable import Abandonable
 from sd_worker.cancellations import Cancellation, Cancellations
 from sd_worker.company import Company, must_run_alone
@@ -29,6 +30,7 @@ from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outc
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, InputRejected, TaskLost
 from sd_worker.input_pictures import InputPictures
+from sd_worker.job_spans import record_stages
 from sd_worker.publish_events import Attempt, EventPublisher
 from sd_worker.settings import WorkerSettings
 from sd_worker.upload import upload
@@ -136,6 +138,7 @@ class TaskHandler:
             async with self._company.joined(alone=alone):
                 self._check_begins_tasks()
                 attempt = await self._events.start(coming, delivery)
+                structlog.contextvars.bind_contextvars(attempt=attempt.number)  # it may be another than was coming
                 try:
                     outcome = await self._run_engine(job, cancellation, has_come)
                     return await self._tell(job, attempt, outcome, cancellation)
@@ -162,7 +165,11 @@ class TaskHandler:
         task = EngineTask(job.task_id, parameters, seed, initial_image, mask)
         cancellation.on_request(lambda: self._engine.cancel(job.task_id))
         has_come()
-        return await self._engine.run(task, lambda progress: self._events.progress(job.ref, progress))
+        with span("engine"):
+            outcome = await self._engine.run(task, lambda progress: self._events.progress(job.ref, progress))
+            if isinstance(outcome, Finished):
+                record_stages(outcome.timings)
+        return outcome
 
     async def _fetch(self, job: Job, *fields: str) -> list[Image.Image | None]:
         fetches = [self._input_pictures.fetch(job.parameters, field) for field in fields]
@@ -173,7 +180,8 @@ class TaskHandler:
             case Finished():
                 await self._events.check(attempt)
                 upload_started_at = time.perf_counter()
-                await self._storing.run(upload(self._blobs, job.blob_id, outcome.png, job.ref))
+                with span("upload"):
+                    await self._storing.run(upload(self._blobs, job.blob_id, outcome.png, job.ref))
                 timings = _timings(job, outcome, time.perf_counter() - upload_started_at)
                 result = TaskResult(
                     blob_url=blob_url(self._settings.base_url, job.blob_id),

@@ -55,8 +55,8 @@ class WorkerSettings(TaskSettings, SafetySettings):
     )
     torch_compile: Flag = Field(
         default=False,
-        description="Compile the denoising networks: minutes at the first pass of each number of rows, so name the "
-        "models in `PRELOAD_MODELS`.",
+        description="Compile the denoising networks: minutes for each size of pictures and power of two of rows, those "
+        "of the first size at once, so name the models in `PRELOAD_MODELS`.",
     )
     vae_tiling: Flag = Field(
         default=False, description="Decode large pictures in tiles: less memory, and seams may show."

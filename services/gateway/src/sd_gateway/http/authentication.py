@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from aiohttp import web
 
 from sd_gateway.authn import Identity
@@ -16,5 +17,6 @@ async def authenticate(request: web.Request) -> Identity:
     """
     parts = request.app[PARTS]
     identity = await parts.authenticator.identify(token_of(request))
+    structlog.contextvars.bind_contextvars(user=identity.user)
     parts.requests_of_user.use(identity.holder)
     return identity

@@ -1,4 +1,4 @@
-"""Around every request: errors are answered as problems, one line is logged, and the request is counted."""
+"""Around every request: errors are answered as problems, one line is logged, the request is counted and traced."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiohttp import web
 from sd_common.tracing import continued_trace
 from sd_gateway.http.picture_page import problem_page, wants_html
 from sd_gateway.http.problems import CONTENT_TYPE, Problem, create_problem, problem_of
+from sd_gateway.http.request_spans import request_span
 from sd_gateway.parts import PARTS
 
 log = structlog.get_logger(__name__)
@@ -26,18 +27,19 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     structlog.contextvars.clear_contextvars()
     if task_id := request.match_info.get("task_id"):
         structlog.contextvars.bind_contextvars(task_id=task_id)
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource else None
     started = time.perf_counter()
     status = 499  # as nginx has it: the client went away
-    try:
-        with continued_trace(request.headers):
+    with continued_trace(request.headers), request_span(request, route) as tell:
+        try:
             response = await _answer(request, handler)
-        status = response.status
-    finally:
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource else None
-        seconds = time.perf_counter() - started
-        request.app[PARTS].metrics.answered(request.method, route, status, seconds)
-        log.info("request", method=request.method, route=route, status=status, ms=round(1000 * seconds, 1))
+            status = response.status
+        finally:
+            seconds = time.perf_counter() - started
+            request.app[PARTS].metrics.answered(request.method, route, status, seconds)
+            tell(status)
+            log.info("request", method=request.method, route=route, status=status, ms=round(1000 * seconds, 1))
     return response
 
 

@@ -1,4 +1,4 @@
-"""Which web pages may use this gateway: its own, and those of `ALLOWED_ORIGINS`, by fetch (CORS) and by websocket.
+"""Which web pages may use this gateway: its own, of `BASE_URL`, and those of `ALLOWED_ORIGINS`, by fetch and websocket.
 
 Browsers tell the page's origin with every request that could change something or whose answer the page could read.
 Programs tell none, and are not concerned.
@@ -7,9 +7,10 @@ Programs tell none, and are not concerned.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
+from functools import cache
 
 from aiohttp import hdrs, web
+from yarl import URL
 
 from sd_gateway.errors import OriginNotAllowed
 from sd_gateway.parts import PARTS
@@ -17,6 +18,8 @@ from sd_gateway.parts import PARTS
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ANY_ORIGIN = "*"
+#: As browsers write them.
+_LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 _PREFLIGHT_HEADERS = {
     hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, DELETE",
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, Idempotency-Key",
@@ -51,15 +54,17 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
 
 
 def _is_own(request: web.Request, origin: str) -> bool:
-    """Whether the page is one of this gateway's, by the name that clients are told or the one that this one came by."""
-    base = urlsplit(request.app[PARTS].settings.base_url)
-    return origin.lower() == f"{base.scheme}://{base.netloc}".lower() or _is_of_host(origin, request.host)
+    """Whether the page is one of this gateway's. `Host` tells nothing: where a name server says that a stranger's name
+    is this address (DNS rebinding), it is that name too."""
+    return origin.lower() in own_origins(request.app[PARTS].settings.base_url)
 
 
-def _is_of_host(origin: str, host: str) -> bool:
-    # Not by scheme: behind a proxy that speaks TLS, this gateway does not know it.
-    scheme, _, netloc = origin.lower().partition("://")
-    return scheme in ("http", "https") and netloc == host.lower()
+@cache
+def own_origins(base_url: str) -> frozenset[str]:
+    """The origin of `BASE_URL`, with all names of the loopback where it has one of these."""
+    url = URL(base_url)
+    hosts = _LOOPBACK_HOSTS if url.host in _LOOPBACK_HOSTS else (url.host,)
+    return frozenset(str(url.with_host(host or "").origin()).lower() for host in hosts)
 
 
 def _is_allowed(request: web.Request, origin: str) -> bool:

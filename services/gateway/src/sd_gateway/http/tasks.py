@@ -6,7 +6,7 @@ import json
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from sd_common.errors import SubjectError, Unavailable
@@ -102,10 +102,7 @@ async def get_task(request: web.Request) -> web.Response:
 
 def _job_sequence(last: LoggedEvent) -> int | None:
     """The job of a pending task."""
-    try:
-        event = last.event
-    except ValidationError:  # of a later version
-        return None
+    event = last.known_event
     return event.job_sequence if isinstance(event, PendingEvent) else None
 
 

@@ -82,20 +82,30 @@ class NetworkCall:
 def run_together(calls: Sequence[NetworkCall], num_rows: int | None = None) -> list[object]:
     """One forward pass for `calls` of one group, padded to `num_rows` where it has fewer; the result of each.
 
-    A call that is alone and needs no padding is made exactly as its pipeline made it.
+    Without `num_rows` a call that is alone is made exactly as its pipeline made it. With it, all passes of as many rows
+    look the same to the network, whoever is in them: a compiled one is compiled for that look.
     """
     rows = [call.num_rows for call in calls]
+    if len(calls) == 1 and num_rows is None:
+        return [calls[0].run()]
     num_padding = max(0, (num_rows or 0) - sum(rows))
+    return _split(_run_merged(calls, num_padding), rows, num_padding)
+
+
+def run_copies(call: NetworkCall, num_rows: int) -> None:
+    """A forward pass of `num_rows` rows like those of `call`, for its time or for what is compiled at it."""
+    _run_merged([call], num_rows - call.num_rows)
+
+
+def _run_merged(calls: Sequence[NetworkCall], num_padding: int) -> object:
     first = calls[0]
-    if len(calls) == 1 and num_padding == 0:
-        return [first.run()]
-    merge = _Merge(rows, num_padding, first.first_tensor.device)
+    merge = _Merge([call.num_rows for call in calls], num_padding, first.first_tensor.device)
     arguments = [merge([call.arguments[index] for call in calls]) for index in range(len(first.arguments))]
     keywords = {
         name: value if name in WITHOUT_ROWS else merge([call.keywords[name] for call in calls])
         for name, value in first.keywords.items()
     }
-    return _split(first.run_with(arguments, keywords), rows, num_padding)
+    return first.run_with(arguments, keywords)
 
 
 def _tensors_of(values: Iterable[object]) -> Iterator[torch.Tensor]:
@@ -114,6 +124,7 @@ class _Merge:
     """Makes one argument of those of several calls, which have `rows`."""
 
     rows: Sequence[int]
+    #: Of which the last row is repeated; where it is negative, rows are left out.
     num_padding: int
     #: Where scalars go, which some schedulers keep on the CPU: networks move only a single one themselves.
     device: torch.device
@@ -137,10 +148,11 @@ class _Merge:
             # Without waiting, as it would for all that the GPU was given.
             tensors = [tensor.to(self.device, torch.float32, non_blocking=True) for tensor in tensors]
         parts = [_with_rows(tensor, num_rows) for tensor, num_rows in zip(tensors, self.rows, strict=True)]
-        if self.num_padding:
+        if self.num_padding > 0:
             parts.append(_with_rows(parts[-1][-1:], self.num_padding))
+        merged = torch.cat(parts) if self.num_padding >= 0 else torch.cat(parts)[: self.num_padding]
         # One format: latents that come from the VAE are channels_last, and networks round differently in it.
-        return torch.cat(parts).contiguous()
+        return merged.contiguous()
 
 
 def _with_rows(tensor: torch.Tensor, num_rows: int) -> torch.Tensor:

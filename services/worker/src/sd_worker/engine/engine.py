@@ -62,6 +62,7 @@ class Engine:
         self._samples: dict[str, Sample] = {}
         self._groups = Groups()
         self._outcomes: list[Outcome] = []
+        self._num_taken = 0
         #: Something has ended since waiting tasks were looked at.
         self._may_start = False
         self._is_draining = False
@@ -69,6 +70,7 @@ class Engine:
     def submit(self, task: EngineTask) -> None:
         """Take a task. Every task gets exactly one outcome from `tick`."""
         self._waiting.add(task)
+        self._num_taken += 1
         self._may_start = True
 
     def cancel(self, task_id: str) -> None:
@@ -83,7 +85,7 @@ class Engine:
                     self._follow(sample, sample.throw(TaskCancelled(task_id)))
 
     def drain(self) -> None:
-        """Cancel what has not begun, give up the load, and begin nothing more."""
+        """Cancel what has not begun, give up what is loaded or fetched, and begin nothing more."""
         self._is_draining = True
         for task_id in self._waiting:
             self.cancel(task_id)
@@ -101,7 +103,7 @@ class Engine:
         """
         with torch.inference_mode():  # it is set for a thread, so for all its greenlets
             self._take_what_threads_did()
-            self._outcomes += self._waiting.look_after_the_load()
+            self._outcomes += self._waiting.look_after_models()
             self._start_waiting()
             if self._groups:
                 self._make_a_pass()
@@ -122,6 +124,7 @@ class Engine:
             self._models.waits_for_room,
             num_samples=len(self._samples),
             num_waiting=len(self._waiting),
+            num_taken=self._num_taken,
         )
 
     def stop(self) -> None:

@@ -110,6 +110,10 @@ class EngineThread:
         """Names of the models in memory, the most recently used last."""
         return self._models.resident()
 
+    def fetching_models(self) -> tuple[str, ...]:
+        """Names of the models that are being brought to the disk for tasks that wait."""
+        return self._models.fetching()
+
     def known_models(self) -> tuple[KnownModel, ...]:
         """The models in memory, and those at hand on disk. Reads files."""
         return self._models.known()

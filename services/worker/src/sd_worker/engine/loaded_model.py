@@ -62,11 +62,23 @@ class LoadedModel:
         return component_config(self.pipeline, component)
 
 
-class ModelLoader(Protocol):
-    """Where models come from."""
+#: Told how far a model is. What it raises ends a download.
+OnLoadProgress = Callable[[LoadProgress], None]
+#: Reads a model that is on the disk: to the CPU.
+ReadModel = Callable[[OnLoadProgress], LoadedModel]
 
-    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
-        """The model, on the CPU. Raises `ModelUnavailable`, and what `on_progress` raises."""
+
+class ModelLoader(Protocol):
+    """Where models come from. `load` is called by one thread at a time, `fetch` by several, also meanwhile."""
+
+    def is_at_hand(self, name: str) -> bool:
+        """Whether the model is loaded, or refused, without any other machine. Returns at once."""
+
+    def fetch(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> ReadModel:
+        """Bring all to the disk that the model needs. Raises `ModelUnavailable`, and what `on_progress` raises."""
+
+    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
+        """Fetch the model and read it to the CPU."""
 
     def known(self) -> Sequence[KnownModel]:
         """The models that are at hand, without loading them."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from sd_common.parameters import DefaultParameters
 from sd_worker.engine.default_parameters import DEFAULTS_FILE, read_default_parameters, with_trained_size
 from sd_worker.engine.devices import is_out_of_memory
 from sd_worker.engine.diffusers_api import load_pipeline, silence_libraries, trained_size_px
 from sd_worker.engine.errors import ModelUnavailable
 from sd_worker.engine.hub_download import HubModel, download, find_on_hub
 from sd_worker.engine.kinds import kinds_of_model
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.loaded_model import LoadedModel, OnLoadProgress, ReadModel
 from sd_worker.engine.model_directory import INDEX_FILE, LocalModel, ModelDirectory, read_json, sizes_below
 from sd_worker.engine.model_errors import explain, needs_code
 from sd_worker.engine.model_files import needed_files
@@ -25,6 +29,17 @@ from sd_worker.engine.tuning import Tuning, tune
 _log = logging.getLogger(__name__)
 
 _UNTUNED = Tuning()
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A model that is on the disk, and what is known of it. `num_bytes` are those of its files."""
+
+    name: str
+    found: LocalModel | HubModel
+    variant: str | None
+    num_bytes: int
+    defaults: DefaultParameters
 
 
 class ModelSource:
@@ -49,28 +64,37 @@ class ModelSource:
         self._require_safety_checker = require_safety_checker
         self._tuning = tuning
 
-    def load(self, name: str, on_progress: Callable[[LoadProgress], None] = ignore_progress) -> LoadedModel:
-        """The model, on the CPU.
+    def is_at_hand(self, name: str) -> bool:
+        """Whether the model lies below `model_dir`, or is refused because it does not. What the hub's cache has is not
+        at hand: the hub is asked first what is there now."""
+        try:
+            return self._directory.find(name) is not None
+        except ModelUnavailable:
+            return True
 
-        `on_progress` is told of the download, if there is one, and of the load, at the start and the end of each and
-        about four times a second. Raises `ModelUnavailable` with a sentence for the client, what `on_progress` raises,
-        which ends a download, and when memory runs out.
+    def fetch(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> ReadModel:
+        """Download what the model needs and is not there; returns what reads it.
+
+        `on_progress` is told at the start, about four times a second, and at the end; of nothing where all is there.
+        Raises `ModelUnavailable` with a sentence for the client, and what `on_progress` raises: that ends a download.
         """
         silence_libraries()
-        started = time.perf_counter()
-        relay = _Relay(on_progress)
-        try:
+        with _explained(name, on_progress) as relay:
             found = self._directory.find(name) or find_on_hub(name, self._token)
-            model = self._load(name, found, relay)
-        except ModelUnavailable:
-            raise
-        except Exception as error:  # the libraries below raise of every kind
-            if error is relay.raised or is_out_of_memory(error):
-                raise
-            raise ModelUnavailable(explain(name, error)) from error
-        facts = {"model": name, "loading_s": round(time.perf_counter() - started, 3)}
-        _log.info("model loaded", extra=facts | ({"commit": found.commit} if isinstance(found, HubModel) else {}))
-        return model
+            index = read_json(found.directory / INDEX_FILE)
+            self._checked_class_name(name, index)
+            defaults = read_default_parameters(name, _defaults_file(found.directory))
+            sizes = found.sizes if isinstance(found, HubModel) else sizes_below(found.directory)
+            files = needed_files(name, index, sizes, prefer_fp16=self._dtype is torch.float16)
+            if isinstance(found, HubModel):
+                download(found, files.paths, self._token, relay)
+        num_bytes = sum(sizes[path] for path in files.paths)
+        return partial(self._read, _Fetched(name, found, files.variant, num_bytes, defaults))
+
+    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
+        """The model, on the CPU: fetched, and read, of which `on_progress` is told at the start and at the end. Raises
+        as `fetch` does, and when memory runs out."""
+        return self.fetch(name, on_progress)(on_progress)
 
     def known(self) -> list[KnownModel]:
         """The models below `model_dir`, but for those that would be refused, whose reason is told when one is asked
@@ -90,24 +114,20 @@ class ModelSource:
         defaults = read_default_parameters(local.name, _defaults_file(local.directory))
         return KnownModel(local.name, kinds_of_model(class_name, local.config_of), defaults, is_resident=False)
 
-    def _load(
-        self, name: str, found: LocalModel | HubModel, on_progress: Callable[[LoadProgress], None]
-    ) -> LoadedModel:
-        index = read_json(found.directory / INDEX_FILE)
-        self._checked_class_name(name, index)
-        defaults = read_default_parameters(name, _defaults_file(found.directory))
-        sizes = found.sizes if isinstance(found, HubModel) else sizes_below(found.directory)
-        files = needed_files(name, index, sizes, prefer_fp16=self._dtype is torch.float16)
-        if isinstance(found, HubModel):
-            download(found, files.paths, self._token, on_progress)
-        num_bytes = sum(sizes[path] for path in files.paths)
-        on_progress(LoadProgress("loading", 0, num_bytes))
-        pipeline = load_pipeline(found.directory, dtype=self._dtype, variant=files.variant)
-        # Again, with what was loaded: an index may name what its pipeline's class does not take.
-        self._check_safety_checker(name, pipeline.components.get("safety_checker") is not None)
-        tune(pipeline, self._tuning)
-        on_progress(LoadProgress("loading", num_bytes, num_bytes))
-        return LoadedModel(name, pipeline, with_trained_size(defaults, trained_size_px(pipeline)))
+    def _read(self, fetched: _Fetched, on_progress: OnLoadProgress) -> LoadedModel:
+        started = time.perf_counter()
+        name, found = fetched.name, fetched.found
+        with _explained(name, on_progress) as relay:
+            relay(LoadProgress("loading", 0, fetched.num_bytes))
+            pipeline = load_pipeline(found.directory, dtype=self._dtype, variant=fetched.variant)
+            # Again, with what was loaded: an index may name what its pipeline's class does not take.
+            self._check_safety_checker(name, pipeline.components.get("safety_checker") is not None)
+            tune(pipeline, self._tuning)
+            relay(LoadProgress("loading", fetched.num_bytes, fetched.num_bytes))
+            model = LoadedModel(name, pipeline, with_trained_size(fetched.defaults, trained_size_px(pipeline)))
+        facts = {"model": name, "loading_s": round(time.perf_counter() - started, 3)}
+        _log.info("model loaded", extra=facts | ({"commit": found.commit} if isinstance(found, HubModel) else {}))
+        return model
 
     def _checked_class_name(self, name: str, index: dict[str, object]) -> str:
         """The class of the pipeline that `index` describes. Raises `ModelUnavailable` for a model that is not loaded
@@ -127,10 +147,24 @@ class ModelSource:
             )
 
 
+@contextmanager
+def _explained(name: str, on_progress: OnLoadProgress) -> Iterator[_Relay]:
+    """What is raised inside is told in a sentence for the client, but for what `on_progress` raises."""
+    relay = _Relay(on_progress)
+    try:
+        yield relay
+    except ModelUnavailable:
+        raise
+    except Exception as error:  # the libraries below raise of every kind
+        if error is relay.raised or is_out_of_memory(error):
+            raise
+        raise ModelUnavailable(explain(name, error)) from error
+
+
 class _Relay:
     """Hands progress on, and remembers what the other side raised: that is no fault of the model's."""
 
-    def __init__(self, on_progress: Callable[[LoadProgress], None]) -> None:
+    def __init__(self, on_progress: OnLoadProgress) -> None:
         self._on_progress = on_progress
         self.raised: Exception | None = None
 

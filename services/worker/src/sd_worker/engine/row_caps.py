@@ -8,15 +8,15 @@ the network and the size of the picture, so it is measured: at the first call of
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Hashable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 
-from sd_worker.engine.batches import NetworkCall, run_together
+from sd_worker.engine.batches import NetworkCall, run_copies
 from sd_worker.engine.devices import Device, is_out_of_memory, synchronize
+from sd_worker.engine.tuning import raise_recompile_limit
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,9 @@ class RowCaps:
     """The cap of each network for pictures of about the same size, measured once.
 
     `fixed`: this for all, and nothing is measured.
-    `in_buckets`: passes are padded to a power of two, since a compiled network is compiled for each number of rows.
+    `in_buckets`: passes are padded to a power of two, or to the cap where that is less, since a compiled network is
+    compiled for each number of rows. At the first call of each network it is for all these; other sizes follow as their
+    passes come.
     """
 
     def __init__(self, device: Device, fixed: int | None = None, *, in_buckets: bool = False) -> None:
@@ -43,20 +45,28 @@ class RowCaps:
 
     def of(self, call: NetworkCall) -> int:
         """The rows that a forward pass of calls like `call` should have at most. Measures at the first such call."""
+        if self._in_buckets:
+            raise_recompile_limit()
         if call.owner is not None:
             return call.num_rows
         if call.num_fixed_rows is not None:
             return call.num_fixed_rows
         caps = self._caps.setdefault(call.network, {})
         if call.cost_class not in caps:
-            caps[call.cost_class] = self._measured(call) if self._fixed is None else self._fixed
+            cap = self._measured(call) if self._fixed is None else self._fixed
+            if self._has_buckets(call) and not caps:
+                cap = _compiled(call, cap)
+            caps[call.cost_class] = cap
         return caps[call.cost_class]
 
     def padded(self, calls: Sequence[NetworkCall]) -> int | None:
         """The rows that a pass of these calls is padded to; None: as many as they have."""
-        if self._in_buckets and calls[0].stage == "denoise" and calls[0].num_fixed_rows is None:
-            return int(2 ** math.ceil(math.log2(sum(call.num_rows for call in calls))))
+        if self._has_buckets(calls[0]):
+            return _bucket(sum(call.num_rows for call in calls), self.of(calls[0]))
         return calls[0].num_fixed_rows
+
+    def _has_buckets(self, call: NetworkCall) -> bool:
+        return self._in_buckets and call.stage == "denoise" and call.owner is None and call.num_fixed_rows is None
 
     def lower(self, call: NetworkCall, num_rows: int) -> None:
         """Memory ran out with more than `num_rows`."""
@@ -88,6 +98,26 @@ class RowCaps:
 
     def _pass_s(self, call: NetworkCall, num_rows: int) -> float:
         started = time.perf_counter()
-        run_together([call], num_rows)
+        run_copies(call, num_rows)
         synchronize(self._device)
         return time.perf_counter() - started
+
+
+def _compiled(call: NetworkCall, cap: int) -> int:
+    """Have the network compiled for all that passes like `call` are padded to. Returns the cap, lower where memory ran
+    out before."""
+    compiled = 1
+    for num_rows in sorted({_bucket(rows, cap) for rows in range(1, max(cap, call.num_rows) + 1)}):
+        try:
+            run_copies(call, num_rows)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return compiled
+        compiled = num_rows
+    return cap
+
+
+def _bucket(num_rows: int, cap: int) -> int:
+    """What so many rows are padded to. A single call may have more than the cap."""
+    return max(num_rows, min(cap, 1 << (num_rows - 1).bit_length()))

@@ -60,6 +60,7 @@ class Sample:
         requested_at = self.waiting.load_requested_at
         loading_s = 0.0 if requested_at is None else self._started_at - requested_at
         return Timings(
+            began_at=self._started_at,
             loading_s=loading_s,
             encoding_s=denoising_at - self._started_at,
             denoising_s=decoding_at - denoising_at,

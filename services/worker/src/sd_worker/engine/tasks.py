@@ -17,6 +17,8 @@ from sd_common.parameters import (
 
 #: Networks that samples share, as stages of a picture and of its timings.
 Stage = Literal["denoise", "decode"]
+#: Models that an engine downloads side by side: more would only share the line, and the disk.
+MOST_FETCHES = 4
 FailureCode = Literal["model_unavailable", "invalid_input", "out_of_memory", "internal"]
 
 
@@ -80,8 +82,10 @@ class Timings:
 
     `loading_s` for its model (0 where that was resident), `encoding_s` for the
     prompt and the pictures it starts from, `denoising_s` and `decoding_s` together with others, `png_s` for the PNG.
+    `began_at` is when encoding began, by `time.perf_counter()`.
     """
 
+    began_at: float
     loading_s: float
     encoding_s: float
     denoising_s: float
@@ -153,6 +157,8 @@ class Workload:
     #: Tasks that have begun, and those that wait for their model or for room.
     num_samples: int = 0
     num_waiting: int = 0
+    #: Tasks that it has ever taken: who has submitted more knows what is not counted here yet.
+    num_taken: int = 0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,10 @@ import torch
 
 from sd_worker.engine.diffusers_api import Pipeline
 
+#: Graphs of one network: of each size of pictures, one for each count of rows that passes are padded to. Beyond that a
+#: new size runs uncompiled.
+_MOST_GRAPHS = 256
+
 AttentionBackend = Literal["auto", "flash", "efficient", "cudnn", "math"]
 
 
@@ -35,6 +39,16 @@ def tune(pipeline: Pipeline, tuning: Tuning) -> None:
     if tuning.compiles:
         for name in parts.keys() & {"unet", "transformer", "controlnet"}:
             parts[name].compile(dynamic=False)
+
+
+def raise_recompile_limit() -> None:
+    """Let this thread compile a network for more than the 8 shapes of torch's default, after which others run as they
+    are. torch keeps its configuration for each thread."""
+    config = torch._dynamo.config
+    if config.recompile_limit < _MOST_GRAPHS:
+        config.recompile_limit = _MOST_GRAPHS
+        # Of all networks of one class together.
+        config.accumulated_recompile_limit = 8 * _MOST_GRAPHS
 
 
 def choose_attention(backend: AttentionBackend) -> None:

@@ -58,11 +58,11 @@ class WaitingTasks:
     def __init__(
         self, models: Models, rooms: Rooms, *, on_progress: Callable[[Progress], None], on_change: Callable[[], None]
     ) -> None:
-        """`on_change` is called from another thread when a load has come further."""
+        """`on_change` is called from another thread when a model has come further."""
         self._models = models
+        self._models.on_change = on_change
         self._rooms = rooms
         self._on_progress = on_progress
-        self._on_change = on_change
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
 
     def __iter__(self) -> Iterator[str]:
@@ -74,11 +74,14 @@ class WaitingTasks:
 
     @property
     def workload(self) -> float:
-        """The full passes that a step of all of them takes."""
+        """The full passes that a step of all of them takes. Those whose model is being fetched count when it is on the
+        disk: until then they keep nobody waiting, and are few, since a worker takes one job of such a model."""
+        fetching = self._models.fetching()
         # Of those whose model is not resident, what they take up is not known yet: as much as the last one.
         return sum(
             self._rooms.last_share if waiting.room is None else self._rooms.share_of(waiting.room)
             for waiting in self._waiting.values()
+            if waiting.task.parameters.model not in fetching
         )
 
     def add(self, task: EngineTask) -> None:
@@ -96,23 +99,16 @@ class WaitingTasks:
         """Take a task out; whether it was here."""
         return self._waiting.pop(task_id, None) is not None
 
-    def look_after_the_load(self) -> list[Failed]:
-        """Take the load further, and begin the next one. Returns the tasks whose model cannot be loaded."""
+    def look_after_models(self) -> list[Failed]:
+        """Have the models loaded that are awaited. Returns the tasks whose model cannot be."""
         failures: list[Failed] = []
-        if (come := self._models.poll()) is not None:
-            name, error = come
+        wanted = dict.fromkeys(waiting.task.parameters.model for waiting in self._waiting.values())
+        for name, error in self._models.poll(tuple(wanted)).items():
             if error is not None:
-                failures = [failure_of(waiting.task, error) for waiting in self._of_model(name)]
-                for failure in failures:
-                    self.remove(failure.task_id)
-        if self._models.waits_for_room and not self._of_model(self._models.loading):
-            self._models.abandon_load()
-        if self._models.loading is None:
-            resident = self._models.resident()
-            missing = (w for w in self._waiting.values() if w.task.parameters.model not in resident)
-            if (first := next(missing, None)) is not None:
-                self._models.load(first.task.parameters.model, self._on_change)
-        self._tell_of_the_load()
+                failures += [failure_of(waiting.task, error) for waiting in self._of_model(name)]
+        for failure in failures:
+            self.remove(failure.task_id)
+        self._tell_of_models()
         return failures
 
     def startable(self, may_begin: Callable[[Waiting], bool]) -> Iterator[tuple[Waiting, LoadedModel] | Failed]:
@@ -144,16 +140,16 @@ class WaitingTasks:
             self.remove(waiting.task.task_id)
             yield waiting, model
 
-    def _of_model(self, name: str | None) -> list[Waiting]:
+    def _of_model(self, name: str) -> list[Waiting]:
         return [waiting for waiting in self._waiting.values() if waiting.task.parameters.model == name]
 
-    def _tell_of_the_load(self) -> None:
-        progress = self._models.load_progress
-        for waiting in self._of_model(self._models.loading):
-            if waiting.load_requested_at is None:
-                waiting.load_requested_at = time.perf_counter()
-            if progress is not None and progress != waiting.told_load:
-                waiting.told_load = progress
-                steps = planned_steps(waiting.task.parameters)
-                num_bytes = (progress.bytes_done, progress.bytes_total or None)
-                self._on_progress(Progress(waiting.task.task_id, progress.stage, 0, steps, *num_bytes))
+    def _tell_of_models(self) -> None:
+        for name, progress in self._models.coming.items():
+            for waiting in self._of_model(name):
+                if waiting.load_requested_at is None:
+                    waiting.load_requested_at = time.perf_counter()
+                if progress is not None and progress != waiting.told_load:
+                    waiting.told_load = progress
+                    steps = planned_steps(waiting.task.parameters)
+                    num_bytes = (progress.bytes_done, progress.bytes_total or None)
+                    self._on_progress(Progress(waiting.task.task_id, progress.stage, 0, steps, *num_bytes))

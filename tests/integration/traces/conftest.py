@@ -1,0 +1,57 @@
+"""Gateways, auth and workers in this process, and the spans that they make."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from integration.gateway.conftest import auth, secret_key, start_auth, start_gateway
+from integration.worker.conftest import model_dir, start_worker, tasks
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from support.client import PATIENCE_S
+from support.spans import kept_spans
+
+__all__ = ["auth", "model_dir", "secret_key", "start_auth", "start_gateway", "start_worker", "tasks"]
+
+
+class Spans:
+    """What has ended so far."""
+
+    def __init__(self, exporter: InMemorySpanExporter) -> None:
+        self._exporter = exporter
+
+    def all(self) -> list[ReadableSpan]:
+        """In the order in which they began."""
+        return sorted(self._exporter.get_finished_spans(), key=lambda each: each.start_time or 0)
+
+    def of_trace(self, trace_id: int) -> list[ReadableSpan]:
+        return [each for each in self.all() if trace_id_of(each) == trace_id]
+
+    async def until(self, trace_id: int, is_there: Callable[[Sequence[ReadableSpan]], bool]) -> list[ReadableSpan]:
+        """The trace, once it is like this."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not is_there(self.of_trace(trace_id)):  # noqa: ASYNC110 - a span's end is told to nobody
+                await asyncio.sleep(0.01)
+        return self.of_trace(trace_id)
+
+    async def named(self, name: str) -> list[ReadableSpan]:
+        """Those of this name, once there is one."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not (found := [each for each in self.all() if each.name == name]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return found
+
+
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    with kept_spans() as exporter:
+        yield Spans(exporter)
+
+
+def trace_id_of(span: ReadableSpan) -> int:
+    assert span.context is not None
+    trace_id: int = span.context.trace_id
+    return trace_id
