@@ -12,12 +12,13 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import SecretStr
 
-from sd_common import subjects
+from sd_common import auth_messages, subjects
 from sd_common.nats_users import DEFAULT_PUBLISHER, STREAMS_ACCOUNT, NatsUser, users
 from sd_common.settings import MinioSettings, NatsSettings
 from sd_embedded import nats_server as embedded_nats
@@ -98,18 +99,24 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
 #: Beside provisioning, with a line to all.
 _ALL_RIGHTS = NatsUser(
     TESTER,
-    publish=(">",),
+    publish=(">", *auth_messages.OPERATIONS, "$SRV.>"),
     tell=(subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL),
     hear=(">", subjects.PROGRESS, subjects.WORKERS, subjects.CANCELS, subjects.ROLL_CALL, subjects.BACKLOG),
     shared_account=STREAMS_ACCOUNT,
 )
 
 
+#: The same, without one to who takes requests: so the account of the streams leads no further than it should.
+AMONG_THE_STREAMS = replace(_ALL_RIGHTS, publish=(">",))
+
+
 class NatsServerWithUsers(embedded_nats.NatsServer):
     """A nats-server with the users of `sd_common.nats_users`, and one for the tests that may do everything."""
 
-    def __init__(self, directory: Path, publishers: Sequence[str] = (DEFAULT_PUBLISHER,)) -> None:
-        self._users = (*users(publishers), _ALL_RIGHTS)
+    def __init__(
+        self, directory: Path, publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
+    ) -> None:
+        self._users = (*users(publishers), tester)
         self._access = self._new_access()
         arguments = self._access.arguments(directory / "nats.conf")
         super().__init__(directory, arguments, env=self._access.environment())
@@ -130,10 +137,12 @@ class NatsServerWithUsers(embedded_nats.NatsServer):
 
 
 @contextlib.contextmanager
-def nats_server_with_users(publishers: Sequence[str] = (DEFAULT_PUBLISHER,)) -> Iterator[NatsServerWithUsers]:
+def nats_server_with_users(
+    publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
+) -> Iterator[NatsServerWithUsers]:
     """A fresh one."""
     with _scratch("nats") as directory:
-        server = NatsServerWithUsers(directory, publishers)
+        server = NatsServerWithUsers(directory, publishers, tester)
         server.start()
         try:
             yield server

@@ -20,8 +20,8 @@ from sd_common.nats_users import SERVICES, publisher
 from sd_common.provision import provision_streams
 from sd_common.settings import StreamSettings
 from sd_common.streams import USERS_BUCKET
-from sd_common.subjects import TaskRef
-from support.servers import TESTER, NatsServerWithUsers, nats_server_with_users
+from sd_common.subjects import ModelLane, TaskRef
+from support.servers import AMONG_THE_STREAMS, TESTER, NatsServerWithUsers, nats_server_with_users
 
 P, G, A, W = (service.name for service in SERVICES)
 #: Internal publishers.
@@ -152,7 +152,7 @@ PUBLISHING: list[tuple[str, set[str]]] = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[NatsServerWithUsers]:
-    with nats_server_with_users((I, O)) as server:
+    with nats_server_with_users((I, O), AMONG_THE_STREAMS) as server:
         asyncio.run(_provision(server))
         yield server
 
@@ -226,46 +226,82 @@ SINKS = (
     "jobs.forged",
     "sink",
     "_INBOX_provision.x",
+    *OPERATIONS,
 )
 
 
-@pytest.mark.parametrize("user", [G, A, W, I])
-async def test_nobody_has_an_answer_sent_where_it_may_not_publish(server: NatsServerWithUsers, user: str) -> None:
-    """An answer is what its asker stored before, as with a direct get, or empty, as such requests must be."""
-    ref = TaskRef("internal", "s", "t")
+@asynccontextmanager
+async def _watched(server: NatsServerWithUsers) -> AsyncIterator[NatsClient]:
+    """What is to be kept, stored; afterwards it is as it was, and no sink has got anything."""
     leaked: list[str] = []
 
     async def note(message: Msg) -> None:
         leaked.append(message.subject)
 
-    async with _connected(server, TESTER) as (tester, _), _connected(server, user) as (client, _):
+    async with _connected(server, TESTER) as (tester, _), _connected(server, A) as (auth, _):
         js = tester.jetstream()
-        await js.publish(ref.events, b"")
-        await js.publish("jobs.real", b"{}")
         await (await js.key_value(USERS_BUCKET)).put("alice", b"hers")
-        await tester.subscribe("sink", cb=note)
-        await tester.subscribe("_INBOX_provision.>", cb=note)
-        await tester.flush()
-        may_publish = {subject for subject, allowed in PUBLISHING if user in allowed}
-        asking = may_publish - set(SINKS) | {f"$JS.API.DIRECT.GET.EVENTS.{ref.events}"}
-        for sink in set(SINKS) - may_publish:
-            for subject in sorted(asking):
-                await client.publish(subject, b"", reply=sink)
-        # A consumer that pushes what it has to where nobody listens but the server itself.
-        for number, sink in enumerate(SINKS):
-            name = f"k{number}"
-            config = {"durable_name": name, "name": name, "filter_subject": "jobs.real", "headers_only": True}
-            config |= {"ack_policy": "explicit", "deliver_subject": sink if sink != "sink" else "other-sink"}
-            request = json.dumps({"stream_name": "JOBS", "config": config}).encode()
-            await client.publish(f"$JS.API.CONSUMER.CREATE.JOBS.{name}.jobs.real", request)
-        await client.flush()
-        await tester.flush()
+        for sink in ("sink", "_INBOX_provision.>"):
+            await tester.subscribe(sink, cb=note)
+        for operation in OPERATIONS:
+            await auth.subscribe(operation, cb=note)
+        for listener in (tester, auth):
+            await listener.flush()
+        yield tester
+        for listener in (tester, auth):
+            await listener.flush()
         assert {info.config.name for info in await js.streams_info()} == set(STREAMS)
         assert (await (await js.key_value(USERS_BUCKET)).get("alice")).value == b"hers"
         for stream, forged in (("EVENTS", "events.victim.s.t"), ("JOBS", "jobs.forged")):
             with pytest.raises(NotFoundError):
                 await js.get_last_msg(stream, forged)
     assert leaked == []
+
+
+@pytest.mark.parametrize("user", [G, A, W, I, O])  # provisioning may restore any stream with what it likes
+async def test_nobody_has_an_answer_sent_where_it_may_not_publish(server: NatsServerWithUsers, user: str) -> None:
+    """An answer is what its asker stored before, as with a direct get, or empty, as such requests must be."""
+    ref = TaskRef("internal", "s", "t")
+    async with _watched(server) as tester, _connected(server, user) as (client, _):
+        await tester.jetstream().publish(ref.events, b"")
+        await tester.jetstream().publish("jobs.real", b"{}")
+        may_publish = {subject for subject, allowed in PUBLISHING if user in allowed}
+        asking = may_publish - set(SINKS) | {f"$JS.API.DIRECT.GET.EVENTS.{ref.events}"}
+        own = set(OPERATIONS) if user == A else set()  # it takes these requests itself
+        for sink in set(SINKS) - may_publish - own:
+            for subject in sorted(asking):
+                await client.publish(subject, b"", reply=sink)
+        await client.flush()
+
+
+async def test_what_a_workers_consumers_push_is_stored_nowhere_and_reaches_nobody_outside(
+    server: NatsServerWithUsers,
+) -> None:
+    """Each has a job of its own, which the server pushes if anybody listens, as at the last one does the tester."""
+    pushed: set[str] = set()
+    heard: asyncio.Queue[Msg] = asyncio.Queue()
+    async with _watched(server) as tester, _connected(server, W) as (client, _):
+        js = tester.jetstream()
+        await tester.subscribe("heard", cb=heard.put)
+        # But for those that the tester hears, as nobody would: it is where the streams are.
+        for sink in (*(sink for sink in SINKS if sink not in ("sink", "_INBOX_provision.x")), "heard"):
+            lane = ModelLane(f"pushed-{len(pushed)}", "rest")
+            config = {"durable_name": lane.model_key, "name": lane.model_key, "filter_subject": lane.jobs}
+            config |= {"ack_policy": "explicit", "deliver_subject": sink}
+            request = json.dumps({"stream_name": "JOBS", "config": config}).encode()
+            call = f"$JS.API.CONSUMER.CREATE.JOBS.{lane.model_key}.{lane.jobs}"
+            answer = json.loads((await client.request(call, request, timeout=5)).data)
+            if sink == "jobs.forged":  # the stream that it comes from
+                assert "forms a cycle" in answer["error"]["description"]
+                continue
+            assert answer["config"]["deliver_subject"] == sink
+            await js.publish(lane.jobs, b"")
+            pushed.add(lane.model_key)
+        async with asyncio.timeout(5):
+            await heard.get()
+    await _provision(server)
+    async with _connected(server, TESTER) as (tester, _):
+        assert not pushed & {consumer.name for consumer in await tester.jetstream().consumers_info("JOBS")}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from itertools import chain
 
 from sd_common import subjects
 from sd_common.errors import PublisherNameError
-from sd_common.nats_users import DEFAULT_PUBLISHER, PROVISION, NatsUser, users
+from sd_common.nats_users import DEFAULT_PUBLISHER, STREAMS_ACCOUNT, NatsUser, users
 
 #: An account that does not import this one answers to all of `$JS.API.>` itself as well: it has no streams.
 _INFO = "$JS.API.INFO"
@@ -33,16 +33,16 @@ def configuration(listed: Sequence[NatsUser]) -> str:
 
 
 def _accounts(listed: Sequence[NatsUser]) -> Iterator[str]:
-    for account in dict.fromkeys(user.account for user in listed):
+    for account in dict.fromkeys((STREAMS_ACCOUNT, *(user.account for user in listed))):
         own = [user for user in listed if user.account == account]
         others = [user for user in listed if user.account != account]
-        exports, imports = _exports(own, others), _imports(own, others)
-        if account == PROVISION.account:
+        exports, imports = _exports(own, others), _imports(account, own, others)
+        if account == STREAMS_ACCOUNT:
             exports = [f"service: {_quoted(_INFO)}", *_exports_of_streams(others, listed), *exports]
         else:
-            imports = [_from(PROVISION.account, "service", _INFO), *imports]
+            imports = [_from(STREAMS_ACCOUNT, "service", _INFO), *imports]
         yield f"  {account} {{"
-        if account == PROVISION.account:
+        if account == STREAMS_ACCOUNT:
             yield "    jetstream: enabled"
         yield "    users: ["
         for user in own:
@@ -56,6 +56,8 @@ def _accounts(listed: Sequence[NatsUser]) -> Iterator[str]:
 def _exports_of_streams(others: Sequence[NatsUser], listed: Sequence[NatsUser]) -> Iterator[str]:
     """Requests and what is stored come in, what is republished goes out."""
     for subject in _each_once(user.publish for user in others):
+        if _servers(subject, listed):
+            continue
         answers = ", response_type: Stream" if subject.startswith(_MANY_ANSWERS) else ""
         yield f"service: {_quoted(subject)}{answers}, {_for(user for user in others if subject in user.publish)}"
     for subject in _each_once(user.hear for user in others):
@@ -65,23 +67,36 @@ def _exports_of_streams(others: Sequence[NatsUser], listed: Sequence[NatsUser]) 
 
 def _exports(own: Sequence[NatsUser], others: Sequence[NatsUser]) -> list[str]:
     """What these users tell others, and the requests that they take."""
-    served = [f"service: {_quoted(subject)}, {_for([PROVISION])}" for user in own for subject in user.serve]
+    served = [
+        f"service: {_quoted(subject)}, {_for(askers)}"
+        for subject in _each_once(user.serve for user in own)
+        if (askers := [user for user in others if subject in user.publish])
+    ]
     heard = [subject for subject in _each_once(user.hear for user in others) if _tellers(subject, own)]
     told = [f"stream: {_quoted(subject)}, {_for(user for user in others if subject in user.hear)}" for subject in heard]
     return served + told
 
 
-def _imports(own: Sequence[NatsUser], others: Sequence[NatsUser]) -> list[str]:
-    if PROVISION in own:
-        imports = [_from(user.account, "service", subject) for user in others for subject in user.serve]
-    else:
-        imports = [_from(PROVISION.account, "service", subject) for user in own for subject in user.publish]
+def _imports(account: str, own: Sequence[NatsUser], others: Sequence[NatsUser]) -> list[str]:
+    imports = []
+    for subject in _each_once(user.publish for user in own):
+        # Straight from who takes it: what a consumer pushes stays among the streams.
+        imports += [_from(source, "service", subject) for source in _sources(_servers(subject, others), account)]
     for subject in _each_once(user.hear for user in own):
         tellers = _tellers(subject, others)
-        if not tellers and not _tellers(subject, own) and PROVISION not in own:
-            tellers = [PROVISION]
-        imports += [_from(account, "stream", subject) for account in dict.fromkeys(user.account for user in tellers)]
+        if tellers or not _tellers(subject, own):
+            imports += [_from(source, "stream", subject) for source in _sources(tellers, account)]
     return imports
+
+
+def _sources(found: Sequence[NatsUser], account: str) -> list[str]:
+    """The accounts of whom a subject comes from: the streams where that is no user."""
+    return list(dict.fromkeys(user.account for user in found)) or [STREAMS_ACCOUNT] * (account != STREAMS_ACCOUNT)
+
+
+def _servers(subject: str, listed: Sequence[NatsUser]) -> list[NatsUser]:
+    """Who takes the requests to a subject."""
+    return [user for user in listed if subject in user.serve]
 
 
 def _tellers(subject: str, listed: Sequence[NatsUser]) -> list[NatsUser]:

@@ -64,7 +64,7 @@ class NatsUser:
 
 PROVISION = NatsUser(
     "provision",
-    shared_account=STREAMS_ACCOUNT,
+    shared_account=STREAMS_ACCOUNT,  # what it saves and restores goes by no import
     publish=(
         *(f"$JS.API.STREAM.{verb}.{stream}" for stream in _STREAMS for verb in ("INFO", "CREATE", "UPDATE")),
         # For `sd_common.backup`. It adds little: who may change a stream may have it republished to where it listens.
