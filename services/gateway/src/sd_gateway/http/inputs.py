@@ -199,8 +199,13 @@ def checked(validate: Callable[[], T]) -> T:
         if any(entry["type"] == "json_invalid" for entry in entries):
             raise MalformedBody(f"The body is not JSON: {entries[0]['msg'].removeprefix('Invalid JSON: ')}") from error
         told = entries[:MAX_ERRORS]
-        fields = [FieldError(_field(entry["type"], entry["loc"]), str(entry["msg"])) for entry in told]
+        fields = [FieldError(_field(entry["type"], entry["loc"]), _sentence(entry["msg"])) for entry in told]
         raise InvalidInput(fields, len(entries) - len(told)) from error
+
+
+def _sentence(message: str) -> str:
+    """As pydantic has it, which counts a password in items."""
+    return message.replace("items after validation", "characters")
 
 
 def _field(error_type: str, loc: tuple[int | str, ...]) -> str:
