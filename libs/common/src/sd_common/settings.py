@@ -117,8 +117,8 @@ class NatsSettings(Settings):
     def check_urls(cls, value: SecretStr) -> SecretStr:
         if not all(map(_is_server_url, split_at_commas(value.get_secret_value()) or [""])):
             raise ValueError(
-                "must be URLs such as nats://127.0.0.1:4222, separated by commas. A password with a character that has a "
-                "meaning in URLs, such as / or #, goes to NATS_PASSWORD, and its user to NATS_USER"
+                "must be URLs such as nats://127.0.0.1:4222, separated by commas. A password with a character that has "
+                "a meaning in URLs, such as / or #, goes to NATS_PASSWORD, and its user to NATS_USER"
             )
         return value
 
