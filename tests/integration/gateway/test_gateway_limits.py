@@ -13,6 +13,8 @@ from integration.gateway.conftest import StartGateway
 from yarl import URL
 
 from sd_common.nats_client import NatsClient
+from sd_gateway import app as gateway_app
+from sd_gateway.http import inputs
 from sd_gateway.rate_limits import Rate
 from support.client import PATIENCE_S, Client
 from support.jobs import num_jobs
@@ -96,6 +98,49 @@ async def test_large_credentials_are_refused_before_they_have_come(
     await writer.wait_closed()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"The body is larger than 16,384 bytes" in answer
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET /heal", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: y", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /h"],
+    ids=["silent", "half a line", "half a head", "half a second one"],
+)
+async def test_a_connection_that_sends_no_whole_request_is_closed(
+    sent: bytes, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_app, "_MAX_HEAD_S", 0.3)
+    _, url = await start_gateway()
+    address = URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(sent)
+    async with asyncio.timeout(PATIENCE_S):
+        assert (await reader.read()).count(b"HTTP/1.1 ") == sent.count(b"\r\n\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "body"),
+    [
+        ("/user", "application/json", b"{"),
+        ("/token", "application/x-www-form-urlencoded", b"username="),
+        ("/task", "application/json", b"{"),
+        ("/blob", "multipart/form-data; boundary=x", b"--x\r\n"),
+    ],
+)
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    path: str, content_type: str, body: bytes, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "MAX_BODY_S", 0.3)
+    _, url = await start_gateway()
+    address = URL(url)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: 500\r\n\r\n"
+    writer.write(head.encode() + body)
+    async with asyncio.timeout(PATIENCE_S):
+        answer = await reader.read()  # to the end: the connection is closed
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"The body did not come within 0.3 s" in answer
 
 
 _CODED = {"Content-Encoding": "gzip"}

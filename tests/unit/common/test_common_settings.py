@@ -262,3 +262,37 @@ def test_a_wrong_value_in_a_file_is_told_but_not_shown(
 def test_what_a_program_gives_goes_before_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINIO_SECRET_KEY_FILE", "/nowhere/file")
     assert MinioSettings(minio_secret_key=SecretStr("given")).minio_secret_key.get_secret_value() == "given"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://user:hunter2/hunter2@host:4222",
+        "nats://user:12/hunter2@host:4222",
+        "nats://user:hunter2#hunter2@host",
+        "nats://user:hunter2?hunter2@host",
+        "nats://user:hunter2[@host",
+        "nats://host:port",
+        "nats://host:4222,nats://user:hunter2/2@host",
+        "nats://",
+    ],
+)
+def test_what_is_no_url_of_a_server_is_told_with_what_to_do(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NATS_URL", url)
+    with pytest.raises(SystemExit):
+        load_settings(NatsSettings)
+    told = capsys.readouterr().err
+    assert "NATS_URL: must be URLs such as nats://127.0.0.1:4222" in told
+    assert "goes to NATS_PASSWORD" in told
+    assert "hunter2" not in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["host", "host:4222", "nats://u:p%2F@host", "nats://u:p@p@[::1]:1,tls://b", "ws://host:80/path", "nats://host/"],
+)
+def test_urls_of_servers_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_URL", url)
+    assert load_settings(NatsSettings).servers == url.split(",")

@@ -319,6 +319,20 @@ async def test_a_password_is_never_told_in_an_error() -> None:
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("password", "sentence"),
+    [
+        ("x" * 7, "Value should have at least 8 characters, not 7"),
+        ("x" * 1025, "Value should have at most 1024 characters, not 1025"),
+    ],
+)
+async def test_the_length_of_a_password_is_told_in_characters(password: str, sentence: str) -> None:
+    body = json.dumps({"username": "alice", "password": password}).encode()
+    with pytest.raises(InvalidInput) as raised:
+        await read_json(_request(body=body, headers=_JSON), _sign_up)
+    assert raised.value.errors == [FieldError("password", sentence)]
+
+
 # Uploads
 
 

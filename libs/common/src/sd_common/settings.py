@@ -87,6 +87,16 @@ class Settings(BaseSettings):
         return {name: value for name, value in values.items() if value != "" or name in flags}
 
 
+def _is_server_url(text: str) -> bool:
+    try:
+        url = urlsplit(text if "://" in text else f"nats://{text}")
+        port = url.port or 4222
+    except ValueError:
+        return False
+    # Where a password has a slash, what is behind it is taken for the path.
+    return bool(url.hostname) and port > 0 and "@" not in url.path + url.query + url.fragment
+
+
 class NatsSettings(Settings):
     """Where NATS is, and how to get in."""
 
@@ -101,6 +111,16 @@ class NatsSettings(Settings):
         description="File of the certificate authorities, in PEM form, of which one must have signed the server's "
         "certificate. With it, the password goes to no server without TLS.",
     )
+
+    @field_validator("nats_url")
+    @classmethod
+    def check_urls(cls, value: SecretStr) -> SecretStr:
+        if not all(map(_is_server_url, split_at_commas(value.get_secret_value()) or [""])):
+            raise ValueError(
+                "must be URLs such as nats://127.0.0.1:4222, separated by commas. A password with a character that has "
+                "a meaning in URLs, such as / or #, goes to NATS_PASSWORD, and its user to NATS_USER"
+            )
+        return value
 
     @field_validator("nats_tls_ca")
     @classmethod

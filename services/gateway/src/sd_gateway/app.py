@@ -55,6 +55,9 @@ _RETRY_PAUSE_S = 0.2
 #: For how long a connection is still read whose answer was given before its body was: a refused upload's.
 #: aiohttp's 10 s would hold up a stop by as much after a websocket client has vanished.
 _LINGERING_S = 2.0
+#: Seconds for which a connection may send no whole head of a request: silent ones are closed, and those that send it by
+#: the byte. Longer than proxies in front keep a connection that is not used (nginx: 60 s), so that they close it.
+_MAX_HEAD_S = 75.0
 #: A readiness check that takes longer has failed.
 _READINESS_TIMEOUT_S = 2.0
 #: Base64 is 4/3 of the bytes, and a task may bring two pictures.
@@ -113,6 +116,7 @@ class GatewayApp:
                 handler_cancellation=True,  # a client that goes away cancels its request, which aborts its task
                 access_log=None,
                 shutdown_timeout=self._settings.shutdown_timeout_s,
+                keepalive_timeout=_MAX_HEAD_S,
                 lingering_time=_LINGERING_S,
                 auto_decompress=False,  # what a refused body unpacks to would be read too
                 max_line_size=MAX_LINE_BYTES,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar, cast
 
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
@@ -22,6 +23,8 @@ TOKEN_PARAMETER = "token"  # noqa: S105 - a parameter's name
 BLOB_FIELD = "blob_data"
 #: Largest body with a name and a password, in bytes: the longest ones, with each character escaped, need 13 KiB.
 MAX_CREDENTIALS_BYTES = 16 * 1024
+#: Seconds that a body may take to come: the largest does by 1.7 Mbit/s.
+MAX_BODY_S = 300.0
 #: Fields of a body or a query. No operation has half as many.
 MAX_FIELDS = 100
 #: Each element of a JSON body but the first of its container comes after a comma: so they bound what parsing costs. The
@@ -73,7 +76,7 @@ async def read_json(request: web.Request, adapter: TypeAdapter[T], max_bytes: in
     or the limit of all bodies."""
     if request.content_type not in ("application/json", "application/octet-stream"):  # the latter: no type given
         raise UnsupportedBody(f"The body must be application/json, not {request.content_type}")
-    with _limited(request, max_bytes) as limited:
+    async with _limited(request, max_bytes) as limited:
         body = await limited.read()
     _check_num_fields(body)
     return checked(lambda: adapter.validate_json(body, extra="forbid"))
@@ -84,7 +87,7 @@ async def read_form(request: web.Request, adapter: TypeAdapter[T], max_bytes: in
     if request.content_type != "application/x-www-form-urlencoded":
         raise UnsupportedBody(f"The body must be application/x-www-form-urlencoded, not {request.content_type}")
     try:
-        with _limited(request, max_bytes) as limited:
+        async with _limited(request, max_bytes) as limited:
             fields = await limited.post()
     except (ValueError, LookupError) as error:  # not in the character set that it says, or there is none of that name
         raise MalformedBody("The form is malformed") from error
@@ -110,12 +113,23 @@ def _too_many(what: str) -> InvalidInput:
     return InvalidInput([FieldError(what, f"Has more than {MAX_FIELDS} fields, which no operation takes")])
 
 
-@contextlib.contextmanager
-def _limited(request: web.Request, max_bytes: int | None) -> Iterator[web.Request]:
+@contextlib.asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """A body is read inside. Raises `MalformedBody` where it takes too long to come."""
+    try:
+        async with asyncio.timeout(MAX_BODY_S):
+            yield
+    except TimeoutError as error:
+        raise MalformedBody(f"The body did not come within {MAX_BODY_S:g} s") from error
+
+
+@contextlib.asynccontextmanager
+async def _limited(request: web.Request, max_bytes: int | None) -> AsyncIterator[web.Request]:
     """The request, whose body is read to a limit and no further."""
     limit = min(max_bytes or request.client_max_size, request.client_max_size)
     try:
-        yield request.clone(client_max_size=limit)
+        async with _in_time():
+            yield request.clone(client_max_size=limit)
     except web.HTTPRequestEntityTooLarge as error:
         raise BodyTooLarge(f"The body is larger than {limit:,} bytes") from error
 
@@ -126,7 +140,8 @@ async def read_upload(request: web.Request, max_bytes: int) -> bytes:
     if request.content_type != "multipart/form-data":
         raise UnsupportedBody(f"The body must be multipart/form-data, not {request.content_type}")
     try:
-        return await _read_part(request, max_bytes)
+        async with _in_time():
+            return await _read_part(request, max_bytes)
     except (HttpProcessingError, ValueError, AssertionError, LookupError, RuntimeError) as error:  # aiohttp's parser
         raise MalformedBody("The multipart body is malformed") from error
 
@@ -184,8 +199,13 @@ def checked(validate: Callable[[], T]) -> T:
         if any(entry["type"] == "json_invalid" for entry in entries):
             raise MalformedBody(f"The body is not JSON: {entries[0]['msg'].removeprefix('Invalid JSON: ')}") from error
         told = entries[:MAX_ERRORS]
-        fields = [FieldError(_field(entry["type"], entry["loc"]), str(entry["msg"])) for entry in told]
+        fields = [FieldError(_field(entry["type"], entry["loc"]), _sentence(entry["msg"])) for entry in told]
         raise InvalidInput(fields, len(entries) - len(told)) from error
+
+
+def _sentence(message: str) -> str:
+    """As pydantic has it, which counts a password in items."""
+    return message.replace("items after validation", "characters")
 
 
 def _field(error_type: str, loc: tuple[int | str, ...]) -> str:
