@@ -146,7 +146,7 @@ class Cluster:
         }
 
     def _translated(self, value: str, pod: str, manifest: Document) -> str:
-        value = value.replace("0.0.0.0", _LOOPBACK).replace("minio:9000", self._s3.endpoint)
+        value = re.sub(r"(?<!\d)0\.0\.0\.0(?!\d)", _LOOPBACK, value).replace("minio:9000", self._s3.endpoint)
         if url := re.fullmatch(r"nats://(.*@)?nats:4222", value):
             value = ",".join(f"nats://{url[1] or ''}{_LOOPBACK}:{ports['nats']}" for ports in self._nats_ports)
         return self._with_paths(value, pod, manifest)

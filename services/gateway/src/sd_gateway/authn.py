@@ -20,8 +20,9 @@ from sd_gateway.revoked_tokens import RevokedTokens
 log = structlog.get_logger(__name__)
 
 _CLAIMS = ["exp", "iat", "iss", "aud", "sub", "sid", "jti"]
-#: Seconds before the keys are fetched again for a token that names an unknown one, so that junk costs nothing.
-_KEYS_REFETCH_S = 5.0
+#: Seconds between two fetches of the keys, however many tokens name unknown ones. Such a token waits for the next: it
+#: may be of a key that is younger than the last one.
+_KEYS_REFETCH_S = 1.0
 #: Seconds after which the keys are fetched again: one that the operator has taken away is then forgotten.
 _KEYS_MAX_AGE_S = 300.0
 #: Seconds for which a public session is used, and for which a refusal of one is remembered.
@@ -132,7 +133,7 @@ class Authenticator:
 
     async def _key_of(self, kid: str) -> jwt.PyJWK:
         now = time.monotonic()
-        if kid not in self._keys and now - self._keys_fetched_at > _KEYS_REFETCH_S:
+        if kid not in self._keys:
             await asyncio.shield(self._fetch_keys_once())
         elif now > self._refresh_keys_at:
             # Not waited for: the known keys go on being good while the auth service is away.
@@ -146,9 +147,13 @@ class Authenticator:
     def _fetch_keys_once(self) -> asyncio.Task[None]:
         """The fetch under way, or a new one."""
         if self._fetching_keys is None or self._fetching_keys.done():
-            self._fetching_keys = asyncio.create_task(self.fetch_keys(), name="fetch-keys")
+            self._fetching_keys = asyncio.create_task(self._fetch_keys_in_time(), name="fetch-keys")
             self._fetching_keys.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._fetching_keys
+
+    async def _fetch_keys_in_time(self) -> None:
+        await asyncio.sleep(max(0.0, self._keys_fetched_at + _KEYS_REFETCH_S - time.monotonic()))
+        await self.fetch_keys()
 
     async def _identify_public(self) -> Identity:
         """A session of this gateway that requests without a token share: nobody else can listen to its events."""
