@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from sd_common import subjects
 from sd_common.errors import Unavailable
-from sd_common.events import ProgressEvent, is_terminal
+from sd_common.events import ProgressEvent
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
 from sd_common.subjects import TaskRef
@@ -78,7 +78,7 @@ class TaskFollower:
                         log.warning("event_of_a_later_version_ignored", task_id=ref.task_id, sequence=told.sequence)
                         continue
                     yield event
-                    if is_terminal(event):
+                    if told.is_terminal:
                         return
 
     @contextlib.contextmanager
