@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from sd_common import subjects
 from sd_common.abort import Aborter
 from sd_common.errors import SequenceConflict, TaskEnded
-from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent, is_terminal
+from sd_common.events import TERMINAL_TYPES, AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient, connect
@@ -86,7 +86,7 @@ class _Worker:
                 if last is None:
                     sequence = await self._task_log.append(ref, pending(ref, job_sequence), NO_EVENT)
                     return await self._task_log.append(ref, started(ref, 1, self._name), sequence)
-                if is_terminal(last.event):
+                if last.is_terminal:
                     raise TaskEnded(ref.task_id, last.event.event_type)
                 attempt = last.event.attempt + 1 if isinstance(last.event, StartedEvent) else 1
                 return await self._task_log.append(ref, started(ref, attempt, self._name), last.sequence)
@@ -144,7 +144,7 @@ async def test_every_task_ends_exactly_once(seed: int, nats_client: NatsClient, 
     assert set(lives) == {job.task_id for job in jobs}
     for events in lives.values():
         kinds = [event.event_type for event in events]
-        assert [is_terminal(event) for event in events] == [False] * (len(events) - 1) + [True], kinds
+        assert [event.event_type in TERMINAL_TYPES for event in events] == [False] * (len(events) - 1) + [True], kinds
         assert kinds[0] == "pending"
         attempts = [event.attempt for event in events if isinstance(event, StartedEvent)]
         assert attempts == list(range(1, len(attempts) + 1))

@@ -10,13 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from sd_common.events import (
+    TERMINAL_TYPES,
     AbortedEvent,
     FinishedEvent,
     PendingEvent,
     ProgressEvent,
     StartedEvent,
     TaskResult,
-    is_terminal,
     stored_event_adapter,
 )
 from sd_common.jobs import Job
@@ -52,7 +52,7 @@ def test_every_event_says_its_version(event: PendingEvent | StartedEvent | Finis
 
 
 def test_finished_and_aborted_end_a_task_and_nothing_else_does() -> None:
-    assert [is_terminal(event) for event in _EVENTS] == [False, False, True, True]
+    assert [event.event_type in TERMINAL_TYPES for event in _EVENTS] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("event", _EVENTS, ids=lambda event: event.event_type)

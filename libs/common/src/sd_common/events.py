@@ -127,8 +127,3 @@ TERMINAL_TYPES = frozenset(
 stored_event_adapter: TypeAdapter[PendingEvent | StartedEvent | FinishedEvent | AbortedEvent] = TypeAdapter(
     StoredEvent, config=ConfigDict(hide_input_in_errors=True)
 )
-
-
-def is_terminal(event: PendingEvent | StartedEvent | FinishedEvent | AbortedEvent) -> bool:
-    """Whether the task ended with this event."""
-    return isinstance(event, TerminalEvent)
