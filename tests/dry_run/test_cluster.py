@@ -141,7 +141,11 @@ async def _until_it_runs(events: Events, task_id: str) -> None:
 async def test_no_task_is_lost_nor_run_twice_to_its_end_when_one_worker_is_lost_and_another_drained(
     cluster: Cluster, client: Client, workers: list[Pod]
 ) -> None:
-    """A server of NATS is drained meanwhile. The new worker is the one that the Deployment would start."""
+    """A server of NATS is drained meanwhile. The new worker is the one that the Deployment would start.
+
+    The lost worker's task may come to the drained one before it is told to stop, where what is before that took longer
+    than JOB_ACK_WAIT_S: the server may still give the second job to a worker that has just been lost.
+    """
     by_pid = {str(pod.process.pid): pod for pod in workers}
 
     def worker_of(event: Json) -> Pod:
@@ -162,11 +166,14 @@ async def test_no_task_is_lost_nor_run_twice_to_its_end_when_one_worker_is_lost_
             asyncio.to_thread(drained.stop), asyncio.to_thread(cluster.stop_nats, cluster.nats[-1])
         )
         assert tuple(codes) == (0, 0)
-    told: dict[str, list[tuple[str, Pod | None]]] = {first: [], second: []}
+    told: dict[str, list[str | Pod]] = {first: [], second: []}
     async with asyncio.timeout(_ENDS_WITHIN_S), client.events("&since=0") as events:
-        while not all(types and types[-1][0] == "finished" for types in told.values()):
+        while not all("finished" in of_task for of_task in told.values()):
             event = await events.next()
-            has_worker = event["event_type"] == "started"
-            told[event["task_id"]].append((event["event_type"], worker_of(event) if has_worker else None))
-    assert told[second] == [("pending", None), ("started", drained), ("finished", None)]
-    assert told[first] == [("pending", None), ("started", lost), ("started", new), ("finished", None)]
+            kind = event["event_type"]
+            told[event["task_id"]].append(worker_of(event) if kind == "started" else kind)
+    assert told[second] == ["pending", drained, "finished"]
+    *before, last_worker, end = told[first]
+    assert before[:2] == ["pending", lost]
+    assert last_worker in (drained, new)
+    assert end == "finished"
