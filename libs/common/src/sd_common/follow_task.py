@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from sd_common import subjects
-from sd_common.errors import Unavailable
+from sd_common.errors import EndOfLaterVersion, Unavailable
 from sd_common.events import ProgressEvent
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
@@ -55,8 +55,9 @@ class TaskFollower:
         none.
 
         After a reconnect it goes on with the event that is the last by then: those before it that were missed are not
-        told; the terminal one always is. `progress`: tell steps too, some of which may be missed. Raises `Unavailable`
-        where NATS does not answer at first.
+        told; the terminal one always is. `progress`: tell steps too, some of which may be missed. Events of a later
+        version are passed over, but for the terminal one: that raises `EndOfLaterVersion`. Raises `Unavailable` where
+        NATS does not answer at first.
         """
         heard = _Heard(self._task_log, ref)
         async with AsyncExitStack() as stack:
@@ -74,6 +75,8 @@ class TaskFollower:
                 elif told.sequence > last_sequence:
                     last_sequence = told.sequence
                     event = told.known_event
+                    if event is None and told.is_terminal:
+                        raise EndOfLaterVersion(ref.task_id, told.event_type)
                     if event is None:
                         log.warning("event_of_a_later_version_ignored", task_id=ref.task_id, sequence=told.sequence)
                         continue

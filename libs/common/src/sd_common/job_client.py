@@ -65,7 +65,8 @@ class JobClient:
         return job.ref
 
     def follow(self, ref: TaskRef, *, progress: bool = False) -> AsyncGenerator[StoredEventModel | ProgressEvent, None]:
-        """The task's events, as `TaskFollower.follow` tells them."""
+        """The task's events, as `TaskFollower.follow` tells them. Raises `EndOfLaterVersion` and `Unavailable` as that
+        does."""
         return self._follower.follow(ref, progress=progress)
 
     async def wait(self, ref: TaskRef, timeout_s: float | None = None) -> FinishedEvent:
@@ -73,7 +74,7 @@ class JobClient:
         URL. Its last part is the blob id, which is the picture's name in the bucket.
 
         Raises `TaskAborted`, whose `event` says why; `TimeoutError` after `timeout_s`, when the task goes on; and
-        `Unavailable` as `follow` does.
+        `EndOfLaterVersion` and `Unavailable` as `follow` does.
         """
         async with asyncio.timeout(timeout_s), contextlib.aclosing(self.follow(ref)) as events:
             async for event in events:
