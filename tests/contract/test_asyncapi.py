@@ -11,7 +11,7 @@ import yaml
 from sd_common import auth_messages, streams, subjects
 from sd_common.asyncapi import CHANNELS, create_document
 from sd_common.lanes import LANES
-from sd_common.settings import StreamSettings
+from sd_common.streams import StreamSettings
 from sd_common.subjects import ModelLane, TaskRef
 
 ROOT = Path(__file__).parents[2]

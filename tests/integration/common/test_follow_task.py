@@ -12,12 +12,12 @@ from nats.js.errors import NotFoundError
 from sd_common import follow_task as module
 from sd_common import subjects
 from sd_common.errors import EndOfLaterVersion
-from sd_common.events import ProgressEvent
+from sd_common.events import ProgressEvent, StoredEvent
 from sd_common.follow_task import TaskFollower
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, StoredEventModel, TaskLog
+from sd_common.task_log import NO_EVENT, TaskLog
 from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.nats_proxy import NatsProxy
 from support.servers import NatsServer, nats_settings_of
@@ -88,7 +88,7 @@ def _new_ref() -> TaskRef:
     return new_ref(user=PUBLISHER)
 
 
-async def _append(task_log: TaskLog, ref: TaskRef, events: list[StoredEventModel], sequence: int = NO_EVENT) -> int:
+async def _append(task_log: TaskLog, ref: TaskRef, events: list[StoredEvent], sequence: int = NO_EVENT) -> int:
     for event in events:
         sequence = await task_log.append(ref, event, sequence)
     return sequence

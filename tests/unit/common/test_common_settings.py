@@ -7,16 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from sd_common.settings import (
-    Flag,
-    LogSettings,
-    MinioSettings,
-    NatsSettings,
-    PictureSettings,
-    Settings,
-    StreamSettings,
-    load_settings,
-)
+from sd_common.logs import LogSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.pictures import PictureSettings
+from sd_common.s3_client import MinioSettings
+from sd_common.settings import Flag, Settings, load_settings
+from sd_common.streams import StreamSettings
 
 _ALL = (NatsSettings, StreamSettings, MinioSettings, PictureSettings, LogSettings)
 

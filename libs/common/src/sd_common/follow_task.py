@@ -15,11 +15,12 @@ from pydantic import ValidationError
 
 from sd_common import subjects
 from sd_common.errors import EndOfLaterVersion, Unavailable
-from sd_common.events import ProgressEvent
+from sd_common.events import ProgressEvent, StoredEvent
+from sd_common.logged_event import LoggedEvent, event_of_feed
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent, StoredEventModel, TaskLog, event_of_feed
+from sd_common.task_log import TaskLog
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +51,7 @@ class TaskFollower:
 
     async def follow(
         self, ref: TaskRef, *, progress: bool = False
-    ) -> AsyncGenerator[StoredEventModel | ProgressEvent, None]:
+    ) -> AsyncGenerator[StoredEvent | ProgressEvent, None]:
         """The task's events from its last one on, each once and in order, up to the terminal one. Waits where it has
         none.
 

@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 
 from sd_common.errors import Unavailable
 from sd_common.metrics import NatsMetrics
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import inbox_prefix_of
 
 log = structlog.get_logger(__name__)
