@@ -62,6 +62,13 @@ class NatsSettings(Settings):
             raise ValueError("NATS_USER needs NATS_PASSWORD or NATS_PASSWORD_FILE, and these need NATS_USER")
         return self
 
+    @model_validator(mode="after")
+    def check_that_tls_is_spoken(self) -> NatsSettings:
+        # nats-py speaks none with them, also where the server asks for it.
+        if self.nats_tls_ca is not None and any(urlsplit(url).scheme == "ws" for url in self.servers):
+            raise ValueError("NATS_TLS_CA needs servers that speak TLS: write wss:// in place of ws://")
+        return self
+
     @property
     def servers(self) -> list[str]:
         """The URLs."""
