@@ -14,7 +14,8 @@ from pydantic import SecretStr
 
 from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.s3_client import MinioSettings
 from sd_gateway.app import GatewayApp
 from sd_gateway.remote_pictures import INTERNET, Reach
 from sd_gateway.settings import GatewaySettings

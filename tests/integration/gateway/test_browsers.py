@@ -11,7 +11,8 @@ from integration.gateway.conftest import StartGateway
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from support.client import Client
 from support.html_references import References
 

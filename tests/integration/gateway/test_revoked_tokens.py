@@ -15,7 +15,7 @@ from sd_auth.tokens import Tokens
 from sd_common.auth_messages import LEEWAY_S
 from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_gateway import revoked_tokens
 from sd_gateway.revoked_tokens import RevokedTokens
 from support.client import Client

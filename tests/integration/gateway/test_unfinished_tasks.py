@@ -12,7 +12,7 @@ from integration.gateway.conftest import StartGateway
 
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway import unfinished_tasks

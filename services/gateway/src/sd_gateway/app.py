@@ -10,13 +10,14 @@ import structlog
 from aiohttp import web
 
 from sd_common.abort import Aborter
-from sd_common.blob_store import SHORT_PATIENCE, BlobStore
+from sd_common.blob_store import BlobStore
 from sd_common.errors import Unavailable
 from sd_common.health import serving_health
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.queue_position import QueuePositions
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.s3_client import SHORT_PATIENCE, MinioSettings
 from sd_common.task_log import TaskLog
 from sd_gateway.account_limits import AccountLimits
 from sd_gateway.auth_client import AuthClient

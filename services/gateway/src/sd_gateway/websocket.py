@@ -23,8 +23,9 @@ from nats.aio.msg import Msg
 
 from sd_common import subjects
 from sd_common.errors import Unavailable
+from sd_common.logged_event import LoggedEvent, event_type_of
 from sd_common.nats_client import NatsClient
-from sd_common.task_log import LoggedEvent, TaskLog, event_type_of
+from sd_common.task_log import TaskLog
 from sd_gateway.authn import Authenticator, Identity, VerifiedToken
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.metrics import GatewayMetrics

@@ -7,7 +7,7 @@ from typing import Annotated
 from aiohttp import ETag, hdrs, web
 from pydantic import Field, TypeAdapter
 
-from sd_common.blob_urls import is_blob_id
+from sd_common.blob_ids import is_blob_id
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.pictures import CONTENT_TYPES, content_type_of
 from sd_gateway.errors import FieldError, InvalidInput

@@ -11,8 +11,8 @@ from pydantic_core import PydanticCustomError
 
 from sd_common.errors import SubjectError, Unavailable
 from sd_common.events import PendingEvent
+from sd_common.logged_event import LoggedEvent
 from sd_common.parameters import AnyParameters, TaskParameters
-from sd_common.task_log import LoggedEvent
 from sd_gateway.errors import TaskNotFound
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_header, read_json
