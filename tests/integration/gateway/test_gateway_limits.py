@@ -13,8 +13,7 @@ from integration.gateway.conftest import StartGateway
 from yarl import URL
 
 from sd_common.nats_client import NatsClient
-from sd_gateway import app as gateway_app
-from sd_gateway.http import inputs
+from sd_gateway.http import bodies, server
 from sd_gateway.rate_limits import Rate
 from support.client import PATIENCE_S, Client
 from support.jobs import num_jobs
@@ -108,7 +107,7 @@ async def test_large_credentials_are_refused_before_they_have_come(
 async def test_a_connection_that_sends_no_whole_request_is_closed(
     sent: bytes, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_app, "_MAX_HEAD_S", 0.3)
+    monkeypatch.setattr(server, "_MAX_HEAD_S", 0.3)
     _, url = await start_gateway()
     address = URL(url)
     reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -130,7 +129,7 @@ async def test_a_connection_that_sends_no_whole_request_is_closed(
 async def test_a_body_that_does_not_come_is_not_waited_for(
     path: str, content_type: str, body: bytes, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "MAX_BODY_S", 0.3)
+    monkeypatch.setattr(bodies, "MAX_BODY_S", 0.3)
     _, url = await start_gateway()
     address = URL(url)
     reader, writer = await asyncio.open_connection(address.host, address.port)

@@ -28,8 +28,8 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    parts = await request.app[PARTS].readiness()
-    missing = {name: reason for name, reason in parts.items() if reason is not None}
+    checked = await request.app[PARTS].readiness.check()
+    missing = {name: reason for name, reason in checked.items() if reason is not None}
     return _health_response(Health(status="unavailable", missing=missing) if missing else Health())
 
 
