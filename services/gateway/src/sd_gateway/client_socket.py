@@ -51,7 +51,8 @@ class ClientSocket:
 
 
 async def accept(request: web.Request) -> ClientSocket:
-    """Complete the handshake."""
+    """Complete the handshake. Raises `web.HTTPBadRequest` where the request is none, `ConnectionError` where the client
+    has gone."""
     transport = request.transport  # the request forgets it when the client goes away
     response = web.WebSocketResponse(
         heartbeat=PING_INTERVAL_S,
@@ -59,7 +60,10 @@ async def accept(request: web.Request) -> ClientSocket:
         max_msg_size=_MAX_MESSAGE_BYTES,
         compress=False,  # events are small, and a compressor takes a quarter of a megabyte a client
     )
-    await response.prepare(request)
+    try:
+        await response.prepare(request)
+    except ValueError as error:  # aiohttp's, of a key that is not ASCII
+        raise web.HTTPBadRequest(text="The Sec-WebSocket-Key is malformed") from error
     return ClientSocket(response, transport)
 
 
