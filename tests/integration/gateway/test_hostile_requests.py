@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 import pytest
 from integration.gateway.conftest import StartGateway
 from structlog.testing import capture_logs
-from yarl import URL
 
 from sd_common.nats_client import NatsClient
 from sd_common.streams import EVENTS
 from sd_gateway.app import GatewayApp
 from support.client import PATIENCE_S, Client
 from support.metrics import scrape
+from support.raw_http import connect, raw_answer
 
 _NO_TEXT = b"\xff\xfe"
 
@@ -41,30 +41,17 @@ def _handshake(client: Client, key: bytes) -> bytes:
     ).encode() + (key + b"\r\n\r\n")
 
 
-async def _connect(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    address = URL(client.base_url)
-    return await asyncio.open_connection(address.host, address.port)
-
-
-async def _answer(client: Client, request: bytes) -> bytes:
-    reader, writer = await _connect(client)
-    writer.write(request)
-    async with asyncio.timeout(PATIENCE_S):
-        answer = await reader.readuntil(b"}")
-    writer.close()
-    await writer.wait_closed()
-    return answer
-
-
 async def test_a_handshake_with_a_key_that_is_no_text_is_refused(client: Client) -> None:
-    answer = await _answer(client, _handshake(client, _NO_TEXT))
+    answer = await raw_answer(client.base_url, _handshake(client, _NO_TEXT))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"application/problem+json" in answer
 
 
 @pytest.mark.parametrize("name", [b"traceparent", b"tracestate", b"baggage"])
 async def test_headers_of_a_trace_that_are_no_text_are_passed_over(client: Client, name: bytes) -> None:
-    answer = await _answer(client, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + name + b": " + _NO_TEXT + b"\r\n\r\n")
+    answer = await raw_answer(
+        client.base_url, b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + name + b": " + _NO_TEXT + b"\r\n\r\n"
+    )
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
@@ -79,7 +66,7 @@ async def test_what_a_client_calls_baggage_is_not_stored_with_its_events(
 
 @pytest.mark.parametrize("path", ["/static/nothing.js", "/static/%ff", "/static/swagger-ui", "/static/" + "a" * 5000])
 async def test_a_file_that_is_not_there_is_a_problem(client: Client, path: str) -> None:
-    answer = await _answer(client, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    answer = await raw_answer(client.base_url, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert b"application/problem+json" in answer
 
@@ -90,7 +77,7 @@ async def test_a_websocket_client_that_vanishes_is_no_failure_and_no_slow_answer
 ) -> None:
     with capture_logs() as lines:
         for _ in range(10):
-            reader, writer = await _connect(client)
+            reader, writer = await connect(client.base_url)
             writer.write(_handshake(client, base64.b64encode(bytes(16))))
             await writer.drain()
             if is_served:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import NoReturn
 
 import aiohttp
@@ -25,15 +24,6 @@ from support.nats_proxy import NatsProxy
 from support.servers import NatsServer, nats_settings_of
 
 _SOON_S = 20.0
-
-
-@pytest.fixture
-async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
-    """At a gateway, with a token."""
-    _, base_url = await start_gateway()
-    async with Client(base_url) as client:
-        await client.take_public_token()
-        yield client
 
 
 async def _is_refused(base_url: str, token: str | None) -> bool:
