@@ -23,15 +23,6 @@ _PNG = b"\x89PNG\r\n\x1a\n and so on"
 
 
 @pytest.fixture
-async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
-    """At a gateway as it is without settings."""
-    _, base_url = await start_gateway()
-    async with Client(base_url) as client:
-        await client.take_public_token()
-        yield client
-
-
-@pytest.fixture
 async def client_of_pages(start_gateway: StartGateway) -> AsyncIterator[Client]:
     """At a gateway that pages of one other origin may use."""
     _, base_url = await start_gateway(allowed_origins=_PAGE)

@@ -124,6 +124,8 @@ class UnfinishedTasks:
                 await self._delete(await self._read())
             except (Unavailable, nats.errors.Error):
                 log.warning("unfinished_tasks_not_read")  # the next reconnect, or the next minute, reads them
+            except Exception:
+                log.exception("unfinished_tasks_not_read")
 
     async def _read(self) -> list[Stray]:
         self._begun = defaultdict(set)

@@ -12,9 +12,9 @@ from sd_common.errors import BlobNotFound, PictureError
 from sd_common.pictures import CONTENT_TYPES, content_type_of
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.http.authentication import authenticate
-from sd_gateway.http.inputs import BLOB_FIELD, read_upload
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.security_headers import CONTENT_SECURITY_POLICY
+from sd_gateway.http.uploads import BLOB_FIELD, read_upload
 from sd_gateway.parts import PARTS
 
 _YEAR_S = 365 * 24 * 3600

@@ -15,7 +15,8 @@ from sd_common.logged_event import LoggedEvent
 from sd_common.parameters import AnyParameters, TaskParameters
 from sd_gateway.errors import TaskNotFound
 from sd_gateway.http.authentication import authenticate
-from sd_gateway.http.inputs import read_header, read_json
+from sd_gateway.http.bodies import read_json
+from sd_gateway.http.inputs import read_header
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.shown_events import (
     ShownAbortedEvent,
