@@ -34,9 +34,7 @@ async def _running(deployment: Deployment) -> AsyncIterator[Client]:
         deployment.start_gateway()
         deployment.start_worker("one")
         async with Client(deployment.gateway_url()) as client:
-            async with asyncio.timeout(PATIENCE_S):
-                while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
-                    await asyncio.sleep(0.1)
+            await client.until_ready()
             yield client
     finally:
         deployment.stop()

@@ -67,9 +67,7 @@ async def session(deployment: Deployment) -> AsyncIterator[Client]:
 @asynccontextmanager
 async def _client(deployment: Deployment) -> AsyncIterator[Client]:
     async with Client(deployment.gateway_url()) as client:
-        async with asyncio.timeout(PATIENCE_S):
-            while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
-                await asyncio.sleep(0.1)
+        await client.until_ready()
         yield client
 
 

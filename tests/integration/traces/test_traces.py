@@ -128,8 +128,8 @@ async def test_a_request_to_the_auth_service_is_in_the_trace_of_the_http_request
 async def test_a_job_that_is_given_out_again_stays_in_its_trace(
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, spans: Spans
 ) -> None:
-    # What waits for room when a worker is told to stop is handed back. There is none for as long as the others run: with
-    # guidance, they fill a pass.
+    # What waits for room when a worker is told to stop is handed back. There is none for as long as the others run:
+    # with guidance, they fill a pass.
     one = await start_worker("one", max_rows=8)
     running = []
     for number in range(4):
