@@ -40,7 +40,7 @@ async def _running(deployment: Deployment) -> AsyncIterator[Client]:
         deployment.stop()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_users_pictures_and_queued_tasks_come_back_from_a_backup(
     tmp_path: Path, model_dir: Path, backend: str
 ) -> None:
