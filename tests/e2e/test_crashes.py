@@ -24,9 +24,6 @@ from support.events import TERMINAL_TYPES
 from support.jobs import num_jobs
 from support.servers import S3Server
 
-#: Processes are started one after another, and each has its own patience.
-pytestmark = pytest.mark.timeout(240)
-
 #: Some seconds on one core.
 _LONG = {"prompt": "x", "model": "shapes", "steps": 300, "width": 128, "height": 128, "scheduler": "ddim"}
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}

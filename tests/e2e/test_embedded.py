@@ -25,9 +25,6 @@ from sd_embedded.app import CannotStart, make_private
 from support.client import PATIENCE_S, Client
 from support.stack import EmbeddedStack, running_stack
 
-#: Processes are started one after another, and each has its own patience.
-pytestmark = pytest.mark.timeout(240)
-
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 1, "width": 64, "height": 64}
 
 

@@ -88,7 +88,6 @@ class _Listener:
         events.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.timeout(200)
 async def test_every_stored_event_is_heard_once_and_in_order(deployment: Deployment, nats: NatsClient) -> None:
     """Meanwhile each gateway is killed and is stopped, and nats-server is killed; all come back."""
     seed = secrets.randbits(32)

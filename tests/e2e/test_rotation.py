@@ -18,9 +18,6 @@ from support.deployment import BASE_URL, Deployment
 from support.events import TERMINAL_TYPES
 from support.servers import NatsServerWithUsers
 
-#: Processes are started one after another, and each has its own patience.
-pytestmark = pytest.mark.timeout(240)
-
 _REPLICAS = ("auth-1", "auth-2")
 _SIGN_UP = {"ENABLE_SIGNUP": "1"}
 _PASSWORD = "correct horse"
