@@ -29,11 +29,6 @@ def _capped_at(jobs_max_per_model: int) -> StreamSettings:
     return StreamSettings(_env_file=None, jobs_max_per_model=jobs_max_per_model)
 
 
-@pytest.fixture
-async def queue(nats_client: NatsClient, provisioned: NatsSettings) -> JobQueue:
-    return JobQueue(nats_client)
-
-
 async def test_a_job_stands_in_the_stream_as_it_was_published(queue: JobQueue, nats_client: NatsClient) -> None:
     job = new_job()
     with continued_trace(_TRACE):

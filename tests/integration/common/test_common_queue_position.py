@@ -25,11 +25,6 @@ def positions(nats_client: NatsClient, provisioned: NatsSettings) -> QueuePositi
     return QueuePositions(nats_client)
 
 
-@pytest.fixture
-def queue(nats_client: NatsClient, provisioned: NatsSettings) -> JobQueue:
-    return JobQueue(nats_client)
-
-
 @pytest_asyncio.fixture
 async def puller(nats_client: NatsClient, queue: JobQueue) -> AsyncIterator[Puller]:
     await queue.create_consumer(REST)

@@ -10,6 +10,7 @@ import uvloop
 from integration.common.makers import REST, aborted, new_job, new_ref, pending, started
 from nats.aio.msg import Msg
 
+from sd_common import nats_client as nats_client_module
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
@@ -214,9 +215,10 @@ async def test_what_was_published_before_a_client_shuts_arrives(
 
 
 async def test_a_call_on_a_connection_that_has_just_gone_is_carried_out(
-    nats_client: NatsClient, provisioned: NatsSettings
+    nats_client: NatsClient, provisioned: NatsSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """uvloop, which services run on, refuses to write to it."""
+    monkeypatch.setattr(nats_client_module, "_RECONNECT_PAUSE_S", 0.02)
     refs = [new_ref() for _ in range(20)]
 
     async def append_all() -> None:
