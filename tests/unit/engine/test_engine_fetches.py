@@ -15,9 +15,10 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.errors import EngineStopped, ModelUnavailable
-from sd_worker.engine.loaded_model import OnLoadProgress, ReadModel
+from sd_worker.engine.loaded_model import OnLoadProgress, ReadModel, ignore_progress
 from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.tasks import MOST_FETCHES, Cancelled, Failed, Finished, LoadProgress, ignore_progress
+from sd_worker.engine.reports import MOST_FETCHES, LoadProgress
+from sd_worker.engine.tasks import Cancelled, Failed, Finished
 
 
 class SlowHub(WrappedLoader):

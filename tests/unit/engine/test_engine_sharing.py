@@ -19,10 +19,10 @@ from unit.engine.stock import SCHEDULERS
 
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.devices import Device
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.loaded_model import LoadedModel, ignore_progress
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.sharing import Sharing, sharing_of
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, ignore_progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished
 
 #: Untyped.
 hooks = import_module("accelerate.hooks")

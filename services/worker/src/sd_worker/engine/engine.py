@@ -24,11 +24,12 @@ from sd_worker.engine.groups import Groups
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.models import Models
 from sd_worker.engine.passes import Broken, run_tolerantly
+from sd_worker.engine.reports import PassMade, Workload
 from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.samples import Sample
 from sd_worker.engine.sharing import ThreadCall
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Outcome, PassMade, Progress, Workload
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Outcome, Progress
 from sd_worker.engine.waiting_tasks import Waiting, WaitingTasks
 
 #: Rows of each pass of a deterministic task.

@@ -19,11 +19,11 @@ from sd_worker.engine.diffusers_api import load_pipeline, silence_libraries, tra
 from sd_worker.engine.errors import ModelUnavailable
 from sd_worker.engine.hub_download import HubModel, download, find_on_hub
 from sd_worker.engine.kinds import kinds_of_model
-from sd_worker.engine.loaded_model import LoadedModel, OnLoadProgress, ReadModel
+from sd_worker.engine.loaded_model import LoadedModel, OnLoadProgress, ReadModel, ignore_progress
 from sd_worker.engine.model_directory import INDEX_FILE, LocalModel, ModelDirectory, read_json, sizes_below
 from sd_worker.engine.model_errors import explain, needs_code
 from sd_worker.engine.model_files import needed_files
-from sd_worker.engine.tasks import KnownModel, LoadProgress, ignore_progress
+from sd_worker.engine.reports import KnownModel, LoadProgress
 from sd_worker.engine.tuning import Tuning, tune
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from sd_worker.engine.failures import failure_of
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.models import Models
 from sd_worker.engine.pipelines import planned_steps
+from sd_worker.engine.reports import LoadProgress
 from sd_worker.engine.rooms import Room, Rooms
-from sd_worker.engine.tasks import EngineTask, Failed, LoadProgress, Progress
+from sd_worker.engine.tasks import EngineTask, Failed, Progress
 
 
 @dataclass(eq=False)
