@@ -15,7 +15,8 @@ import torch
 from sd_common.parameters import DefaultParameters
 from sd_worker.engine.default_parameters import DEFAULTS_FILE, read_default_parameters, with_trained_size
 from sd_worker.engine.devices import is_out_of_memory
-from sd_worker.engine.diffusers_api import load_pipeline, silence_libraries, trained_size_px
+from sd_worker.engine.diffusers_api import load_pipeline, silence_libraries
+from sd_worker.engine.diffusers_facts import trained_size_px
 from sd_worker.engine.errors import ModelUnavailable
 from sd_worker.engine.hub_download import HubModel, download, find_on_hub
 from sd_worker.engine.kinds import kinds_of_model
