@@ -6,7 +6,8 @@ a picture (`running_samples`), which helper threads finish (`finishing`):
     submit ─▶ waiting ─▶ sample ⇄ parked at a network ─▶ finishing ─▶ outcome
                            └⇄ parked at a thread (safety check)
 
-`rendezvous` explains how pipelines share a pass; `groups` says whose turn it is, `row_caps` how many rows it takes.
+`rendezvous` explains how pipelines share a pass. `passes` makes one: `groups` says whose turn it is, `row_caps` how
+many rows it takes, `batches` makes one call of many.
 """
 
 from __future__ import annotations
