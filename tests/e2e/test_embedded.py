@@ -15,12 +15,12 @@ import pytest
 from nats.aio.msg import Msg
 from pydantic import SecretStr
 
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.nats_client import connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
-from sd_common.settings import NatsSettings
 from sd_embedded.app import CannotStart, make_private
 from support.client import PATIENCE_S, Client
 from support.stack import EmbeddedStack

@@ -14,8 +14,11 @@ import pytest_asyncio
 
 from sd_common.blob_store import BlobStore
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
+from sd_common.picture_bucket import create_bucket
 from sd_common.provision import provision_streams
-from sd_common.settings import MinioSettings, NatsSettings, StreamSettings
+from sd_common.s3_client import MinioSettings, S3Client
+from sd_common.streams import StreamSettings
 from support import servers
 from support.nats_cluster import NUM_NODES, nats_cluster
 from support.servers import NatsServer, S3Server, nats_settings_of
@@ -67,8 +70,8 @@ def s3_server(backend: str) -> Iterator[S3Server]:
 async def minio_settings(s3_server: S3Server) -> MinioSettings:
     """Settings that lead to an empty bucket of the test's own."""
     settings = s3_server.minio_settings(f"test-{secrets.token_hex(8)}")
-    async with BlobStore(settings) as blobs:
-        await blobs.create_bucket()
+    async with S3Client(settings) as s3:
+        await create_bucket(s3)
     return settings
 
 

@@ -19,8 +19,9 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from sd_common import auth_messages, subjects
+from sd_common.nats_settings import NatsSettings
 from sd_common.nats_users import DEFAULT_PUBLISHER, STREAMS_ACCOUNT, NatsUser, users
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.s3_client import MinioSettings
 from sd_embedded import nats_server as embedded_nats
 from sd_embedded import s3_server as embedded_s3
 from sd_embedded.nats_access import NatsAccess

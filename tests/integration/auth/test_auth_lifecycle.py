@@ -16,8 +16,9 @@ from sd_auth.app import AuthApp
 from sd_auth.service import MAX_REQUESTS_AT_ONCE
 from sd_common.auth_messages import JWKS, SERVICE_NAME, PublicKeys
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.streams import StreamSettings
 from support.auth_requests import Refused, StartAuth, ask, create_auth_settings, log_in, sign_up
 from support.metrics import scrape
 from support.servers import NatsServer

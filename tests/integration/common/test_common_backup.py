@@ -16,12 +16,13 @@ import pytest_asyncio
 from sd_common.backup import STREAMS, restore, save
 from sd_common.errors import BackupError
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.streams import (
     EVENTS,
     JOBS,
     USERS_BUCKET,
+    StreamSettings,
     events_stream,
     jobs_consumer,
 )

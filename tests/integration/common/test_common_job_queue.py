@@ -14,9 +14,9 @@ from sd_common.job_queue import JobQueue, Stray
 from sd_common.jobs import Job, JobHead
 from sd_common.messages import now
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
-from sd_common.streams import jobs_stream
+from sd_common.streams import StreamSettings, jobs_stream
 from sd_common.subjects import ModelLane
 from sd_common.tracing import continued_trace
 from support.client import PATIENCE_S

@@ -14,8 +14,8 @@ from sd_common import puller as puller_module
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.puller import Puller, next_of
-from sd_common.settings import NatsSettings
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer_name
 from sd_common.subjects import ModelLane
 from support.jobs import num_jobs

@@ -13,8 +13,8 @@ from nats.aio.msg import Msg
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.retries import retried_while_away
-from sd_common.settings import NatsSettings
 from sd_common.task_log import NO_EVENT, TaskLog
 from support.jobs import num_jobs
 from support.servers import NatsServer

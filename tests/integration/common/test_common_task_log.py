@@ -13,11 +13,12 @@ from prometheus_client import generate_latest
 
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import AbortedEvent
+from sd_common.logged_event import LoggedEvent
 from sd_common.metrics import ProcessMetrics
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
+from sd_common.task_log import NO_EVENT, TaskLog
 from sd_common.tracing import continued_trace
 from support.metrics import Page
 

@@ -12,11 +12,13 @@ from integration.common.makers import aborted, finished, new_ref, pending, start
 from nats.js.errors import NoStreamResponseError, NotFoundError
 
 from sd_common.errors import Unavailable
+from sd_common.logged_event import LoggedEvent
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.streams import StreamSettings
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, Extent, LoggedEvent, TaskLog
+from sd_common.task_log import NO_EVENT, Extent, TaskLog
 from sd_gateway import event_feed
 from sd_gateway.event_feed import EventFeed
 from support.servers import NatsServer

@@ -13,7 +13,7 @@ from integration.worker.conftest import StartWorker, Tasks
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient
 from sd_common.parameters import Txt2ImgParameters

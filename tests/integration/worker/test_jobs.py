@@ -9,7 +9,8 @@ from integration.worker.conftest import BASE_URL, OWN_DEFAULTS, StartWorker, Tas
 from PIL import Image
 
 from sd_common import subjects
-from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from sd_common.events import FinishedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import jobs_of

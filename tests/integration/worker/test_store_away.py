@@ -10,11 +10,14 @@ import pytest
 import pytest_asyncio
 from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks, worker_settings
 
-from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
 from sd_common.jobs import Job
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Img2ImgParameters
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.picture_bucket import create_bucket
+from sd_common.s3_client import MinioSettings, S3Client
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
 
@@ -120,8 +123,8 @@ async def store(tmp_path: Path) -> AsyncIterator[S3Server]:
     """A store of its own, with a bucket: for a test to kill and to start again."""
     server = S3Server(tmp_path, "test", "0123456789abcdef0123")
     server.start()
-    async with BlobStore(server.minio_settings()) as blobs:
-        await blobs.create_bucket()
+    async with S3Client(server.minio_settings()) as s3:
+        await create_bucket(s3)
     yield server
     server.terminate()
 
