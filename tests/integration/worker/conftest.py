@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 
 from sd_common import subjects
 from sd_common.blob_ids import new_blob_id
+from sd_common.events import PendingEvent, StartedEvent
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.logged_event import LoggedEvent, event_of_feed
@@ -136,6 +137,20 @@ class Tasks:
 
     async def events(self, task_id: str) -> list[LoggedEvent]:
         return [event async for event in self.log.replay(f"events.*.*.{task_id}", 0)]
+
+    async def event_types(self, task_id: str) -> list[str]:
+        return [event.event_type for event in await self.events(task_id)]
+
+    async def starts_and_returns(self, task_id: str) -> list[tuple[str, int | str]]:
+        """`started` events with their worker, `pending` ones with the attempts that count."""
+        told: list[tuple[str, int | str]] = []
+        for logged in await self.events(task_id):
+            match logged.event:
+                case PendingEvent(num_attempts=num_attempts):
+                    told.append(("pending", num_attempts))
+                case StartedEvent(worker=worker, attempt=1):
+                    told.append(("started", worker))
+        return told
 
     async def wait_for(self, task_id: str, *event_types: str) -> LoggedEvent:
         """The task's last event, once it is of one of these types."""

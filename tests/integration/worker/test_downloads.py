@@ -7,7 +7,7 @@ from pathlib import Path
 
 from integration.worker.conftest import StartWorker, Tasks
 
-from sd_worker.engine.tasks import MOST_FETCHES
+from sd_worker.engine.reports import MOST_FETCHES
 from support.hub import Hub
 
 #: Far below the time limits of HTTP, after which a download that stands still goes on.

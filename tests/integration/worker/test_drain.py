@@ -6,45 +6,23 @@ import asyncio
 import hashlib
 from pathlib import Path
 
-import pytest
-import pytest_asyncio
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported at run time
-from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks, worker_settings
+from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
 from integration.worker.hub_sources import NAME
 
-from sd_common.blob_ids import new_blob_id
-from sd_common.blob_store import BlobStore
-from sd_common.blob_urls import blob_url
-from sd_common.events import PendingEvent, StartedEvent
-from sd_common.jobs import Job
+from sd_common.events import FinishedEvent, StartedEvent
 from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
-from sd_common.nats_settings import NatsSettings
-from sd_common.parameters import Img2ImgParameters
-from sd_common.picture_bucket import create_bucket
-from sd_common.s3_client import MinioSettings, S3Client
+from sd_common.puller import Puller
 from sd_common.streams import JOBS
-from sd_embedded.s3_server import S3Server
-from sd_worker.app import WorkerApp
+from sd_common.subjects import ModelLane
 from support.hub import Hub
 
 #: Far below ack_wait.
 _SOON_S = 5.0
 #: From SIGTERM until another worker has started what was handed back.
 _HANDED_OVER_WITHIN_S = 1.0
-
-
-async def _told(tasks: Tasks, task_id: str) -> list[tuple[str, int | str]]:
-    """`started` events with their worker, `pending` ones with the attempts that count."""
-    told: list[tuple[str, int | str]] = []
-    for logged in await tasks.events(task_id):
-        match logged.event:
-            case PendingEvent(num_attempts=num_attempts):
-                told.append(("pending", num_attempts))
-            case StartedEvent(worker=worker, attempt=1):
-                told.append(("started", worker))
-    return told
 
 
 async def test_what_waits_for_room_is_at_another_worker_soon_while_the_rest_ends_here(
@@ -64,10 +42,15 @@ async def test_what_waits_for_room_is_at_another_worker_soon_while_the_rest_ends
     await start_worker("two")
     await stopping
     await tasks.wait_for("waiting", "finished")
-    assert await _told(tasks, "waiting") == [("pending", 0), ("started", "one"), ("pending", 0), ("started", "two")]
+    assert await tasks.starts_and_returns("waiting") == [
+        ("pending", 0),
+        ("started", "one"),
+        ("pending", 0),
+        ("started", "two"),
+    ]
     for task_id in running:
         assert (await tasks.wait_for(task_id, "finished")).event.event_type == "finished"
-        assert await _told(tasks, task_id) == [("pending", 0), ("started", "one")]
+        assert await tasks.starts_and_returns(task_id) == [("pending", 0), ("started", "one")]
     await tasks.wait_until_queue_is_empty()
 
 
@@ -109,125 +92,66 @@ async def test_a_task_whose_model_is_being_downloaded_is_handed_back_at_once(
         await start_worker("two")
         await tasks.wait_for("t", "started")
     await tasks.wait_for("t", "finished")
-    assert await _told(tasks, "t") == [("pending", 0), ("started", "one"), ("pending", 0), ("started", "two")]
+    assert await tasks.starts_and_returns("t") == [
+        ("pending", 0),
+        ("started", "one"),
+        ("pending", 0),
+        ("started", "two"),
+    ]
 
 
-async def _publish_img2img(tasks: Tasks, blobs: BlobStore, png: bytes) -> Job:
-    initial = new_blob_id()
-    await blobs.put(initial, png, "image/png")
-    parameters = Img2ImgParameters(prompt="x", model="tiny", steps=2, initial_image=blob_url(BASE_URL, initial))
-    job = Job(task_id="t", user="service", session="batch", blob_id=new_blob_id(), parameters=parameters)
-    await tasks.queue.publish(job)
-    return job
-
-
-@pytest_asyncio.fixture
-async def png(start_worker: StartWorker, tasks: Tasks, blob_store: BlobStore) -> bytes:
-    """A picture."""
-    worker = await start_worker("painter")
-    job = await tasks.publish("painted")
-    await tasks.wait_for("painted", "finished")
+async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_another(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    worker = await start_worker(max_rows=2)
+    await tasks.publish("running", steps=100)
+    await tasks.wait_until_begun("running")
+    await tasks.publish("queued")
     await worker.stop()
-    return (await blob_store.get(job.blob_id)).data
+    assert (await tasks.events("running"))[-1].event.event_type == "finished"
+    puller = Puller(nats_client, JOBS, model_key("tiny"))
+    await puller.start()
+    job = await puller.next(PATIENCE_S)
+    assert job is not None
+    assert b'"queued"' in job.data
+    assert await tasks.events("queued") == []
+    await puller.close()
+    await worker.stop()  # again: nothing happens
 
 
-class SilentStore:
-    """Takes connections, and never answers."""
-
-    async def start(self) -> str:
-        """Its endpoint."""
-        self._writers: list[asyncio.StreamWriter] = []
-        self.was_asked = asyncio.Event()
-        self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    def stop(self) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-
-    async def _on_connection(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        self.was_asked.set()
+async def test_a_drain_that_takes_too_long_hands_the_running_task_back(start_worker: StartWorker, tasks: Tasks) -> None:
+    worker = await start_worker("slow", drain_timeout_s=0.0)
+    await tasks.publish("long", steps=400)
+    await tasks.wait_until_begun("long")
+    await worker.stop()
+    await start_worker("fresh")
+    started = [event.event for event in await tasks.events("long") if isinstance(event.event, StartedEvent)]
+    assert [(event.worker, event.attempt) for event in started][:1] == [("slow", 1)]
+    last = await tasks.wait_for("long", "finished")
+    assert isinstance(last.event, FinishedEvent)
+    assert (last.event.worker, last.event.attempt) == ("fresh", 1)  # handed back, it cost none
 
 
-async def test_a_task_whose_pictures_are_being_fetched_is_handed_back_at_once(
-    provisioned: NatsSettings,
-    minio_settings: MinioSettings,
-    start_worker: StartWorker,
-    model_dir: Path,
-    tasks: Tasks,
-    blob_store: BlobStore,
-    png: bytes,
+async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
-    silent = SilentStore()
-    settings = minio_settings.model_copy(update={"minio_endpoint": await silent.start()})
-    one = WorkerApp(worker_settings(model_dir, "one"), provisioned, settings)
-    await one.start()
-    await _publish_img2img(tasks, blob_store, png)
-    await tasks.wait_for("t", "started")
-    stopping = asyncio.create_task(one.stop())
-    async with asyncio.timeout(_SOON_S):
-        await tasks.wait_for("t", "pending")
-    silent.stop()
-    await start_worker("two")
-    await tasks.wait_for("t", "finished")
-    assert await _told(tasks, "t") == [("pending", 0), ("started", "one"), ("pending", 0), ("started", "two")]
-    await stopping
-
-
-async def test_a_picture_that_cannot_be_stored_does_not_hold_up_the_end_of_a_drain(
-    provisioned: NatsSettings, minio_settings: MinioSettings, model_dir: Path, tasks: Tasks, start_worker: StartWorker
-) -> None:
-    silent = SilentStore()
-    settings = minio_settings.model_copy(update={"minio_endpoint": await silent.start()})
-    one = WorkerApp(worker_settings(model_dir, "one", drain_timeout_s=0.5), provisioned, settings)
-    await one.start()
-    await tasks.publish("t")
-    await silent.was_asked.wait()
-    stopping = asyncio.create_task(one.stop())
-    async with asyncio.timeout(_SOON_S):
-        await tasks.wait_for("t", "pending")
-    silent.stop()
-    async with asyncio.timeout(_SOON_S):
-        await stopping
-    await start_worker("two")
-    await tasks.wait_for("t", "finished")
-    assert await _told(tasks, "t") == [("pending", 0), ("started", "one"), ("pending", 0), ("started", "two")]
-
-
-async def test_a_worker_whose_store_is_away_has_ended_soon_after_its_drain_timeout(
-    provisioned: NatsSettings, tasks: Tasks, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server = S3Server(tmp_path, "test", "0123456789abcdef0123")
-    server.start()
-    server.kill()
-    worker = WorkerApp(worker_settings(model_dir, drain_timeout_s=0.5), provisioned, server.minio_settings("pictures"))
-    await worker.start()
-    await tasks.publish("t")
-    async with asyncio.timeout(PATIENCE_S):
-        while "upload_retried" not in capsys.readouterr().out:  # noqa: ASYNC110 - it only logs
-            await asyncio.sleep(0.02)
-    async with asyncio.timeout(0.5 + _SOON_S):
-        await worker.stop()
-    assert await _told(tasks, "t") == [("pending", 0), ("started", "worker"), ("pending", 0)]
-
-
-async def test_a_store_that_stays_away_costs_no_attempt(
-    provisioned: NatsSettings, tasks: Tasks, model_dir: Path, tmp_path: Path, png: bytes
-) -> None:
-    server = S3Server(tmp_path, "test", "0123456789abcdef0123")
-    server.start()
-    settings = server.minio_settings("pictures")
-    async with S3Client(settings) as s3, BlobStore(settings) as blobs:
-        await create_bucket(s3)
-        await _publish_img2img(tasks, blobs, png)
-        server.kill()
-        worker = WorkerApp(worker_settings(model_dir, max_attempts=1), provisioned, settings)
-        await worker.start()
-        await tasks.wait_for("t", "started")
-        await tasks.wait_for("t", "pending")
-        server.start()
-        await tasks.wait_for("t", "finished")
-        await worker.stop()
-    server.terminate()
+    """An idle worker has a pull open for the model used last; it is told to stop just as a job of another comes."""
+    for number in range(12):
+        worker = await start_worker(f"stopped-{number}")
+        await tasks.publish(f"home-{number}", model="tiny")
+        await tasks.wait_for(f"home-{number}", "finished")
+        await tasks.publish(f"away-{number}", model="other")
+        for _ in range(number):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_S):
+            await worker.stop()
+        if not await tasks.events(f"away-{number}"):
+            puller = Puller(nats_client, JOBS, model_key("other"))
+            await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
+            await puller.start()
+            job = await puller.next(5)  # far below ack_wait
+            assert job is not None, number
+            await job.ack_sync()
+            await puller.close()
+        else:
+            assert (await tasks.events(f"away-{number}"))[-1].event.event_type == "finished"

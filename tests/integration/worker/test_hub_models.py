@@ -19,7 +19,7 @@ from sd_common.parameters import DefaultParameters
 from sd_worker.engine import hub_download
 from sd_worker.engine.errors import ModelUnavailable
 from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.tasks import LoadProgress
+from sd_worker.engine.reports import LoadProgress
 from support.hub import TOKEN, Hub
 
 #: The first that is downloaded, and the largest.

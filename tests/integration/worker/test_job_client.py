@@ -114,7 +114,7 @@ async def test_a_queued_task_is_cancelled_at_once_and_dropped_by_the_worker_that
     assert await num_jobs(nats_client) == 1
     await start_worker()
     await tasks.wait_until_queue_is_empty()
-    assert [event.event_type for event in await tasks.events(ref.task_id)] == ["pending", "aborted"]
+    assert await tasks.event_types(ref.task_id) == ["pending", "aborted"]
 
 
 async def test_a_task_that_is_cancelled_before_it_is_submitted_is_not_run(
@@ -125,7 +125,7 @@ async def test_a_task_that_is_cancelled_before_it_is_submitted_is_not_run(
     await jobs.submit(_parameters(), task_id="mine")
     await start_worker()
     await tasks.wait_until_queue_is_empty()
-    assert [event.event_type for event in await tasks.events("mine")] == ["aborted"]
+    assert await tasks.event_types("mine") == ["aborted"]
 
 
 async def test_a_running_task_is_dropped_once_it_is_cancelled(
@@ -140,7 +140,7 @@ async def test_a_running_task_is_dropped_once_it_is_cancelled(
             if isinstance(event, AbortedEvent):
                 assert event.code == "cancelled"
     await tasks.wait_until_queue_is_empty()
-    assert [event.event_type for event in await tasks.events(ref.task_id)] == ["pending", "started", "aborted"]
+    assert await tasks.event_types(ref.task_id) == ["pending", "started", "aborted"]
 
 
 async def test_a_full_queue_refuses(nats_client: NatsClient, jobs: JobClient) -> None:

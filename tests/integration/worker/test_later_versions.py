@@ -35,11 +35,11 @@ async def test_a_task_whose_last_event_is_of_a_later_version_is_left_to_newer_wo
     await _append(nats_client, job.ref, "started")
     await start_worker("old", max_attempts=1)
     await _until_left(capsys)
-    assert [logged.event_type for logged in await tasks.events("newer")] == ["started"]
+    assert await tasks.event_types("newer") == ["started"]
     assert await num_jobs(nats_client) == 1
     await _append(nats_client, job.ref, "finished")
     await tasks.wait_until_queue_is_empty()  # the job comes again, and its task has ended
-    assert [logged.event_type for logged in await tasks.events("newer")] == ["started", "finished"]
+    assert await tasks.event_types("newer") == ["started", "finished"]
 
 
 async def test_an_unreadable_job_whose_task_has_an_event_of_a_later_version_stays_for_newer_workers(
@@ -50,7 +50,7 @@ async def test_an_unreadable_job_whose_task_has_an_event_of_a_later_version_stay
     await _append(nats_client, TaskRef("u", "s", "newer"), "pending")
     await start_worker("old")
     await _until_left(capsys)
-    assert [logged.event_type for logged in await tasks.events("newer")] == ["pending"]
+    assert await tasks.event_types("newer") == ["pending"]
     assert await num_jobs(nats_client) == 1
 
 

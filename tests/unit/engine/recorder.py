@@ -15,18 +15,11 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.engine_thread import EngineThread
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
+from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel, ignore_progress
 from sd_worker.engine.models import Models
+from sd_worker.engine.reports import KnownModel, PassMade
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import (
-    EngineTask,
-    Finished,
-    KnownModel,
-    Outcome,
-    PassMade,
-    Progress,
-    ignore_progress,
-)
+from sd_worker.engine.tasks import EngineTask, Finished, Outcome, Progress
 
 CPU = Device(torch.device("cpu"), torch.float32)
 #: Rows of a forward pass: what the tiny models are shared in, unless a test measures.

@@ -116,7 +116,7 @@ def test_a_task_that_is_tried_again_has_the_device_for_itself(create_engine: Cre
     tries: list[int] = []
 
     def run_out_in_company(*_: object) -> None:
-        tries.append(len(engine.engine._engine._samples))
+        tries.append(engine.engine._engine.workload.num_samples)
         if tries[-1] > 1:
             raise error
 

@@ -15,9 +15,10 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.errors import EngineStopped, ModelUnavailable
-from sd_worker.engine.loaded_model import OnLoadProgress, ReadModel
+from sd_worker.engine.loaded_model import OnLoadProgress, ReadModel, ignore_progress
 from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.tasks import MOST_FETCHES, Cancelled, Failed, Finished, LoadProgress, ignore_progress
+from sd_worker.engine.reports import MOST_FETCHES, LoadProgress
+from sd_worker.engine.tasks import Cancelled, Failed, Finished
 
 
 class SlowHub(WrappedLoader):
@@ -90,13 +91,19 @@ def downloaded(engine: EngineUnderTest, task_id: str) -> list[int | None]:
     return [each.bytes_done for each in told]
 
 
+def fetch_as_many_as_may_be(engine: EngineUnderTest, hub: SlowHub, *more: str) -> list[str]:
+    """Submit a task "of-…" of each of as many models, and of `more` behind them. Returns which are being fetched."""
+    names = [str(number) for number in range(MOST_FETCHES)]
+    for name in (*names, *more):
+        engine.engine.submit(txt2img(f"of-{name}", model=name))
+    hub.wait_until(*names)
+    return names
+
+
 def test_a_model_at_hand_is_loaded_and_its_task_ends_while_as_many_are_fetched_as_may_be(
     engine: EngineUnderTest, hub: SlowHub
 ) -> None:
-    names = [str(number) for number in range(MOST_FETCHES)]
-    for name in names:
-        engine.engine.submit(txt2img(f"of-{name}", model=name))
-    hub.wait_until(*names)
+    names = fetch_as_many_as_may_be(engine, hub)
 
     finished = engine.finish(txt2img("quick"))
 
@@ -108,10 +115,7 @@ def test_a_model_at_hand_is_loaded_and_its_task_ends_while_as_many_are_fetched_a
 def test_no_more_are_fetched_side_by_side_than_may_be_and_the_next_when_one_has_ended(
     engine: EngineUnderTest, hub: SlowHub
 ) -> None:
-    names = [str(number) for number in range(MOST_FETCHES)]
-    for name in [*names, "owner/sd2"]:
-        engine.engine.submit(txt2img(f"of-{name}", model=name))
-    hub.wait_until(*names)
+    names = fetch_as_many_as_may_be(engine, hub, "owner/sd2")
 
     hub.release("0")  # which there is not
 
@@ -166,10 +170,7 @@ def test_a_fetch_that_fails_fails_the_tasks_of_its_model_alone(
 def test_a_fetch_that_nobody_wants_any_more_keeps_no_place_and_ends_at_its_next_progress(
     engine: EngineUnderTest, hub: SlowHub
 ) -> None:
-    names = [str(number) for number in range(MOST_FETCHES)]
-    for name in [*names, "owner/sd2"]:
-        engine.engine.submit(txt2img(f"of-{name}", model=name))
-    hub.wait_until(*names)
+    names = fetch_as_many_as_may_be(engine, hub, "owner/sd2")
 
     engine.engine.cancel("of-0")
 

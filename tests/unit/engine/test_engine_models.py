@@ -26,7 +26,7 @@ from sd_worker.engine.errors import DeviceUnavailable, ModelUnavailable
 from sd_worker.engine.model_errors import explain
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.models import Models
-from sd_worker.engine.tasks import KnownModel, MemoryUse, ModelChange, ModelDropped, ModelLoad
+from sd_worker.engine.reports import KnownModel, MemoryUse, ModelChange, ModelDropped, ModelLoad
 
 
 @pytest.fixture

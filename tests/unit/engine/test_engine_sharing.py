@@ -19,10 +19,10 @@ from unit.engine.stock import SCHEDULERS
 
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.devices import Device
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.loaded_model import LoadedModel, ignore_progress
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.sharing import Sharing, sharing_of
-from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, ignore_progress
+from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished
 
 #: Untyped.
 hooks = import_module("accelerate.hooks")
@@ -55,8 +55,18 @@ def rows_of_passes(model: LoadedModel | None, most_rows: int | None = None) -> I
     hook.remove()
 
 
+def alike(num_tasks: int, *, steps: int) -> list[EngineTask]:
+    """Tasks that differ in their seeds alone."""
+    return [txt2img(str(number), seed=number, steps=steps, scheduler="ddim") for number in range(num_tasks)]
+
+
+def decode_one_after_another(company: TickedEngine) -> None:
+    vae = network_of(company.models, "sd1", "vae")
+    company.row_caps.lower(NetworkCall("decode", vae, (torch.zeros(1, 4, 8, 8),), {}), 1)
+
+
 def test_tasks_of_the_same_steps_share_every_pass(company: TickedEngine) -> None:
-    tasks = [txt2img(str(number), seed=number, steps=5, scheduler="ddim") for number in range(4)]
+    tasks = alike(4, steps=5)
 
     with rows_of_passes(company.models.get("sd1")) as rows:
         company.run(tasks, per_join=4)
@@ -66,9 +76,8 @@ def test_tasks_of_the_same_steps_share_every_pass(company: TickedEngine) -> None
 
 def test_who_waits_begins_while_the_pictures_of_others_are_decoded(company: TickedEngine) -> None:
     """So that passes stay full."""
-    tasks = [txt2img(str(number), seed=number, steps=5, scheduler="ddim") for number in range(8)]
-    vae = network_of(company.models, "sd1", "vae")
-    company.row_caps.lower(NetworkCall("decode", vae, (torch.zeros(1, 4, 8, 8),), {}), 1)  # one after another
+    tasks = alike(8, steps=5)
+    decode_one_after_another(company)
 
     with rows_of_passes(company.models.get("sd1")) as rows:
         company.run(tasks, per_join=8)
@@ -77,9 +86,8 @@ def test_who_waits_begins_while_the_pictures_of_others_are_decoded(company: Tick
 
 
 def test_pictures_that_wait_to_be_decoded_do_not_pile_up(company: TickedEngine) -> None:
-    tasks = [txt2img(str(number), seed=number, steps=2, scheduler="ddim") for number in range(80)]
-    vae = network_of(company.models, "sd1", "vae")
-    company.row_caps.lower(NetworkCall("decode", vae, (torch.zeros(1, 4, 8, 8),), {}), 1)  # one after another
+    tasks = alike(80, steps=2)
+    decode_one_after_another(company)
     most_in_flight = 0
 
     company.outcomes = {}
@@ -273,7 +281,7 @@ def test_sdxl_that_runs_out_of_memory_in_its_cast_vae_leaves_it_as_it_was(model_
 
 
 def test_a_pass_that_runs_out_of_memory_is_made_smaller_and_nobody_fails(company: TickedEngine) -> None:
-    tasks = [txt2img(str(number), seed=number, steps=4, scheduler="ddim") for number in range(4)]
+    tasks = alike(4, steps=4)
 
     with rows_of_passes(company.models.get("sd1"), most_rows=4) as rows:
         outcomes = dict(company.run(tasks, per_join=4))

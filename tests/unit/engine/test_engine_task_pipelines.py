@@ -15,7 +15,7 @@ from unit.engine.recorder import KINDS, TickedEngine, network_of, txt2img
 from unit.engine.stock import SCHEDULERS
 
 from sd_common.parameters import SchedulerName
-from sd_worker.engine.diffusers_api import takes_argument
+from sd_worker.engine.diffusers_facts import takes_argument
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.model_loading import ModelSource

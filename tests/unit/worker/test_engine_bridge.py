@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from sd_common.parameters import Txt2ImgParameters
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, MemoryUse, Outcome, Progress, Workload
+from sd_worker.engine.reports import KnownModel, MemoryUse, Workload
+from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress
 from sd_worker.engine_bridge import EngineBridge
 
 

@@ -7,7 +7,7 @@ from typing import cast
 
 from prometheus_client import generate_latest
 
-from sd_worker.engine.tasks import MemoryUse, ModelDropped, ModelLoad, PassMade, Workload
+from sd_worker.engine.reports import MemoryUse, ModelDropped, ModelLoad, PassMade, Workload
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.metrics import WorkerMetrics
 from support.metrics import Page

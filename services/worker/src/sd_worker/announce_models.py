@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from sd_common import subjects
 from sd_common.announcements import ANNOUNCEMENT_INTERVAL_S, AnnouncedModel, WorkerAnnouncement
 from sd_common.nats_client import NatsClient
-from sd_worker.engine.tasks import KnownModel
+from sd_worker.engine.reports import KnownModel
 from sd_worker.engine_bridge import EngineBridge
 
 log = structlog.get_logger(__name__)

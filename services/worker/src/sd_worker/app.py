@@ -26,6 +26,7 @@ from sd_worker.metrics import WorkerMetrics
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
 from sd_worker.settings import WorkerSettings
+from sd_worker.take_jobs import JobTaker
 from sd_worker.warm_up import warm_up
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ class WorkerApp:
         self._minio_settings = minio_settings
         self._client: NatsClient | None = None
         self._engine: EngineBridge | None = None
-        self._consumer: JobConsumer | None = None
+        self._taker: JobTaker | None = None
         #: The port of the health server, where there is one.
         self.health_port: int | None = None
         self._stack = AsyncExitStack()
@@ -86,10 +87,11 @@ class WorkerApp:
             )
             await cancellations.start()
             engine.start()
-            self._consumer = JobConsumer(source, engine, handler, events, company, settings.job_ack_wait_s, metrics)
-            stack.push_async_callback(self._drain, self._consumer, engine)
+            consumer = JobConsumer(handler, events, metrics)
+            self._taker = JobTaker(source, engine, company, consumer, settings.job_ack_wait_s)
+            stack.push_async_callback(self._drain, self._taker, handler, engine)
             await warm_up(engine, settings.preload_models)
-            self._consumer.start()
+            self._taker.start()
             announcer = ModelAnnouncer(self._client, engine, settings.worker_name, settings.models)
             stack.push_async_callback(announcer.stop)
             await announcer.start()
@@ -100,14 +102,15 @@ class WorkerApp:
         """Take no more jobs, finish what runs within DRAIN_TIMEOUT_S, hand back the rest. Idempotent."""
         await self._stack.aclose()
 
-    async def _drain(self, consumer: JobConsumer, engine: EngineBridge) -> None:
+    async def _drain(self, taker: JobTaker, handler: TaskHandler, engine: EngineBridge) -> None:
         log.info("worker_draining")
-        has_time_left = await consumer.drain(self._settings.drain_timeout_s)
+        handler.drain()
+        has_time_left = await taker.drain(self._settings.drain_timeout_s)
         if not has_time_left:
             log.warning("drain_timed_out")
-            consumer.give_up_storing()
+            handler.give_up_storing()
         await engine.stop(_ENGINE_STOP_TIMEOUT_S)
-        if not await consumer.end(_HAND_BACK_TIMEOUT_S):
+        if not await taker.end(_HAND_BACK_TIMEOUT_S):
             log.warning("jobs_left_to_ack_wait")
 
     async def _readiness(self) -> dict[str, str | None]:
@@ -115,7 +118,7 @@ class WorkerApp:
         return {
             "nats": None if is_connected else "not connected",
             "engine": "it has failed: restart the worker" if self._has_failed() else None,
-            "jobs": self._consumer.missing() if self._consumer is not None else "the worker is starting",
+            "jobs": self._taker.missing() if self._taker is not None else "the worker is starting",
         }
 
     def _has_failed(self) -> bool:

@@ -1,13 +1,15 @@
-"""A job as NATS gave it to this worker, and whether it may have been given to another since."""
+"""A job as NATS gave it to this worker: whether another may have been given it since, and what NATS is told of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import nats.errors
 from nats.aio.msg import Msg
+
+from sd_common.retries import retried_while_away
 
 #: How often a job is told to be in progress within its ack_wait: two such messages may get lost.
 _NUM_TOLD_PER_ACK_WAIT = 3
@@ -27,6 +29,14 @@ class Delivery:
         return self._message.subject
 
     @property
+    def data(self) -> bytes:
+        return self._message.data
+
+    @property
+    def headers(self) -> Mapping[str, str] | None:
+        return self._message.headers
+
+    @property
     def job_sequence(self) -> int:
         """Of the job in JOBS."""
         return self._message.metadata.sequence.stream
@@ -42,6 +52,18 @@ class Delivery:
         another then. The clock goes on while a process stands still."""
         self._has_lapsed |= asyncio.get_running_loop().time() - self._told_at > self._ack_wait_s
         return self._has_lapsed
+
+    async def acknowledge(self) -> None:
+        """The job is done. Returns when NATS has heard it; raises `Unavailable`, and what nats-py does."""
+        await retried_while_away(self._message.ack_sync)
+
+    async def give_back(self, delay_s: float | None = None) -> None:
+        """NATS may give the job to another, after `delay_s`. Raises what nats-py does."""
+        await self._message.nak(delay=delay_s)
+
+    async def terminate(self) -> None:
+        """NATS gives the job to nobody any more. Raises what nats-py does."""
+        await self._message.term()
 
     @contextlib.asynccontextmanager
     async def kept_in_progress(self) -> AsyncIterator[None]:

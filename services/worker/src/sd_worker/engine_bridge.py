@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, MemoryUse, Outcome, Progress, Workload
+from sd_worker.engine.reports import KnownModel, MemoryUse, Workload
+from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress
 from sd_worker.held_models import ModelsHere
 
 #: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full

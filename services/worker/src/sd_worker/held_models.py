@@ -25,7 +25,7 @@ from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
 from sd_worker.admission import Memory
-from sd_worker.engine.tasks import MOST_FETCHES
+from sd_worker.engine.reports import MOST_FETCHES
 from sd_worker.spread import spread_s
 
 log = structlog.get_logger(__name__)

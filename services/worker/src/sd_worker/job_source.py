@@ -12,7 +12,6 @@ import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 
-import structlog
 from nats.aio.msg import Msg
 
 from sd_common.backlog import LaneBacklog
@@ -20,16 +19,14 @@ from sd_common.job_queue import JobQueue
 from sd_common.lanes import LANES
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
-from sd_common.puller import Puller, next_of
-from sd_common.streams import JOBS, jobs_consumer_name
+from sd_common.puller import next_of
 from sd_common.subjects import ModelLane, parse_jobs_subject
 from sd_worker.admission import Candidate, admission_order
 from sd_worker.backlog_watch import BacklogWatch
 from sd_worker.held_models import HeldModelsWatch, ModelsHere
+from sd_worker.lane_pullers import LanePullers
 from sd_worker.lane_turns import LaneTurns
 from sd_worker.spread import spread_s
-
-log = structlog.get_logger(__name__)
 
 #: Seconds after which a worker that was told of a model whose jobs all run tries it: one may have been handed back. The
 #: worker that asked the server does at once. 1,000 idle workers cost 200 tries a second, 0.3 ms each.
@@ -52,17 +49,12 @@ class JobSource:
     ) -> None:
         """`models`: names of those whose jobs are taken; without any, those of all."""
         worker = worker or secrets.token_hex(4)
-        self._client = client
-        self._queue = queue
         self._swap_after_s = swap_after_s
         self._own_keys = frozenset(map(model_key, models))
         self._backlog = BacklogWatch(client, queue, worker, self._on_news)
         self._held = HeldModelsWatch(client, worker, models_here)
         self._turns = LaneTurns()
-        self._pullers: dict[ModelLane, Puller] = {}
-        self._heard = asyncio.Event()
-        self._with_consumer: set[ModelLane] = set()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._pullers = LanePullers(client, queue)
         self._tried_at: dict[str, float] = {}
         self._last_key: str | None = None
         self._news = asyncio.Event()
@@ -81,9 +73,7 @@ class JobSource:
         """Stop. A job that arrives meanwhile goes back to the queue."""
         await self._held.stop()
         await self._backlog.stop()
-        self._close_all()
-        if self._closing:
-            await asyncio.wait(self._closing)
+        await self._pullers.end()
 
     async def _take(self) -> Msg | None:
         """A job that is there."""
@@ -126,14 +116,14 @@ class JobSource:
         self._tried_at[key] = asyncio.get_running_loop().time()
         num_waiting = {lane.model_lane: lane.num_waiting for lane in backlog if lane.model_key == key}
         is_held = key in self._held.memory().held
-        self._with_consumer.update(num_waiting)  # the worker that told of their jobs has created them
+        self._pullers.have_consumers(num_waiting)  # the worker that told of their jobs has created them
         for lane in self._turns.order(key):
             # A worker that takes many a second must not wait for the next backlog to hear of somebody's first task. So
             # where jobs of a model wait that it holds, every lane is tried in its turn, which costs 0.3 ms. Of others,
             # which there may not even be, no consumers are made for lanes without jobs.
             if lane not in num_waiting and not (is_held and any(num_waiting.values())):
                 continue
-            puller = await self._puller(lane)
+            puller = await self._pullers.open(lane)
             if puller is not None and (job := await puller.next_if_any()) is not None:
                 self._note_taken(lane, job)
                 return job
@@ -146,7 +136,7 @@ class JobSource:
         if key is None:
             await self._sleep(timeout_s, for_news)
             return None
-        opened = await asyncio.gather(*(self._puller(ModelLane(key, lane)) for lane in LANES))
+        opened = await asyncio.gather(*(self._pullers.open(ModelLane(key, lane)) for lane in LANES))
         pullers = [puller for puller in opened if puller is not None]
         if not pullers:
             await self._sleep(timeout_s, for_news)
@@ -173,16 +163,13 @@ class JobSource:
         memory = self._held.memory()
         held = [key for key in memory.held if key not in memory.fetching]
         if self._last_key not in held:
-            self._close_all()
+            self._pullers.close_all()
             self._last_key = held[-1] if held else None
         return self._last_key
 
     def _note_taken(self, lane: ModelLane, job: Msg) -> None:
-        # Pulls that are open for other lanes would bring a second job. Nothing is awaited here: a cancellation would
-        # lose the job. Closing costs 1 ms, so the model's lanes that were only tried stay for the next try.
-        for other, puller in list(self._pullers.items()):
-            if other != lane and (other.model_key != lane.model_key or puller.may_bring_a_job):
-                self._close(other)
+        # Nothing is awaited here: a cancellation would lose the job.
+        self._pullers.close_others(lane)
         self._last_key = lane.model_key
         self._turns.took(lane)
         self._held.took(lane.model_key, job)
@@ -191,34 +178,4 @@ class JobSource:
     def _on_news(self) -> None:
         if self._waits_for_news:
             self._news.set()
-            for puller in self._pullers.values():
-                puller.interrupt()
-
-    async def _puller(self, lane: ModelLane) -> Puller | None:
-        """None where the lane can have no consumer."""
-        if lane in self._pullers and self._pullers[lane].was_refused:  # its consumer may have been deleted
-            self._close(lane)
-            self._with_consumer.discard(lane)
-        if lane not in self._with_consumer:
-            if await self._queue.try_consumer(lane) is None:
-                return None
-            self._with_consumer.add(lane)
-        if lane not in self._pullers:
-            puller = Puller(self._client, JOBS, jobs_consumer_name(lane), self._heard)
-            await puller.start()
-            self._pullers[lane] = puller
-        return self._pullers[lane]
-
-    def _close_all(self) -> None:
-        for lane in list(self._pullers):
-            self._close(lane)
-
-    def _close(self, lane: ModelLane) -> None:
-        closing = asyncio.create_task(self._pullers.pop(lane).close(), name="close-puller")
-        self._closing.add(closing)
-        closing.add_done_callback(self._on_closed)
-
-    def _on_closed(self, closing: asyncio.Task[None]) -> None:
-        self._closing.discard(closing)
-        if not closing.cancelled() and (error := closing.exception()) is not None:
-            log.warning("closing_a_puller_failed", error=str(error) or type(error).__name__)
+            self._pullers.interrupt()

@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 from sd_common.lanes import LANES, Lane
 from sd_common.metrics import LONG_S, SHORT_S, ProcessMetrics
 from sd_common.parameters import TaskKind
-from sd_worker.engine.tasks import ModelChange, ModelLoad, PassMade, Stage
+from sd_worker.engine.reports import ModelChange, ModelLoad, PassMade
+from sd_worker.engine.tasks import Stage
 from sd_worker.engine_bridge import EngineBridge
 
 #: What became of a job that was taken.

@@ -11,16 +11,12 @@ from typing import Literal
 import structlog
 from PIL import Image
 
-from sd_common import subjects
-from sd_common.allowed_models import check_model_allowed
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
-from sd_common.errors import ModelNotAllowed, TaskEnded, Unavailable
-from sd_common.events import AbortCode, TaskResult, TaskTimings
+from sd_common.errors import TaskEnded, Unavailable
+from sd_common.events import TaskResult, TaskTimings
 from sd_common.jobs import Job
 from sd_common.messages import now
-from sd_common.model_names import model_key
-from sd_common.task_limits import exceeded_limits
 from sd_common.tracing import span
 from sd_worker.abandonable import Abandonable
 from sd_worker.cancellations import Cancellation, Cancellations
@@ -32,6 +28,7 @@ from sd_worker.errors import HandedBack, InputRejected, TaskLost
 from sd_worker.input_pictures import InputPictures
 from sd_worker.job_spans import record_stages
 from sd_worker.publish_events import Attempt, EventPublisher
+from sd_worker.refusals import refusal_of
 from sd_worker.settings import WorkerSettings
 from sd_worker.upload import upload
 
@@ -96,7 +93,7 @@ class TaskHandler:
 
         Raises `TaskEnded` where it ended otherwise, `TaskLost`, `HandedBack`, and `Unavailable`.
         """
-        if (refusal := self._refusal(job, delivery.subject)) is not None:
+        if (refusal := refusal_of(job, delivery.subject, self._settings)) is not None:
             await self._events.refuse(job.ref, delivery.job_sequence, *refusal)
             return "aborted"
         if job.task_id in self._running:
@@ -118,17 +115,6 @@ class TaskHandler:
     def give_up_storing(self) -> None:
         """Hand back, from now on, also each task whose picture is made and not stored yet."""
         self._storing.give_up()
-
-    def _refusal(self, job: Job, subject: str) -> tuple[AbortCode, str] | None:
-        """Why a job is not even started, for programs and in a sentence. Gateways submit no such jobs; others may."""
-        if subjects.parse_jobs_subject(subject).model_key != model_key(job.parameters.model):
-            return "invalid_input", f"The job's subject is not that of its model, '{job.parameters.model}'"
-        try:
-            check_model_allowed(job.parameters.model, self._settings.allowed_models)
-        except ModelNotAllowed as error:
-            return "model_unavailable", str(error)
-        exceeded = [f"{field}: {sentence}" for field, sentence in exceeded_limits(job.parameters, self._settings)]
-        return ("invalid_input", "; ".join(exceeded)) if exceeded else None
 
     async def _run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> Ended:
         with self._cancellations.watched(job.ref) as cancellation:

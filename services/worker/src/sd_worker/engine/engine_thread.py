@@ -14,8 +14,9 @@ import torch
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
 from sd_worker.engine.models import Models
+from sd_worker.engine.reports import KnownModel, MemoryUse, PassMade, Workload
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import Cancelled, EngineTask, KnownModel, MemoryUse, Outcome, PassMade, Progress, Workload
+from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress
 
 _log = logging.getLogger(__name__)
 

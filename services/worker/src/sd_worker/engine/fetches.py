@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.loaded_model import ModelLoader, ReadModel
-from sd_worker.engine.tasks import MOST_FETCHES, LoadProgress
+from sd_worker.engine.reports import MOST_FETCHES, LoadProgress
 
 
 class Fetch:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from sd_common.parameters import TaskKind
-from sd_worker.engine.diffusers_api import Config, kinds_of_class
+from sd_worker.engine.diffusers_api import Config
+from sd_worker.engine.diffusers_facts import kinds_of_class
 
 
 class NetworkInput(Enum):

@@ -10,11 +10,12 @@ from typing import Protocol
 import torch
 
 from sd_common.parameters import DefaultParameters
-from sd_worker.engine.diffusers_api import Config, Pipeline, component_config
+from sd_worker.engine.diffusers_api import Config, Pipeline
+from sd_worker.engine.diffusers_facts import component_config
 from sd_worker.engine.kinds import kinds_of_model
 from sd_worker.engine.prompt_cache import PromptCache
+from sd_worker.engine.reports import KnownModel, LoadProgress
 from sd_worker.engine.sharing import Sharing, sharing_of
-from sd_worker.engine.tasks import KnownModel, LoadProgress, ignore_progress
 
 
 @dataclass(eq=False)
@@ -66,6 +67,10 @@ class LoadedModel:
 OnLoadProgress = Callable[[LoadProgress], None]
 #: Reads a model that is on the disk: to the CPU.
 ReadModel = Callable[[OnLoadProgress], LoadedModel]
+
+
+def ignore_progress(progress: LoadProgress) -> None:
+    """For loads that nobody waits for."""
 
 
 class ModelLoader(Protocol):

@@ -13,8 +13,8 @@ from sd_worker.engine.devices import Device, is_out_of_memory
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.fetches import Fetches
 from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, ReadModel
+from sd_worker.engine.reports import KnownModel, LoadProgress, ModelChange, ModelLoad
 from sd_worker.engine.resident_models import ResidentModels
-from sd_worker.engine.tasks import KnownModel, LoadProgress, ModelChange, ModelLoad
 
 
 @dataclass

@@ -1,13 +1,18 @@
-"""A forward pass that fails for the guilty alone."""
+"""A forward pass: for whom it is made, of how many rows, and what it tells. It fails for the guilty alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sd_worker.engine.batches import NetworkCall, run_together
 from sd_worker.engine.devices import is_out_of_memory
+from sd_worker.engine.groups import Groups
+from sd_worker.engine.reports import PassMade
+from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.row_caps import RowCaps
+from sd_worker.engine.samples import Sample
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,39 @@ class Broken:
     """In place of a call's result: what it raised."""
 
     error: Exception
+
+
+class Passes:
+    """Makes passes of parked calls. What rooms must know of rows is learned on the way."""
+
+    def __init__(self, row_caps: RowCaps, rooms: Rooms, on_pass: Callable[[PassMade], None]) -> None:
+        self._row_caps = row_caps
+        self._rooms = rooms
+        self._on_pass = on_pass
+
+    def make(self, groups: Groups) -> list[tuple[Sample, object]]:
+        """Make one for the group whose turn it is. Returns those that were in it, each with the result of its call, or
+        with `Broken`."""
+        max_rows = self._max_rows(*groups.first())
+        parked = groups.take(max_rows)
+        started_at = time.perf_counter()
+        results = run_tolerantly([call for _, call in parked], self._row_caps)
+        seconds = time.perf_counter() - started_at
+        num_rows = sum(call.num_rows for _, call in parked)
+        self._on_pass(PassMade(parked[0][1].stage, num_rows, max(num_rows, max_rows), seconds))
+        return [(sample, result) for (sample, _), result in zip(parked, results, strict=True)]
+
+    def _max_rows(self, sample: Sample, call: NetworkCall) -> int:
+        """The rows of a pass with `call`, which its sample's room learns."""
+        try:
+            max_rows = self._row_caps.of(call)
+        except Exception:  # the pass itself fails then, too
+            max_rows = call.num_rows
+        if call.stage == "denoise" and sample.waiting.room is not None:
+            # One that shares with nobody fills a pass.
+            full_num_rows = max_rows if call.owner is None else call.num_rows
+            self._rooms.learn(sample.waiting.room, call.num_rows, full_num_rows)
+        return max_rows
 
 
 def run_tolerantly(calls: Sequence[NetworkCall], row_caps: RowCaps) -> list[object]:

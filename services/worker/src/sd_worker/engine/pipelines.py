@@ -9,14 +9,8 @@ import torch
 from PIL import Image
 
 from sd_common.parameters import MIN_SIDE_PX, AnyParameters, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
-from sd_worker.engine.diffusers_api import (
-    Pipeline,
-    copy_view,
-    nsfw_content_detected,
-    side_multiple_px,
-    takes_argument,
-    view_pipeline,
-)
+from sd_worker.engine.diffusers_api import Pipeline, copy_view, view_pipeline
+from sd_worker.engine.diffusers_facts import nsfw_content_detected, side_multiple_px, takes_argument
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.kinds import NetworkInput, network_input
 from sd_worker.engine.loaded_model import LoadedModel

@@ -7,7 +7,7 @@ generator, but from any depth: the pipeline's code knows nothing of it.)
 
 The pipeline's networks are proxies (`sharing`). When a pipeline calls one, the proxy *parks* the sample: it leaves the
 greenlet, handing the arguments of the call to the engine. The engine lets every sample run until it is parked. It then
-takes the parked calls that are alike, makes one call of them (`batches`), and goes on with each sample, giving it
+takes the parked calls that are alike, makes one call of them (`passes`), and goes on with each sample, giving it
 its own rows of the result: for the pipeline, the network has returned. Samples of different users, kinds, steps,
 guidance and schedulers so share a network step by step. A new one joins by being parked, and one that is cancelled
 leaves: an error is raised in it at the very place where it is parked.

@@ -15,7 +15,7 @@ from sd_worker.engine.devices import (
     gpu_memory_bytes,
 )
 from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.tasks import KnownModel, MemoryUse, ModelChange, ModelDropped
+from sd_worker.engine.reports import KnownModel, MemoryUse, ModelChange, ModelDropped
 
 
 class ResidentModels:

@@ -66,6 +66,8 @@ class Rooms:
         self._decoding = _Inside()
         self._full_passes: OrderedDict[Hashable, _FullPass] = OrderedDict()
         self.last_share = 1.0
+        #: How often somebody has made room for others.
+        self.num_left = 0
 
     @property
     def workload(self) -> float:
@@ -95,12 +97,14 @@ class Rooms:
 
     def begin_decoding(self, sample: Hashable) -> None:
         """A sample needs no more passes of its network. One that does not any more is let pass."""
+        self.num_left += 1
         room = self._denoising.remove(sample)
         if room is not None:
             self._decoding.add(sample, room)
 
     def leave(self, sample: Hashable) -> None:
         """A sample has ended."""
+        self.num_left += 1
         self._denoising.remove(sample)
         self._decoding.remove(sample)
 

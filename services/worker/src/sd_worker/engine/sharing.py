@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from sd_worker.engine.batches import NetworkCall
-from sd_worker.engine.diffusers_api import Pipeline, component_config, is_plain_vae
+from sd_worker.engine.diffusers_api import Pipeline
+from sd_worker.engine.diffusers_facts import component_config, is_plain_vae
 from sd_worker.engine.prompt_cache import PromptCache
 from sd_worker.engine.rendezvous import park
 

@@ -1,4 +1,4 @@
-"""The nouns of the engine: what goes in, and what comes out."""
+"""Tasks: what goes into the engine, and what comes out. What it tells of itself is in `reports`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from PIL import Image
 
 from sd_common.parameters import (
     AnyParameters,
-    DefaultParameters,
     InpaintParameters,
-    TaskKind,
     Txt2ImgParameters,
 )
 
 #: Networks that samples share, as stages of a picture and of its timings.
 Stage = Literal["denoise", "decode"]
-#: Models that an engine downloads side by side: more would only share the line, and the disk.
-MOST_FETCHES = 4
 FailureCode = Literal["model_unavailable", "invalid_input", "out_of_memory", "internal"]
 
 
@@ -61,19 +57,6 @@ class Progress:
     steps: int
     bytes_done: int | None = None
     bytes_total: int | None = None
-
-
-@dataclass(frozen=True)
-class LoadProgress:
-    """How far a model is. `bytes_total` is 0 where it is not known."""
-
-    stage: Literal["downloading", "loading"]
-    bytes_done: int
-    bytes_total: int
-
-
-def ignore_progress(progress: LoadProgress) -> None:
-    """For loads that nobody waits for."""
 
 
 @dataclass(frozen=True)
@@ -125,80 +108,3 @@ class Failed:
 
 
 Outcome = Finished | Cancelled | Failed
-
-
-@dataclass(frozen=True)
-class KnownModel:
-    """A model that tasks may name without a download: it is resident, or at hand on disk.
-
-    The size that a model was trained at is among its defaults once it is resident; before, only what its file says.
-    """
-
-    name: str
-    kinds: tuple[TaskKind, ...]
-    default_parameters: DefaultParameters
-    is_resident: bool
-    #: Whether a sample shares no forward pass of its network (see `sharing`).
-    runs_alone: bool = False
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What the engine has to do.
-
-    `passes`: full forward passes that a step of everything takes, or would take if there were room. `passes_per_task`:
-    what one more task adds to it, as far as the last one tells.
-    """
-
-    passes: float = 0.0
-    passes_per_task: float = 1.0
-    #: The model that is being loaded waits until no sample runs on others.
-    waits_for_room: bool = False
-    #: Tasks that have begun, and those that wait for their model or for room.
-    num_samples: int = 0
-    num_waiting: int = 0
-    #: Tasks that it has ever taken: who has submitted more knows what is not counted here yet.
-    num_taken: int = 0
-
-
-@dataclass(frozen=True)
-class PassMade:
-    """A forward pass, for the operator's figures.
-
-    `num_rows` of samples, padding not counted, of `max_rows` that it could have had. `seconds` until the network had
-    returned: on a GPU, which works behind, until its queue had taken the pass; a long run of passes takes the sum.
-    """
-
-    stage: Stage
-    num_rows: int
-    max_rows: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ModelLoad:
-    """A model was read from the disk or the hub and moved to the device, or could not be."""
-
-    name: str
-    has_come: bool
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ModelDropped:
-    """A model is kept no longer: for another one, to free memory, or after an error of ours."""
-
-    name: str
-
-
-ModelChange = ModelLoad | ModelDropped
-
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """What models take up, and how full the GPU is (None without one), in bytes. Others may use the GPU, too."""
-
-    num_models: int
-    models_bytes: int
-    gpu_used_bytes: int | None = None
-    gpu_total_bytes: int | None = None

@@ -14,8 +14,9 @@ from sd_worker.engine.failures import failure_of
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.models import Models
 from sd_worker.engine.pipelines import planned_steps
+from sd_worker.engine.reports import LoadProgress
 from sd_worker.engine.rooms import Room, Rooms
-from sd_worker.engine.tasks import EngineTask, Failed, LoadProgress, Progress
+from sd_worker.engine.tasks import EngineTask, Failed, Progress
 
 
 @dataclass(eq=False)
@@ -64,6 +65,9 @@ class WaitingTasks:
         self._rooms = rooms
         self._on_progress = on_progress
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
+        #: Since `startable` looked.
+        self._has_new = False
+        self._num_left_before = 0
 
     def __iter__(self) -> Iterator[str]:
         """Their ids, in the order of submission."""
@@ -84,9 +88,15 @@ class WaitingTasks:
             if waiting.task.parameters.model not in fetching
         )
 
+    @property
+    def may_start(self) -> bool:
+        """Whether a task has come, or a sample has made room, since `startable` looked."""
+        return self._has_new or self._rooms.num_left != self._num_left_before
+
     def add(self, task: EngineTask) -> None:
         """Put a task behind the others."""
         self._waiting[task.task_id] = Waiting(task)
+        self._has_new = True
 
     def add_retry(self, waiting: Waiting) -> None:
         """Put one for which memory ran out before the others: it may yet fit alone."""
@@ -118,6 +128,7 @@ class WaitingTasks:
         Where one finds no room in its place, later ones that need less do not go there before it: they could keep it
         waiting for ever.
         """
+        self._has_new, self._num_left_before = False, self._rooms.num_left
         full_places: set[Hashable] = set()
         for waiting in tuple(self._waiting.values()):
             # While a load waits for room, samples that run end first, or others would keep the room taken for ever.

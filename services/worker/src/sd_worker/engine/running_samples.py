@@ -1,0 +1,120 @@
+"""Samples from their start until their pipelines end: each is parked at a network, or at a helper thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from sd_worker.engine.batches import NetworkCall
+from sd_worker.engine.errors import TaskCancelled
+from sd_worker.engine.finishing import Finishing, Returned
+from sd_worker.engine.groups import Groups
+from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models import Models
+from sd_worker.engine.passes import Broken, Passes
+from sd_worker.engine.rooms import Rooms
+from sd_worker.engine.samples import Sample
+from sd_worker.engine.sharing import ThreadCall
+from sd_worker.engine.tasks import Progress
+from sd_worker.engine.waiting_tasks import Waiting
+
+#: Rows of each pass of a deterministic task.
+NUM_FIXED_ROWS = 8
+
+
+class RunningSamples:
+    """Holds their models and their rooms for as long as they run."""
+
+    def __init__(
+        self,
+        models: Models,
+        rooms: Rooms,
+        passes: Passes,
+        finishing: Finishing,
+        *,
+        on_progress: Callable[[Progress], None],
+        on_preview: Callable[[str, torch.Tensor], None] | None,
+        on_end: Callable[[Sample], None],
+    ) -> None:
+        """`on_end` is called with each whose pipeline has ended, when what it held is free."""
+        self._models = models
+        self._rooms = rooms
+        self._passes = passes
+        self._finishing = finishing
+        self._on_progress = on_progress
+        self._on_preview = on_preview
+        self._on_end = on_end
+        self._samples: dict[str, Sample] = {}
+        self._groups = Groups()
+
+    def __iter__(self) -> Iterator[str]:
+        """The ids of their tasks, in the order in which they began."""
+        return iter(tuple(self._samples))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def are_retries(self) -> bool:
+        """Whether one of them is tried again."""
+        return any(sample.waiting.is_retry for sample in self._samples.values())
+
+    @property
+    def wait_for_pass(self) -> bool:
+        """Whether one of them waits for a network."""
+        return bool(self._groups)
+
+    def start(self, waiting: Waiting, model: LoadedModel) -> None:
+        """Begin with a task for which there is room."""
+        sample = Sample(waiting, model, NUM_FIXED_ROWS, self._at_step)
+        self._samples[waiting.task.task_id] = sample
+        self._models.pin(model)
+        self._rooms.enter(sample, waiting.complete_for(model))
+        self._on_progress(sample.progress())
+        self._follow(sample, sample.resume())
+
+    def make_a_pass(self) -> None:
+        """One for those whose turn it is, which go on with their results."""
+        for sample, result in self._passes.make(self._groups):
+            self._follow(sample, sample.throw(result.error) if isinstance(result, Broken) else sample.resume(result))
+
+    def go_on(self, returned: Returned) -> None:
+        """A helper thread has done what a sample waits for."""
+        sample = returned.sample
+        error = TaskCancelled(sample.task.task_id) if sample.is_cancelled else returned.error
+        self._follow(sample, sample.resume(returned.result) if error is None else sample.throw(error))
+
+    def cancel(self, task_id: str) -> None:
+        """End one where it is parked; where that is in a helper thread, when it returns. An unknown one is let pass."""
+        if (sample := self._samples.get(task_id)) is None:
+            return
+        sample.is_cancelled = True
+        if isinstance(sample.rendezvous.parked, NetworkCall):
+            self._groups.discard(sample)
+            with torch.inference_mode():  # as in `Engine.tick`: pipelines restore the mode that they were begun in
+                self._follow(sample, sample.throw(TaskCancelled(task_id)))
+
+    def _follow(self, sample: Sample, call: object) -> None:
+        """Put a sample where it waits next, or end it."""
+        match call:
+            case NetworkCall():
+                if call.stage == "decode":
+                    # The next one begins now: were it to wait for the pixels, the passes meanwhile would be half empty.
+                    self._rooms.begin_decoding(sample)
+                self._groups.add(sample, call)
+            case ThreadCall():
+                self._finishing.run(sample, call)
+            case _:
+                self._end(sample)
+
+    def _end(self, sample: Sample) -> None:
+        del self._samples[sample.task.task_id]
+        self._models.unpin(sample.take_model())
+        self._rooms.leave(sample)
+        self._on_end(sample)
+
+    def _at_step(self, sample: Sample, latents: torch.Tensor | None) -> None:
+        self._on_progress(sample.progress())
+        if self._on_preview is not None and latents is not None:
+            self._on_preview(sample.task.task_id, latents)
