@@ -29,6 +29,7 @@ from contract.rendered import (
 )
 from jsonschema import Draft202012Validator
 
+from prometheus_rule import RELEASE
 from sd_common.health import READY_WITHIN_S
 from sd_common.nats_conf import configuration
 from sd_common.nats_users import users
@@ -231,6 +232,13 @@ def test_grafana_finds_the_dashboard_by_its_label() -> None:
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     [(file, text)] = dashboard["data"].items()
     assert text == (ROOT / "monitoring" / file).read_text()
+
+
+def test_kube_prometheus_stack_finds_what_is_for_prometheus_by_its_label() -> None:
+    """Its Prometheus reads objects of other namespaces, with this label."""
+    for kind in ("PodMonitor", "PrometheusRule"):
+        [document] = of_kind(PRODUCTION, kind).values()
+        assert document["metadata"]["labels"]["release"] == RELEASE
 
 
 def test_the_alerts_of_the_cluster_are_those_of_every_prometheus() -> None:
