@@ -128,7 +128,7 @@ async def _restart(deployment: Deployment, going_on: _GoesOn, secret_key: str, p
     env = {**_SIGN_UP, "SECRET_KEY": secret_key, "SECRET_KEY_PREVIOUS": previous}
     for name in _REPLICAS:
         auth = deployment.services[name].process
-        assert await asyncio.to_thread(auth.terminate) == 0
+        assert await asyncio.to_thread(auth.terminate, PATIENCE_S) == 0
         deployment.start_auth(env, name)  # in the main thread: it dies with the one that started it
         await asyncio.to_thread(deployment.services[name].wait_for_log, "auth_started")
         await going_on.rounds(3)
@@ -154,7 +154,7 @@ async def test_secret_key_changes_while_every_token_goes_on_counting(deployment:
             deployment.services[name].process.terminate()
             deployment.start_auth({**_SIGN_UP, "SECRET_KEY": new}, name)
         gateway = deployment.services["gateway"].process  # it would go on knowing the former key for up to 5 minutes
-        assert gateway.terminate() == 0
+        assert gateway.terminate(PATIENCE_S) == 0
         deployment.start_gateway()
     async with _client(deployment) as again:
         again.token = client.token
@@ -177,7 +177,7 @@ async def test_passwords_of_nats_change_and_no_task_is_lost(
         while (await session.get("/readyz")).status != 503:  # noqa: ASYNC110 - it finds that it is refused
             await asyncio.sleep(0.1)
     for name in ("auth", "gateway"):
-        assert deployment.services[name].process.terminate() == 0
+        assert deployment.services[name].process.terminate(PATIENCE_S) == 0
     deployment.start_auth()
     deployment.start_gateway()
     deployment.start_worker("one")
@@ -202,7 +202,7 @@ async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
     try:
         assert await _status_of_picture(session, finished) == 503
         keys = {"MINIO_SECRET_KEY": changed.minio_settings().minio_secret_key.get_secret_value()}
-        assert deployment.services["gateway"].process.terminate() == 0
+        assert deployment.services["gateway"].process.terminate(PATIENCE_S) == 0
         deployment.start_gateway(keys)
         deployment.start_worker("one", keys)
         async with _client(deployment) as again:
