@@ -24,10 +24,10 @@ from sd_common import subjects
 from sd_common.job_queue import JobQueue
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
 from sd_common.puller import Puller
-from sd_common.settings import NatsSettings, StreamSettings
-from sd_common.streams import JOBS, jobs_consumer_name
+from sd_common.streams import JOBS, StreamSettings, jobs_consumer_name
 from sd_common.subjects import ModelLane
 from sd_embedded.nats_server import NatsServer
 from sd_worker.held_models import ModelsHere

@@ -22,15 +22,17 @@ from pydantic import SecretStr
 from table import print_table
 
 from sd_common import subjects
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.lanes import Lane, lane_of
-from sd_common.logs import configure_logs
+from sd_common.logs import LogSettings, configure_logs
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
+from sd_common.picture_bucket import RetentionSettings
 from sd_common.provision import provision
-from sd_common.settings import LogSettings, NatsSettings, RetentionSettings, StreamSettings
+from sd_common.streams import StreamSettings
 from sd_embedded.nats_server import NatsServer
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp

@@ -31,8 +31,9 @@ from websocket_clients import Clients
 from sd_auth.tokens import Tokens
 from sd_common.events import PendingEvent
 from sd_common.nats_client import connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.streams import StreamSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_embedded.child_process import ChildProcess

@@ -14,8 +14,9 @@ from sd_common.errors import ContractError
 from sd_common.events import AbortedEvent, FinishedEvent, ProgressEvent
 from sd_common.job_client import JobClient
 from sd_common.nats_client import connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
-from sd_common.settings import NatsSettings, load_settings
+from sd_common.settings import load_settings
 
 _CONNECT_WITHIN_S = 5.0
 

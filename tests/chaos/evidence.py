@@ -21,7 +21,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 from PIL import Image
 
 from chaos.fleet import Fleet
-from sd_common.settings import MinioSettings
+from sd_common.s3_client import MinioSettings
 from support.events import TERMINAL_TYPES
 
 _NEXT_WITHIN_S = 10.0

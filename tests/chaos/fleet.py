@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from chaos.parts import Part, PartKind, ServerPart, ServicePart
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.s3_client import MinioSettings
 from sd_embedded.nats_server import NatsServer
 from sd_embedded.s3_server import S3Server
 from support.deployment import Deployment

@@ -29,7 +29,6 @@ async def session(fleet: Fleet) -> AsyncIterator[Client]:
         yield client
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.skipif(_WHY_NOT is not None, reason=f"needs network namespaces: {_WHY_NOT}")
 async def test_a_worker_that_was_cut_off_changes_nothing_and_takes_jobs_again_when_healed(
     fleet: Fleet, session: Client

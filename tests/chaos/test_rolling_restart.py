@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from chaos.disturbances import Happened
 from chaos.fleet import Fleet
 from chaos.load import Load
@@ -11,7 +9,6 @@ from chaos.parts import ServicePart
 from chaos.run import run_under_load
 
 
-@pytest.mark.timeout(240)
 async def test_a_rolling_restart_fails_no_request_that_did_not_start_on_the_dying_gateway(fleet: Fleet) -> None:
     """Nothing is lost or doubled either, and every process ends with exit code 0."""
     services = [part for part in fleet.parts.values() if isinstance(part, ServicePart)]

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from sd_auth.settings import AuthSettings
+from sd_common.logs import LogSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.nats_users import users
-from sd_common.settings import (
-    LogSettings,
-    MinioSettings,
-    NatsSettings,
-    RetentionSettings,
-    Settings,
-    StreamSettings,
-    TraceSettings,
-)
+from sd_common.picture_bucket import RetentionSettings
+from sd_common.s3_client import MinioSettings
+from sd_common.settings import Settings
+from sd_common.streams import StreamSettings
+from sd_common.trace_export import TraceSettings
 from sd_embedded.child_process import installed
 from sd_gateway.settings import GatewaySettings
 from sd_worker.settings import WorkerSettings

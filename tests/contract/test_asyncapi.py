@@ -9,9 +9,10 @@ import jsonschema
 import yaml
 
 from sd_common import auth_messages, streams, subjects
-from sd_common.asyncapi import CHANNELS, create_document
+from sd_common.asyncapi import create_document
+from sd_common.channels import CHANNELS
 from sd_common.lanes import LANES
-from sd_common.settings import StreamSettings
+from sd_common.streams import StreamSettings
 from sd_common.subjects import ModelLane, TaskRef
 
 ROOT = Path(__file__).parents[2]

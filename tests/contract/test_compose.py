@@ -34,9 +34,9 @@ from jsonschema.validators import validator_for
 from pydantic import SecretStr
 
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.nats_users import SERVICES as NATS_SERVICES
 from sd_common.nats_users import users
-from sd_common.settings import NatsSettings
 from sd_embedded.child_process import installed
 from supply_chain.dockerfiles import ROOT, build_stage, final_stage, only, variables
 

@@ -34,8 +34,8 @@ from prometheus_rule import RELEASE
 from sd_common.health import READY_WITHIN_S
 from sd_common.nats_conf import configuration
 from sd_common.nats_users import users
+from sd_gateway.client_socket import PING_INTERVAL_S
 from sd_gateway.settings import GatewaySettings
-from sd_gateway.websocket import PING_INTERVAL_S
 from supply_chain.dockerfiles import ROOT
 
 UID = 10001

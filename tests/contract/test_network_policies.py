@@ -24,7 +24,9 @@ from contract.rendered import (
     workloads,
 )
 
-from sd_common.settings import MinioSettings, NatsSettings, TraceSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.s3_client import MinioSettings
+from sd_common.trace_export import TraceSettings
 from supply_chain.dockerfiles import ROOT
 
 INTERNET = "the internet"

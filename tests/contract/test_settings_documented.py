@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 from typing import Any
 
 import pytest
 from contract.manifests import SECRET_VALUE, compose_text, variables_of
 
+import sd_common
 from sd_common.settings import Settings
 from supply_chain.dockerfiles import ROOT
 
@@ -31,6 +33,8 @@ WITHOUT_ONE_DEFAULT = {"WORKER_NAME"}
 def _settings_classes() -> list[type[Settings]]:
     for package in PACKAGES:
         importlib.import_module(f"{package}.settings")
+    for module in pkgutil.iter_modules(sd_common.__path__, "sd_common."):  # its groups are with their parts
+        importlib.import_module(module.name)
     found: list[type[Settings]] = []
     waiting: list[type[Settings]] = [Settings]
     while waiting:

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from support.client import Client
-from support.stack import EmbeddedStack, make_model_dir
+from support.stack import EmbeddedStack, make_model_dir, running_stack
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +21,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[EmbeddedStack]:
     """Open to all: sign-up and public access are on."""
     env = {"ENABLE_SIGNUP": "1", "ENABLE_PUBLIC_ACCESS": "yes", "HEALTH_PORT": "0"}
-    stack = EmbeddedStack(tmp_path_factory.mktemp("stack"), model_dir, env)
-    stack.wait_until_ready()
-    yield stack
-    assert stack.process.terminate(timeout_s=60) == 0, stack.log
+    with running_stack(tmp_path_factory.mktemp("stack"), model_dir, env) as stack:
+        yield stack
 
 
 @pytest_asyncio.fixture

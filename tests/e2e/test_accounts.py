@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.client import Client
-from support.stack import EmbeddedStack
+from support.stack import EmbeddedStack, running_stack
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -72,10 +72,8 @@ async def test_who_logs_out_is_out(session: Client) -> None:
 def telling_stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[EmbeddedStack]:
     """A stack of its own, which logs all that it can."""
     env = {"ENABLE_SIGNUP": "1", "LOG_LEVEL": "DEBUG", "WORKERS": "0"}
-    stack = EmbeddedStack(tmp_path_factory.mktemp("telling"), model_dir, env)
-    stack.wait_until_ready()
-    yield stack
-    assert stack.process.terminate(timeout_s=60) == 0, stack.log
+    with running_stack(tmp_path_factory.mktemp("telling"), model_dir, env) as stack:
+        yield stack
 
 
 async def test_passwords_and_tokens_are_in_no_log_and_no_answer(telling_stack: EmbeddedStack) -> None:

@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 
 from sd_common.messages import now
-from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_client import NatsClient
 from sd_common.task_log import TaskLog
 from support import servers
 from support.client import PATIENCE_S, Client, Json
+from support.connections import connected
 from support.deployment import ACK_WAIT_S, BASE_URL, Deployment
 from support.events import TERMINAL_TYPES
 from support.jobs import num_jobs
@@ -26,8 +27,6 @@ from support.servers import S3Server
 #: Some seconds on one core.
 _LONG = {"prompt": "x", "model": "shapes", "steps": 300, "width": 128, "height": 128, "scheduler": "ddim"}
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
-#: Seconds in which a process that does nothing more has ended, on a busy machine too: its exit code tells why it did.
-_AT_ONCE_S = 20.0
 #: Seconds that a worker takes to begin with a job that it was given, on a busy machine too.
 _BEGINS_WITHIN_S = 5.0
 #: Of the workers.
@@ -56,18 +55,15 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, mo
 @pytest_asyncio.fixture
 async def session(deployment: Deployment) -> AsyncIterator[Client]:
     async with Client(deployment.gateway_url()) as client:
-        async with asyncio.timeout(PATIENCE_S):
-            while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
-                await asyncio.sleep(0.1)
+        await client.until_ready()
         await client.take_public_token()
         yield client
 
 
 @pytest_asyncio.fixture
 async def nats(deployment: Deployment) -> AsyncIterator[NatsClient]:
-    client = await connect(servers.nats_settings_of(deployment.nats), "test")
-    yield client
-    await client.shut()
+    async with connected(servers.nats_settings_of(deployment.nats)) as client:
+        yield client
 
 
 def _path_of(finished: Json) -> str:
@@ -155,7 +151,8 @@ async def test_a_second_signal_ends_a_worker_at_once(deployment: Deployment, ses
         worker.process.send(signal.SIGTERM)
         await asyncio.to_thread(worker.wait_for_log, "worker_draining")
         worker.process.send(signal.SIGTERM)
-        assert await asyncio.to_thread(worker.process.wait, _AT_ONCE_S) == -signal.SIGTERM
+        # At the end of its task it would end with 0.
+        assert await asyncio.to_thread(worker.process.wait, PATIENCE_S) == -signal.SIGTERM
         assert (await events.until(task_id, "finished"))["attempt"] == 2
     await _assert_each_ended_once(nats, [task_id], "finished")
     deployment.start_worker(started["worker"], _WORKER).wait_for_log("worker_started")
@@ -229,7 +226,8 @@ async def test_a_second_signal_ends_a_gateway_at_once(
         gateway.process.send(signal.SIGTERM)
         await asyncio.to_thread(gateway.wait_for_log, "stopping")
         gateway.process.send(signal.SIGTERM)
-        assert await asyncio.to_thread(gateway.process.wait, _AT_ONCE_S) == -signal.SIGTERM
+        # Once it had answered, it would end with 0.
+        assert await asyncio.to_thread(gateway.process.wait, PATIENCE_S) == -signal.SIGTERM
         with pytest.raises(aiohttp.ClientError):
             await waiting
     deployment.start_gateway()

@@ -15,15 +15,15 @@ import pytest
 from nats.aio.msg import Msg
 from pydantic import SecretStr
 
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.nats_client import connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
-from sd_common.settings import NatsSettings
 from sd_embedded.app import CannotStart, make_private
 from support.client import PATIENCE_S, Client
-from support.stack import EmbeddedStack
+from support.stack import EmbeddedStack, running_stack
 
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 1, "width": 64, "height": 64}
 
@@ -58,18 +58,16 @@ async def test_ctrl_c_stops_everything_and_the_next_start_finds_users_tasks_and_
     assert await asyncio.to_thread(stack.process.wait, PATIENCE_S) == 0
     await asyncio.to_thread(_wait_until_gone, family)
 
-    stack = EmbeddedStack(tmp_path, model_dir, env)
-    stack.wait_until_ready()
-    async with Client(stack.base_url, client.token) as client:
-        assert await client.last_event(finished["task_id"]) == finished
-        assert (await client.get(path)).body == picture
-        answer = await client.post("/token", data={"username": "ada", "password": "correct horse"})
-        assert answer.status == 200
-        async with asyncio.timeout(PATIENCE_S):
-            for task_id in queued:
-                while (await client.last_event(task_id))["event_type"] != "finished":  # noqa: ASYNC110 - elsewhere
-                    await asyncio.sleep(0.1)
-    assert stack.process.terminate(timeout_s=PATIENCE_S) == 0
+    with running_stack(tmp_path, model_dir, env) as stack:
+        async with Client(stack.base_url, client.token) as client:
+            assert await client.last_event(finished["task_id"]) == finished
+            assert (await client.get(path)).body == picture
+            answer = await client.post("/token", data={"username": "ada", "password": "correct horse"})
+            assert answer.status == 200
+            async with asyncio.timeout(PATIENCE_S):
+                for task_id in queued:
+                    while (await client.last_event(task_id))["event_type"] != "finished":  # noqa: ASYNC110 - elsewhere
+                        await asyncio.sleep(0.1)
 
 
 async def test_killing_it_leaves_no_server_behind(tmp_path: Path, model_dir: Path) -> None:
@@ -133,12 +131,10 @@ async def test_a_program_on_this_machine_queues_jobs_as_an_internal_publisher(st
 
 async def test_data_of_a_version_without_users_of_nats_goes_on(tmp_path: Path, model_dir: Path) -> None:
     env = {"ENABLE_SIGNUP": "1", "WORKERS": "0"}
-    stack = EmbeddedStack(tmp_path, model_dir, env)
-    stack.wait_until_ready()
-    async with Client(stack.base_url) as client:
-        await client.sign_up_and_log_in("ada")
-        task_id = await client.submit(**_SHORT)
-    assert await asyncio.to_thread(stack.process.terminate, PATIENCE_S) == 0
+    with running_stack(tmp_path, model_dir, env) as stack:
+        async with Client(stack.base_url) as client:
+            await client.sign_up_and_log_in("ada")
+            task_id = await client.submit(**_SHORT)
     secrets = stack.directory / "data" / "secrets.json"
     kept = json.loads(secrets.read_text())
     del kept["nats_passwords"]
@@ -146,31 +142,28 @@ async def test_data_of_a_version_without_users_of_nats_goes_on(tmp_path: Path, m
     streams = stack.directory / "data" / "nats" / "store" / "jetstream"
     (streams / "STREAMS").rename(streams / "$G")
 
-    stack = EmbeddedStack(tmp_path, model_dir, env)
-    stack.wait_until_ready()
-    async with Client(stack.base_url, client.token) as client:
-        assert (await client.last_event(task_id))["event_type"] == "pending"
-        answer = await client.post("/token", data={"username": "ada", "password": "correct horse"})
-        assert answer.status == 200
-    assert json.loads(secrets.read_text()).items() >= kept.items()
-    assert await asyncio.to_thread(stack.process.terminate, PATIENCE_S) == 0
+    with running_stack(tmp_path, model_dir, env) as stack:
+        async with Client(stack.base_url, client.token) as client:
+            assert (await client.last_event(task_id))["event_type"] == "pending"
+            answer = await client.post("/token", data={"username": "ada", "password": "correct horse"})
+            assert answer.status == 200
+        assert json.loads(secrets.read_text()).items() >= kept.items()
 
 
-def test_a_port_that_is_taken_is_told_before_anything_starts(tmp_path: Path, model_dir: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("PORT", ["Cannot listen on {address}", "set PORT to another one"]),
+        ("HEALTH_PORT", ["cannot serve health on {address} (HEALTH_HOST, HEALTH_PORT)"]),
+    ],
+)
+def test_a_port_that_is_taken_is_told(tmp_path: Path, model_dir: Path, name: str, told: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        stack = EmbeddedStack(tmp_path, model_dir, {"PORT": str(port)})
+        stack = EmbeddedStack(tmp_path, model_dir, {name: str(port)})
         assert stack.process.wait(PATIENCE_S) == 1
-    assert f"Cannot listen on 127.0.0.1:{port}" in stack.log
-    assert "set PORT to another one" in stack.log
-
-
-def test_a_port_for_operators_that_is_taken_is_told(tmp_path: Path, model_dir: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        stack = EmbeddedStack(tmp_path, model_dir, {"HEALTH_PORT": str(port)})
-        assert stack.process.wait(PATIENCE_S) == 1
-    assert f"cannot serve health on 127.0.0.1:{port} (HEALTH_HOST, HEALTH_PORT)" in stack.log
+    for words in told:
+        assert words.format(address=f"127.0.0.1:{port}") in stack.log
     assert "Traceback" not in stack.log
 
 
@@ -202,18 +195,15 @@ async def test_a_second_start_on_the_same_data_is_refused_with_a_sentence(
 
 
 async def test_servers_that_die_are_started_again(tmp_path: Path, model_dir: Path) -> None:
-    stack = EmbeddedStack(tmp_path, model_dir, {"ENABLE_PUBLIC_ACCESS": "1"})
-    stack.wait_until_ready()
-    async with Client(stack.base_url) as client:
-        await client.take_public_token()
-        picture = (await client.get("/txt2img", params={name: str(value) for name, value in _SHORT.items()})).json
-        for server in [process for process in _family(stack.process.pid) if process.name() in ("nats-server", "weed")]:
-            server.kill()
-        stack.wait_for_log("server_ended")
-        async with asyncio.timeout(PATIENCE_S):
-            while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - of another process
-                await asyncio.sleep(0.1)
-        assert (await client.get(picture["blob_url"])).status == 200
-        async with client.events() as events:
-            assert (await events.of_task(await client.submit(**_SHORT)))[-1]["event_type"] == "finished"
-    assert await asyncio.to_thread(stack.process.terminate, PATIENCE_S) == 0
+    with running_stack(tmp_path, model_dir, {"ENABLE_PUBLIC_ACCESS": "1"}) as stack:
+        async with Client(stack.base_url) as client:
+            await client.take_public_token()
+            picture = (await client.get("/txt2img", params={name: str(value) for name, value in _SHORT.items()})).json
+            for process in _family(stack.process.pid):
+                if process.name() in ("nats-server", "weed"):
+                    process.kill()
+            stack.wait_for_log("server_ended")
+            await client.until_ready()
+            assert (await client.get(picture["blob_url"])).status == 200
+            async with client.events() as events:
+                assert (await events.of_task(await client.submit(**_SHORT)))[-1]["event_type"] == "finished"

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from support.client import PATIENCE_S, Client, Json
-from support.stack import EmbeddedStack
+from support.stack import running_stack
 
 
 async def _models(client: Client) -> Json:
@@ -35,11 +35,9 @@ async def test_the_models_at_hand_are_told_with_the_default_one(client: Client) 
 async def test_the_models_are_not_told_without_a_token_where_there_is_no_public_access(
     tmp_path: Path, model_dir: Path
 ) -> None:
-    stack = EmbeddedStack(tmp_path, model_dir, {})
-    stack.wait_until_ready()
-    async with Client(stack.base_url) as client:
-        assert (await client.get("/models")).status == 401
-    assert await asyncio.to_thread(stack.process.terminate, PATIENCE_S) == 0
+    with running_stack(tmp_path, model_dir) as stack:
+        async with Client(stack.base_url) as client:
+            assert (await client.get("/models")).status == 401
 
 
 async def test_a_model_that_was_used_is_told_to_be_in_memory(session: Client) -> None:

@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 from integration.common.makers import aborted, new_ref, pending
 
-from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_client import NatsClient
 from sd_common.task_log import NO_EVENT, TaskLog
 from support import servers
-from support.client import PATIENCE_S, Client
+from support.client import Client
+from support.connections import connected
 from support.deployment import Deployment
 from support.servers import S3Server
 
@@ -44,9 +45,8 @@ def deployment(tmp_path: Path, s3_server: S3Server, backend: str) -> Iterator[De
 
 @pytest_asyncio.fixture
 async def nats(deployment: Deployment) -> AsyncIterator[NatsClient]:
-    client = await connect(servers.nats_settings_of(deployment.nats), "test")
-    yield client
-    await client.shut()
+    async with connected(servers.nats_settings_of(deployment.nats)) as client:
+        yield client
 
 
 class _Listener:
@@ -88,16 +88,13 @@ class _Listener:
         events.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
-@pytest.mark.timeout(200)
 async def test_every_stored_event_is_heard_once_and_in_order(deployment: Deployment, nats: NatsClient) -> None:
     """Meanwhile each gateway is killed and is stopped, and nats-server is killed; all come back."""
     seed = secrets.randbits(32)
     print("seed", seed)
     task_log = TaskLog(nats)
     async with Client(await asyncio.to_thread(deployment.gateway_url, _GATEWAYS[0])) as client:
-        async with asyncio.timeout(PATIENCE_S):
-            while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
-                await asyncio.sleep(0.1)
+        await client.until_ready()
         await client.take_public_token()
         user, session = client.user_and_session
         assert client.token is not None

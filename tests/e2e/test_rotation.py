@@ -22,8 +22,8 @@ _REPLICAS = ("auth-1", "auth-2")
 _SIGN_UP = {"ENABLE_SIGNUP": "1"}
 _PASSWORD = "correct horse"
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
-#: Some seconds on one core.
-_LONG = {"prompt": "x", "model": "shapes", "steps": 200, "width": 128, "height": 128, "scheduler": "ddim"}
+#: A second or two on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 100, "width": 128, "height": 128, "scheduler": "ddim"}
 
 
 @pytest.fixture
@@ -67,9 +67,7 @@ async def session(deployment: Deployment) -> AsyncIterator[Client]:
 @asynccontextmanager
 async def _client(deployment: Deployment) -> AsyncIterator[Client]:
     async with Client(deployment.gateway_url()) as client:
-        async with asyncio.timeout(PATIENCE_S):
-            while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
-                await asyncio.sleep(0.1)
+        await client.until_ready()
         yield client
 
 
@@ -81,7 +79,7 @@ async def _until_ended(client: Client, task_id: str) -> Json:
     return event
 
 
-async def _run_some_seconds(client: Client) -> str:
+async def _run_for_a_while(client: Client) -> str:
     """A task that has begun: one that waits for its model is handed back by a worker that is told to stop."""
     async with client.events("&progress=1") as events:
         running = await client.submit(**_LONG)
@@ -168,7 +166,7 @@ async def test_passwords_of_nats_change_and_no_task_is_lost(
 ) -> None:
     """Workers finish what they run before, and take what waits after."""
     deployment.start_worker("one")
-    running = await _run_some_seconds(session)
+    running = await _run_for_a_while(session)
     waiting = await session.submit(**_SHORT)
     assert await asyncio.to_thread(deployment.services["one"].process.terminate, PATIENCE_S) == 0
     assert (await session.last_event(running))["event_type"] == "finished"
@@ -192,7 +190,7 @@ async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
 ) -> None:
     """Workers store what they run before; what was stored is there after."""
     deployment.start_worker("one")
-    running = await _run_some_seconds(session)
+    running = await _run_for_a_while(session)
     assert await asyncio.to_thread(deployment.services["one"].process.terminate, PATIENCE_S) == 0
     finished = await session.last_event(running)
     waiting = await session.submit(**_SHORT)

@@ -14,7 +14,7 @@ import pytest_asyncio
 from PIL import Image
 
 from support.client import Client, Json
-from support.stack import EmbeddedStack
+from support.stack import EmbeddedStack, running_stack
 from train_shapes.judge import read
 from train_shapes.scenes import Scene
 
@@ -62,10 +62,8 @@ async def test_without_the_safety_filter_a_picture_is_shown_that_would_be_flagge
 def strict_stack(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Iterator[EmbeddedStack]:
     """Requires the safety filter."""
     env = {"SAFETY_FILTER": "required", "ENABLE_PUBLIC_ACCESS": "1"}
-    stack = EmbeddedStack(tmp_path_factory.mktemp("strict"), model_dir, env)
-    stack.wait_until_ready()
-    yield stack
-    assert stack.process.terminate(timeout_s=60) == 0, stack.log
+    with running_stack(tmp_path_factory.mktemp("strict"), model_dir, env) as stack:
+        yield stack
 
 
 @pytest_asyncio.fixture

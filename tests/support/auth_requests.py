@@ -23,6 +23,7 @@ from sd_common.auth_messages import (
     SignUpRequest,
     User,
 )
+from support.client import PATIENCE_S
 
 SECRET_KEY = "the secret key of all replicas in the tests"
 PASSWORD = "correct horse battery staple"
@@ -65,7 +66,11 @@ def create_auth_settings(
 
 
 async def ask(
-    client: Client, subject: str, answer_model: type[A], request: BaseModel | bytes = b"{}", timeout_s: float = 10
+    client: Client,
+    subject: str,
+    answer_model: type[A],
+    request: BaseModel | bytes = b"{}",
+    timeout_s: float = PATIENCE_S,
 ) -> A:
     """The answer, or raises `Refused`."""
     data = request if isinstance(request, bytes) else request.model_dump_json().encode()

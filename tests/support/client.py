@@ -94,6 +94,12 @@ class Client:
     async def delete(self, path: str) -> Answered:
         return await self.request("DELETE", path)
 
+    async def until_ready(self) -> None:
+        """Return when the gateway and all its parts are."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
+                await asyncio.sleep(0.1)
+
     @property
     def user_and_session(self) -> tuple[str, str]:
         """What its token stands for."""

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from testcontainers.community.minio import MinioContainer
 from testcontainers.core.container import DockerContainer
 
-from sd_common.settings import MinioSettings
+from sd_common.s3_client import MinioSettings
 
 NATS_IMAGE = os.environ.get("NATS_IMAGE", "nats:2.12-alpine")
 #: Docker Hub no longer has `minio/minio`; this is its maintained fork.

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sd_common.settings import MinioSettings
+from sd_common.s3_client import MinioSettings
 from support.servers import NatsServer, nats_env, nats_settings_of
 from support.stack import Service
 

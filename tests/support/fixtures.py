@@ -13,10 +13,14 @@ import pytest
 import pytest_asyncio
 
 from sd_common.blob_store import BlobStore
-from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
+from sd_common.picture_bucket import create_bucket
 from sd_common.provision import provision_streams
-from sd_common.settings import MinioSettings, NatsSettings, StreamSettings
+from sd_common.s3_client import MinioSettings, S3Client
+from sd_common.streams import StreamSettings
 from support import servers
+from support.connections import connected
 from support.nats_cluster import NUM_NODES, nats_cluster
 from support.servers import NatsServer, S3Server, nats_settings_of
 
@@ -44,9 +48,8 @@ def nats_settings(nats_server: NatsServer) -> NatsSettings:
 @pytest_asyncio.fixture
 async def nats_client(nats_settings: NatsSettings) -> AsyncIterator[NatsClient]:
     """A connection to the test's nats-server."""
-    client = await connect(nats_settings, "test")
-    yield client
-    await client.shut()
+    async with connected(nats_settings) as client:
+        yield client
 
 
 @pytest_asyncio.fixture
@@ -67,8 +70,8 @@ def s3_server(backend: str) -> Iterator[S3Server]:
 async def minio_settings(s3_server: S3Server) -> MinioSettings:
     """Settings that lead to an empty bucket of the test's own."""
     settings = s3_server.minio_settings(f"test-{secrets.token_hex(8)}")
-    async with BlobStore(settings) as blobs:
-        await blobs.create_bucket()
+    async with S3Client(settings) as s3:
+        await create_bucket(s3)
     return settings
 
 
@@ -84,10 +87,8 @@ async def cluster_clients() -> AsyncIterator[list[NatsClient]]:
     """One at each node of a cluster that keeps three copies of the streams."""
     async with AsyncExitStack() as stack:
         cluster = stack.enter_context(nats_cluster())
-        clients = []
-        for node in cluster.nodes.values():
-            clients.append(await connect(nats_settings_of(node), "test"))
-            stack.push_async_callback(clients[-1].shut)
+        nodes = cluster.nodes.values()
+        clients = [await stack.enter_async_context(connected(nats_settings_of(node))) for node in nodes]
         settings = StreamSettings(_env_file=None, nats_replicas=NUM_NODES)
         await provision_streams(clients[0].jetstream(timeout=30), settings)
         yield clients

@@ -20,7 +20,7 @@ from sd_common.metrics import ProcessMetrics
 from sd_gateway.metrics import FleetMetrics, GatewayMetrics
 from sd_worker.metrics import WorkerMetrics
 
-_PATIENCE_S = 20.0
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 
 
 class NatsProxy:

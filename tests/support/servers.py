@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import SecretStr
 
 from sd_common import auth_messages, subjects
+from sd_common.nats_settings import NatsSettings
 from sd_common.nats_users import DEFAULT_PUBLISHER, STREAMS_ACCOUNT, NatsUser, users
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.s3_client import MinioSettings
 from sd_embedded import nats_server as embedded_nats
 from sd_embedded import s3_server as embedded_s3
 from sd_embedded.nats_access import NatsAccess
@@ -44,6 +45,14 @@ class NatsServer(Protocol):
 
     def terminate(self) -> None:
         """End it in order."""
+
+
+class _Process(Protocol):
+    def start(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
+_P = TypeVar("_P", bound=_Process)
 
 
 class S3Server(Protocol):
@@ -87,13 +96,8 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
         with nats_container() as container:
             yield container
         return
-    with _scratch("nats") as directory:
-        server = embedded_nats.NatsServer(directory, extra_args)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.terminate()
+    with _scratch("nats") as directory, _running(embedded_nats.NatsServer(directory, extra_args)) as server:
+        yield server
 
 
 #: Beside provisioning, with a line to all.
@@ -141,13 +145,8 @@ def nats_server_with_users(
     publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
 ) -> Iterator[NatsServerWithUsers]:
     """A fresh one."""
-    with _scratch("nats") as directory:
-        server = NatsServerWithUsers(directory, publishers, tester)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.terminate()
+    with _scratch("nats") as directory, _running(NatsServerWithUsers(directory, publishers, tester)) as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -159,13 +158,20 @@ def s3_server(on: str | None = None) -> Iterator[S3Server]:
         with s3_container() as container:
             yield container
         return
-    with _scratch("s3") as directory:
-        server = embedded_s3.S3Server(directory, "test", secrets.token_hex(20))
-        server.start()
-        try:
-            yield server
-        finally:
-            server.terminate()
+    with (
+        _scratch("s3") as directory,
+        _running(embedded_s3.S3Server(directory, "test", secrets.token_hex(20))) as server,
+    ):
+        yield server
+
+
+@contextlib.contextmanager
+def _running(server: _P) -> Iterator[_P]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.terminate()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sd_embedded.child_process import ChildProcess
@@ -13,6 +14,7 @@ from support import tiny_pipelines
 
 REPOSITORY = Path(__file__).parents[2]
 _READY_WITHIN_S = 90.0
+_ENDS_WITHIN_S = 60.0
 #: All tests come from one address, and often from one user.
 NO_RATES = dict.fromkeys(("SIGN_UP_RATE", "LOG_IN_RATE", "PUBLIC_TOKEN_RATE", "NAME_RATE", "REQUEST_RATE"), "off")
 _LINK = re.compile(r"Try visiting (http://\S+)")
@@ -83,3 +85,15 @@ class EmbeddedStack(Service):
         match = _LINK.search(self.new_log)
         assert match is not None
         return match[1]
+
+
+@contextmanager
+def running_stack(directory: Path, model_dir: Path, env: Mapping[str, str] | None = None) -> Iterator[EmbeddedStack]:
+    """One that is ready, and is ended in order."""
+    stack = EmbeddedStack(directory, model_dir, env)
+    try:
+        stack.wait_until_ready()
+        yield stack
+        assert stack.process.terminate(_ENDS_WITHIN_S) == 0, stack.log
+    finally:
+        stack.process.kill()

@@ -9,8 +9,8 @@ import uvloop
 
 from sd_common.logs import configure_logs
 from sd_common.process import run_until_stopped
-from sd_common.settings import TraceSettings, load_settings
-from sd_common.trace_export import exporting_traces
+from sd_common.settings import load_settings
+from sd_common.trace_export import TraceSettings, exporting_traces
 from sd_embedded.app import CannotStart, EmbeddedApp
 from sd_embedded.settings import EmbeddedLogSettings, EmbeddedSettings
 

@@ -18,8 +18,10 @@ from sd_auth.metrics import AuthMetrics
 from sd_auth.settings import AuthSettings
 from sd_common.metrics import ProcessMetrics
 from sd_common.nats_users import AUTH, GATEWAY, PROVISION, WORKER
+from sd_common.picture_bucket import RetentionSettings
 from sd_common.provision import provision
-from sd_common.settings import RetentionSettings, StreamSettings, load_settings
+from sd_common.settings import load_settings
+from sd_common.streams import StreamSettings
 from sd_embedded.child_process import ProcessNotReady
 from sd_embedded.kept_secrets import keep_secrets, write_private
 from sd_embedded.nats_access import NatsAccess, adopt_streams

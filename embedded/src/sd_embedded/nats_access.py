@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from sd_common.nats_conf import configuration
+from sd_common.nats_settings import NatsSettings
 from sd_common.nats_users import DEFAULT_PUBLISHER, STREAMS_ACCOUNT, NatsUser, users
-from sd_common.settings import NatsSettings
 
 
 class NatsAccess:

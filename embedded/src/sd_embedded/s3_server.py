@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from sd_common.settings import MinioSettings
+from sd_common.s3_client import MinioSettings
 from sd_embedded.child_process import ChildProcess, ProcessNotReady, installed
 
 _READY_WITHIN_S = 30.0

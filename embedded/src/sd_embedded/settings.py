@@ -7,8 +7,9 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from sd_common.health import HealthPort
+from sd_common.logs import LogSettings
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, LogSettings, Settings
+from sd_common.settings import Flag, Settings
 
 
 class EmbeddedSettings(Settings):

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from support.auth_requests import StartAuth, create_auth_settings
 from support.servers import NatsServer, nats_settings_of
 

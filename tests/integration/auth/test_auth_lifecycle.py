@@ -16,8 +16,9 @@ from sd_auth.app import AuthApp
 from sd_auth.service import MAX_REQUESTS_AT_ONCE
 from sd_common.auth_messages import JWKS, SERVICE_NAME, PublicKeys
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.streams import StreamSettings
 from support.auth_requests import Refused, StartAuth, ask, create_auth_settings, log_in, sign_up
 from support.metrics import scrape
 from support.servers import NatsServer
@@ -116,7 +117,7 @@ async def test_stopping_one_of_two_replicas_loses_no_request(
 ) -> None:
     """The requests of a burst are at every place between client and handler when the replica stops."""
     await start_auth(create_auth_settings())
-    requests = [asyncio.create_task(ask(nats_client, JWKS, PublicKeys, timeout_s=2)) for _ in range(80)]
+    requests = [asyncio.create_task(ask(nats_client, JWKS, PublicKeys)) for _ in range(80)]
     for _ in range(num_loop_turns):
         await asyncio.sleep(0)
     await auth.stop()

@@ -15,7 +15,7 @@ import pytest
 
 from sd_common.auth_messages import PUBLIC_TOKEN, AccessToken
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.streams import USERS_BUCKET
 from support.auth_requests import PASSWORD, SECRET_KEY, Refused, ask, log_in, sign_up
 from support.servers import NatsServer, nats_env, nats_settings_of

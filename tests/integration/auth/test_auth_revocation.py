@@ -13,7 +13,7 @@ from sd_auth.tokens import Tokens
 from sd_common import subjects
 from sd_common.auth_messages import PUBLIC_TOKEN, REVOKE, AccessToken, RevokedToken
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.streams import REVOKED_TOKENS_BUCKET
 from support.auth_requests import Refused, StartAuth, ask, create_auth_settings, revoke
 

@@ -19,7 +19,7 @@ from sd_common.auth_messages import (
     PublicKeys,
 )
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import check_token
 from support.auth_requests import Refused, StartAuth, ask, create_auth_settings, log_in, sign_up
 

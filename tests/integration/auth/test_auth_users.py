@@ -17,7 +17,7 @@ from sd_auth.users import UserRecord, Users
 from sd_common.auth_messages import LOG_IN, SIGN_UP, AccessToken, User
 from sd_common.buckets import Bucket
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.streams import USERS_BUCKET
 from support.auth_requests import PASSWORD, Refused, StartAuth, ask, create_auth_settings, log_in, sign_up
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable
 
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent, TaskResult
 from sd_common.jobs import Job
 from sd_common.model_names import model_key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import subprocess
@@ -15,18 +14,20 @@ import pytest_asyncio
 
 from sd_common.backup import STREAMS, restore, save
 from sd_common.errors import BackupError
-from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
 from sd_common.streams import (
     EVENTS,
     JOBS,
     USERS_BUCKET,
+    StreamSettings,
     events_stream,
     jobs_consumer,
 )
 from sd_common.subjects import ModelLane
 from support import servers
+from support.connections import connected
 from support.nats_cluster import NUM_NODES, nats_cluster
 from support.servers import NatsServer, nats_settings_of
 
@@ -39,7 +40,7 @@ _NUM_JOBS = 3
 @pytest_asyncio.fixture
 async def cluster_without_streams() -> AsyncIterator[NatsClient]:
     with nats_cluster() as cluster:
-        async with _connected(nats_settings_of(next(iter(cluster.nodes.values())))) as client:
+        async with connected(nats_settings_of(next(iter(cluster.nodes.values())))) as client:
             yield client
 
 
@@ -67,15 +68,6 @@ async def _contents(client: NatsClient) -> dict[str, dict[int, tuple[str | None,
     return contents
 
 
-@contextlib.asynccontextmanager
-async def _connected(settings: NatsSettings) -> AsyncIterator[NatsClient]:
-    client = await connect(settings, "test")
-    try:
-        yield client
-    finally:
-        await client.shut()
-
-
 def _command(settings: NatsSettings, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """`python -m sd_common.backup`."""
     env = {**os.environ, **servers.nats_env(settings)}
@@ -97,7 +89,7 @@ async def test_a_restored_server_has_the_messages_with_their_sequences_and_what_
     with servers.nats_server_with_users() as other:
         restored = _command(nats_settings_of(other, "provision"), "restore", tmp_path / "saved")
         assert restored.returncode == 0, restored.stderr
-        async with _connected(nats_settings_of(other)) as client:
+        async with connected(nats_settings_of(other)) as client:
             assert await _contents(client) == contents
             consumer = await client.jetstream().consumer_info(JOBS, "tiny-0")
             assert (consumer.num_ack_pending, consumer.num_pending) == (1, _NUM_JOBS - 2)
@@ -118,7 +110,7 @@ async def test_streams_that_are_there_are_left_alone(nats_client: NatsClient, tm
     await _fill(nats_client)
     await save(nats_client, tmp_path / "saved")
     with servers.nats_server_with_users() as other:
-        async with _connected(nats_settings_of(other)) as client:
+        async with connected(nats_settings_of(other)) as client:
             await client.jetstream().add_stream(events_stream(StreamSettings(_env_file=None)))
             refused = _command(nats_settings_of(other), "restore", tmp_path / "saved")
             assert refused.returncode == 1
@@ -131,7 +123,7 @@ async def test_a_backup_that_is_not_complete_makes_no_stream(nats_client: NatsCl
     await save(nats_client, tmp_path / "saved")
     (tmp_path / "saved" / STREAMS[-1] / "backup.json").unlink()
     with servers.nats_server_with_users() as other:
-        async with _connected(nats_settings_of(other)) as client:
+        async with connected(nats_settings_of(other)) as client:
             with pytest.raises(BackupError, match=f"{STREAMS[-1]} holds no complete backup"):
                 await restore(client, tmp_path / "saved", 1)
             assert await client.jetstream().streams_info() == []
@@ -143,7 +135,7 @@ async def test_a_damaged_backup_is_refused_by_nats_server(nats_client: NatsClien
     data = tmp_path / "saved" / EVENTS / "stream.tar.s2"
     data.write_bytes(data.read_bytes()[:-1000])
     with servers.nats_server_with_users() as other:
-        async with _connected(nats_settings_of(other)) as client:
+        async with connected(nats_settings_of(other)) as client:
             with pytest.raises(BackupError, match="Stream EVENTS: nats-server answers: "):
                 await restore(client, tmp_path / "saved", 1)
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import socket
-from collections.abc import Iterator
 
 import pytest
 from integration.common.makers import new_bucket_name, new_ref
-from minio import Minio
-from minio.commonconfig import ENABLED, Filter
-from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 from prometheus_client import generate_latest
 from pydantic import SecretStr
 
-from sd_common.blob_store import Blob, BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import Blob, BlobStore
 from sd_common.errors import BlobNotFound, BlobTaken, Unavailable
 from sd_common.metrics import ProcessMetrics
-from sd_common.settings import MinioSettings
+from sd_common.s3_client import MinioSettings
 from sd_common.subjects import TaskRef
 from support.metrics import Page
 from support.servers import S3Server
@@ -90,13 +86,6 @@ async def test_a_hundred_at_once_do_not_mix(blob_store: BlobStore) -> None:
     assert [blob.data for blob in read] == list(blobs.values())
 
 
-async def test_several_that_create_the_bucket_at_once_agree(s3_server: S3Server) -> None:
-    async with BlobStore(s3_server.minio_settings(new_bucket_name())) as blobs:
-        await asyncio.gather(*(blobs.create_bucket() for _ in range(10)))
-        await blobs.create_bucket()
-        await blobs.check_available()
-
-
 async def test_without_its_bucket_the_store_is_not_available(s3_server: S3Server) -> None:
     async with BlobStore(s3_server.minio_settings(new_bucket_name())) as blobs:
         with pytest.raises(Unavailable):
@@ -113,58 +102,6 @@ async def test_with_wrong_credentials_the_store_is_not_available(minio_settings:
                 await call
 
 
-@pytest.fixture
-def s3_client(minio_settings: MinioSettings) -> Minio:
-    """What an operator sets rules with."""
-    return Minio(
-        minio_settings.minio_endpoint,
-        access_key=minio_settings.minio_access_key,
-        secret_key=minio_settings.minio_secret_key.get_secret_value(),
-        secure=False,
-        region=minio_settings.minio_region,
-    )
-
-
-def _days_of(s3_client: Minio, bucket: str) -> dict[str | None, int | None]:
-    lifecycle = s3_client.get_bucket_lifecycle(bucket)
-    return {rule.rule_id: rule.expiration.days for rule in (lifecycle.rules if lifecycle else []) if rule.expiration}
-
-
-async def test_a_max_age_is_set_changed_and_taken_away(
-    blob_store: BlobStore, minio_settings: MinioSettings, s3_client: Minio
-) -> None:
-    bucket = minio_settings.minio_bucket
-    for days in (None, 7, 7, 30):
-        await blob_store.set_max_age(days)
-        assert _days_of(s3_client, bucket) == ({} if days is None else {"pictures-max-age": days})
-    blob_id = new_blob_id()
-    await blob_store.put(blob_id, b"data", "image/png")
-    assert (await blob_store.get(blob_id)).data == b"data"
-    for _ in range(2):
-        await blob_store.set_max_age(None)
-        assert _days_of(s3_client, bucket) == {}
-
-
-async def test_rules_of_the_operator_stay(
-    blob_store: BlobStore, minio_settings: MinioSettings, s3_client: Minio
-) -> None:
-    bucket = minio_settings.minio_bucket
-    own = Rule(ENABLED, rule_filter=Filter(prefix="backups/"), rule_id="own", expiration=Expiration(days=5))
-    s3_client.set_bucket_lifecycle(bucket, LifecycleConfig([own]))
-    await blob_store.set_max_age(7)
-    assert _days_of(s3_client, bucket) == {"own": 5, "pictures-max-age": 7}
-    await blob_store.set_max_age(None)
-    assert _days_of(s3_client, bucket) == {"own": 5}
-
-
-@pytest.fixture
-def refusing_endpoint() -> Iterator[str]:
-    """An address that nobody listens on, and that nobody else can take meanwhile."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"127.0.0.1:{held.getsockname()[1]}"
-
-
 async def test_a_server_that_is_away_is_told_quickly(minio_settings: MinioSettings, refusing_endpoint: str) -> None:
     settings = minio_settings.model_copy(update={"minio_endpoint": refusing_endpoint})
     metrics = ProcessMetrics()
@@ -174,12 +111,11 @@ async def test_a_server_that_is_away_is_told_quickly(minio_settings: MinioSettin
             blobs.put(new_blob_id(), b"data", "image/png"),
             blobs.check_exists(new_blob_id()),
             blobs.check_available(),
-            blobs.create_bucket(),
         ):
             with pytest.raises(Unavailable, match=r"^The picture store does not answer at the moment"):
                 await call
     page = Page(generate_latest(metrics.registry).decode())
-    for operation in ("get", "put", "check_exists", "check_available", "create_bucket"):
+    for operation in ("get", "put", "check_exists", "check_available"):
         assert page.value("sd_s3_errors_total", operation=operation) == 1
         assert page.value("sd_s3_request_seconds_count", operation=operation) == 1
 

@@ -14,9 +14,9 @@ from sd_common.job_queue import JobQueue, Stray
 from sd_common.jobs import Job, JobHead
 from sd_common.messages import now
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
-from sd_common.streams import jobs_stream
+from sd_common.streams import StreamSettings, jobs_stream
 from sd_common.subjects import ModelLane
 from sd_common.tracing import continued_trace
 from support.client import PATIENCE_S
@@ -27,11 +27,6 @@ _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0
 
 def _capped_at(jobs_max_per_model: int) -> StreamSettings:
     return StreamSettings(_env_file=None, jobs_max_per_model=jobs_max_per_model)
-
-
-@pytest.fixture
-async def queue(nats_client: NatsClient, provisioned: NatsSettings) -> JobQueue:
-    return JobQueue(nats_client)
 
 
 async def test_a_job_stands_in_the_stream_as_it_was_published(queue: JobQueue, nats_client: NatsClient) -> None:

@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 
 from sd_common.metrics import ProcessMetrics
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from support.metrics import Page
 from support.servers import NatsServer
 

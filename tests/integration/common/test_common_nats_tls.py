@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from support.certificates import make_certificate
 from support.servers import NatsServer, nats_server
 

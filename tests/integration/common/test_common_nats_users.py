@@ -18,8 +18,7 @@ from sd_common.errors import PublisherNameError
 from sd_common.nats_client import NatsClient, connect
 from sd_common.nats_users import SERVICES, publisher
 from sd_common.provision import provision_streams
-from sd_common.settings import StreamSettings
-from sd_common.streams import USERS_BUCKET
+from sd_common.streams import USERS_BUCKET, StreamSettings
 from sd_common.subjects import ModelLane, TaskRef
 from support.servers import AMONG_THE_STREAMS, TESTER, NatsServerWithUsers, nats_server_with_users
 

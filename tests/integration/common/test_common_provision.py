@@ -19,9 +19,11 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
+from sd_common.picture_bucket import RetentionSettings
 from sd_common.provision import provision, provision_streams
-from sd_common.settings import MinioSettings, NatsSettings, RetentionSettings, StreamSettings
-from sd_common.streams import CONSUMER_IDLE_S, events_stream, jobs_consumer, jobs_consumer_name
+from sd_common.s3_client import MinioSettings
+from sd_common.streams import CONSUMER_IDLE_S, StreamSettings, events_stream, jobs_consumer, jobs_consumer_name
 from sd_common.subjects import ModelLane
 from support.servers import NatsServer, S3Server, nats_env, nats_settings_of
 

@@ -12,9 +12,9 @@ from integration.common.makers import KEY, REST, new_job
 from sd_common.job_queue import JobQueue
 from sd_common.lanes import LANES, Lane
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.puller import Puller
 from sd_common.queue_position import QueuePositions
-from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane
 from support.servers import NatsServer
@@ -23,11 +23,6 @@ from support.servers import NatsServer
 @pytest.fixture
 def positions(nats_client: NatsClient, provisioned: NatsSettings) -> QueuePositions:
     return QueuePositions(nats_client)
-
-
-@pytest.fixture
-def queue(nats_client: NatsClient, provisioned: NatsSettings) -> JobQueue:
-    return JobQueue(nats_client)
 
 
 @pytest_asyncio.fixture

@@ -10,11 +10,12 @@ import uvloop
 from integration.common.makers import REST, aborted, new_job, new_ref, pending, started
 from nats.aio.msg import Msg
 
+from sd_common import nats_client as nats_client_module
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.retries import retried_while_away
-from sd_common.settings import NatsSettings
 from sd_common.task_log import NO_EVENT, TaskLog
 from support.jobs import num_jobs
 from support.servers import NatsServer
@@ -214,9 +215,10 @@ async def test_what_was_published_before_a_client_shuts_arrives(
 
 
 async def test_a_call_on_a_connection_that_has_just_gone_is_carried_out(
-    nats_client: NatsClient, provisioned: NatsSettings
+    nats_client: NatsClient, provisioned: NatsSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """uvloop, which services run on, refuses to write to it."""
+    monkeypatch.setattr(nats_client_module, "_RECONNECT_PAUSE_S", 0.02)
     refs = [new_ref() for _ in range(20)]
 
     async def append_all() -> None:

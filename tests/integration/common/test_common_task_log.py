@@ -13,20 +13,17 @@ from prometheus_client import generate_latest
 
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import AbortedEvent
+from sd_common.logged_event import LoggedEvent
 from sd_common.metrics import ProcessMetrics
-from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
+from sd_common.task_log import NO_EVENT, TaskLog
 from sd_common.tracing import continued_trace
+from support.connections import connected
 from support.metrics import Page
 
 _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-
-
-@pytest.fixture
-async def task_log(nats_client: NatsClient, provisioned: NatsSettings) -> TaskLog:
-    return TaskLog(nats_client)
 
 
 async def _all(events: AsyncIterator[LoggedEvent]) -> list[LoggedEvent]:
@@ -147,8 +144,7 @@ async def test_a_refused_append_is_not_in_the_feed(
         if message.subject.endswith(marker.task_id):
             marker_heard.set()
 
-    listening = await connect(provisioned, "listening")
-    try:
+    async with connected(provisioned, "listening") as listening:
         await listening.subscribe("feed.>", cb=on_feed)
         await listening.flush()
         first = await task_log.append(ref, pending(ref), NO_EVENT)
@@ -159,8 +155,6 @@ async def test_a_refused_append_is_not_in_the_feed(
             await task_log.append(ref, finished(ref), first)
         third = await task_log.append(marker, pending(marker), NO_EVENT)
         await asyncio.wait_for(marker_heard.wait(), 10)
-    finally:
-        await listening.shut()
     feed = ref.events.replace("events.", "feed.", 1)
     assert heard == [(feed, first), (feed, second), (marker.events.replace("events.", "feed.", 1), third)]
 

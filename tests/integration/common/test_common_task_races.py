@@ -22,9 +22,9 @@ from sd_common.events import TERMINAL_TYPES, AbortedEvent, FinishedEvent, Pendin
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.puller import Puller
 from sd_common.queue_task import queue_task
-from sd_common.settings import NatsSettings
 from sd_common.streams import JOBS
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog

@@ -11,12 +11,13 @@ from nats.js.errors import NotFoundError
 
 from sd_common import follow_task as module
 from sd_common import subjects
-from sd_common.events import ProgressEvent
+from sd_common.errors import EndOfLaterVersion
+from sd_common.events import ProgressEvent, StoredEvent
 from sd_common.follow_task import TaskFollower
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, StoredEventModel, TaskLog
+from sd_common.task_log import NO_EVENT, TaskLog
 from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.nats_proxy import NatsProxy
 from support.servers import NatsServer, nats_settings_of
@@ -87,7 +88,7 @@ def _new_ref() -> TaskRef:
     return new_ref(user=PUBLISHER)
 
 
-async def _append(task_log: TaskLog, ref: TaskRef, events: list[StoredEventModel], sequence: int = NO_EVENT) -> int:
+async def _append(task_log: TaskLog, ref: TaskRef, events: list[StoredEvent], sequence: int = NO_EVENT) -> int:
     for event in events:
         sequence = await task_log.append(ref, event, sequence)
     return sequence
@@ -201,6 +202,27 @@ async def test_what_cannot_be_read_is_passed_over(
     assert later.seq == sequence + 1
     await _append(task_log, ref, [aborted(ref)], later.seq)
     assert await follower.to_the_end() == ["pending", "progress", "aborted"]
+
+
+@pytest.mark.parametrize("event_type", ["finished", "aborted"])
+@pytest.mark.parametrize("is_heard", [True, False], ids=["heard on the feed", "read from the log"])
+async def test_an_end_that_cannot_be_read_is_an_error_that_says_what_to_do(
+    event_type: str, is_heard: bool, following: NatsClient, task_log: TaskLog, nats_client: NatsClient
+) -> None:
+    """No event follows it: a follower that passed it over would wait for ever."""
+    ref = _new_ref()
+    await _append(task_log, ref, [pending(ref)])
+    end = b'{"v": 2, "event_type": "%s"}' % event_type.encode()
+    if not is_heard:
+        await nats_client.jetstream().publish(ref.events, end)
+    follower = _Follower(following, ref)
+    if is_heard:
+        await follower.until("pending")
+        await nats_client.jetstream().publish(ref.events, end)
+    with pytest.raises(EndOfLaterVersion, match=f"{ref.task_id} has ended.*'{event_type}'.*: upgrade") as raised:
+        await follower.to_the_end()
+    assert (raised.value.task_id, raised.value.event_type) == (ref.task_id, event_type)
+    assert follower.follower._of_task == {}
 
 
 async def test_a_task_that_has_ended_leaves_nothing_behind(following: NatsClient, task_log: TaskLog) -> None:

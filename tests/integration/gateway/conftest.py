@@ -14,10 +14,12 @@ from pydantic import SecretStr
 
 from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.s3_client import MinioSettings
 from sd_gateway.app import GatewayApp
 from sd_gateway.remote_pictures import INTERNET, Reach
 from sd_gateway.settings import GatewaySettings
+from support.client import Client
 from support.servers import NatsServer, nats_settings_of
 
 #: All tests come from one address.
@@ -87,3 +89,12 @@ async def start_gateway(
             return gateway, base_url
 
         yield start
+
+
+@pytest_asyncio.fixture
+async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
+    """At a gateway as it is without settings, with a token."""
+    _, base_url = await start_gateway()
+    async with Client(base_url) as client:
+        await client.take_public_token()
+        yield client

@@ -11,7 +11,8 @@ from integration.gateway.conftest import StartGateway
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from support.client import Client
 from support.html_references import References
 
@@ -19,15 +20,6 @@ _PAGE = "https://pages.example"
 _OTHER_PAGE = "https://other.example"
 _BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 _PNG = b"\x89PNG\r\n\x1a\n and so on"
-
-
-@pytest.fixture
-async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
-    """At a gateway as it is without settings."""
-    _, base_url = await start_gateway()
-    async with Client(base_url) as client:
-        await client.take_public_token()
-        yield client
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
 from sd_common.lanes import Lane
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Img2ImgParameters, Txt2ImgParameters
-from sd_common.settings import NatsSettings
 from sd_common.subjects import parse_jobs_subject
 from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType
 from integration.gateway.conftest import StartGateway
-from yarl import URL
 
 from sd_common.nats_client import NatsClient
-from sd_gateway import app as gateway_app
-from sd_gateway.http import inputs
+from sd_gateway.http import bodies, server
 from sd_gateway.rate_limits import Rate
 from support.client import PATIENCE_S, Client
 from support.jobs import num_jobs
+from support.raw_http import connect, raw_answer
 
 _NO_NAME = "must be a repository id on the hub"
 
@@ -88,14 +87,8 @@ async def test_large_credentials_are_refused_before_they_have_come(
     start_gateway: StartGateway, path: str, content_type: str
 ) -> None:
     _, url = await start_gateway()
-    address = URL(url)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    head = f"POST {path} HTTP/1.1\r\nHost: {address.authority}\r\nContent-Type: {content_type}\r\n"
-    writer.write(f"{head}Content-Length: 50000000\r\n\r\n".encode() + b"x" * 20_000)
-    async with asyncio.timeout(PATIENCE_S):
-        answer = await reader.readuntil(b"}")
-    writer.close()
-    await writer.wait_closed()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: 50000000\r\n\r\n"
+    answer = await raw_answer(url, head.encode() + b"x" * 20_000)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"The body is larger than 16,384 bytes" in answer
 
@@ -108,10 +101,9 @@ async def test_large_credentials_are_refused_before_they_have_come(
 async def test_a_connection_that_sends_no_whole_request_is_closed(
     sent: bytes, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_app, "_MAX_HEAD_S", 0.3)
+    monkeypatch.setattr(server, "_MAX_HEAD_S", 0.3)
     _, url = await start_gateway()
-    address = URL(url)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
+    reader, writer = await connect(url)
     writer.write(sent)
     async with asyncio.timeout(PATIENCE_S):
         assert (await reader.read()).count(b"HTTP/1.1 ") == sent.count(b"\r\n\r\n")
@@ -130,10 +122,9 @@ async def test_a_connection_that_sends_no_whole_request_is_closed(
 async def test_a_body_that_does_not_come_is_not_waited_for(
     path: str, content_type: str, body: bytes, start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inputs, "MAX_BODY_S", 0.3)
+    monkeypatch.setattr(bodies, "MAX_BODY_S", 0.3)
     _, url = await start_gateway()
-    address = URL(url)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
+    reader, writer = await connect(url)
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: 500\r\n\r\n"
     writer.write(head.encode() + body)
     async with asyncio.timeout(PATIENCE_S):
@@ -154,14 +145,8 @@ async def test_a_compressed_body_is_refused_before_it_has_come(
     start_gateway: StartGateway, method: str, path: str
 ) -> None:
     _, url = await start_gateway()
-    address = URL(url)
-    reader, writer = await asyncio.open_connection(address.host, address.port)
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
-    writer.write(f"{head}Content-Length: 500\r\n\r\n".encode())
-    async with asyncio.timeout(PATIENCE_S):
-        answer = await reader.readuntil(b"}")
-    writer.close()
-    await writer.wait_closed()
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 500\r\n\r\n"
+    answer = await raw_answer(url, head.encode())
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"must not be compressed, and it has Content-Encoding: gzip" in answer
 

@@ -15,7 +15,7 @@ from sd_common.jobs import Job
 from sd_common.nats_client import NatsClient
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.provision import provision_streams
-from sd_common.settings import StreamSettings
+from sd_common.streams import StreamSettings
 from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.idempotency_keys import IdempotencyKeys

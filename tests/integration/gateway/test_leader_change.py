@@ -15,8 +15,7 @@ from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
 from sd_common.nats_client import NatsClient, connect
 from sd_common.provision import provision_streams
-from sd_common.settings import StreamSettings
-from sd_common.streams import JOBS
+from sd_common.streams import JOBS, StreamSettings
 from sd_common.task_log import TaskLog
 from support.client import PATIENCE_S, Client
 from support.jobs import num_jobs

@@ -18,11 +18,13 @@ from PIL import Image
 
 from sd_auth.app import AuthApp
 from sd_common import nats_client as nats_client_module
-from sd_common.blob_store import SHORT_PATIENCE, BlobStore, Patience, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
-from sd_common.settings import MinioSettings, StreamSettings
+from sd_common.s3_client import SHORT_PATIENCE, MinioSettings, Patience
+from sd_common.streams import StreamSettings
 from sd_embedded.nats_server import NatsServer as EmbeddedNatsServer
 from sd_embedded.s3_server import S3Server
 from support.client import PATIENCE_S, Answered, Client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import aiohttp
 import pytest
@@ -15,7 +15,8 @@ from sd_auth.tokens import Tokens
 from sd_common.auth_messages import LEEWAY_S
 from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.stream_reader import StreamReader
 from sd_gateway import revoked_tokens
 from sd_gateway.revoked_tokens import RevokedTokens
 from support.client import Client
@@ -23,15 +24,6 @@ from support.nats_proxy import NatsProxy
 from support.servers import NatsServer, nats_settings_of
 
 _SOON_S = 20.0
-
-
-@pytest.fixture
-async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
-    """At a gateway, with a token."""
-    _, base_url = await start_gateway()
-    async with Client(base_url) as client:
-        await client.take_public_token()
-        yield client
 
 
 async def _is_refused(base_url: str, token: str | None) -> bool:
@@ -153,6 +145,25 @@ async def test_nothing_is_known_before_the_bucket_was_read(
         await known.is_revoked("any")
     monkeypatch.undo()
     await known.start()
+    assert not await known.is_revoked("any")
+    known.stop()
+
+
+async def test_a_reading_that_fails_for_whatever_reason_is_not_the_last(
+    nats_client: NatsClient, provisioned: NatsSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_failed = asyncio.Event()
+
+    def fail(*_: object) -> NoReturn:
+        has_failed.set()
+        raise RuntimeError
+
+    known = RevokedTokens(nats_client)
+    with monkeypatch.context() as failing:
+        failing.setattr(StreamReader, "replay", fail)
+        starting = asyncio.ensure_future(known.start())
+        await has_failed.wait()
+    await starting
     assert not await known.is_revoked("any")
     known.stop()
 

@@ -12,7 +12,7 @@ from integration.gateway.conftest import StartGateway
 
 from sd_common.auth_messages import PUBLIC_USER
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.task_pages import TaskPages

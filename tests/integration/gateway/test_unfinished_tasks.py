@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import NoReturn
 
 import pytest
 import pytest_asyncio
@@ -12,7 +13,7 @@ from integration.gateway.conftest import StartGateway
 
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway import unfinished_tasks
@@ -171,6 +172,27 @@ async def test_the_queue_is_read_again_after_a_while(
         await queue.delete(sequence)
     await _until(lambda: tasks.count("alice") == 500)
     tasks.stop()
+
+
+async def test_a_reading_that_fails_for_whatever_reason_is_not_the_last(
+    unfinished: UnfinishedTasks, nats_client: NatsClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequence = await _submit(nats_client, new_ref())
+    await _until(lambda: unfinished.count("alice") == 1)
+    await JobQueue(nats_client).delete(sequence)
+    num_failures = 0
+
+    def fail(_queue: JobQueue) -> NoReturn:
+        nonlocal num_failures
+        num_failures += 1
+        raise RuntimeError
+
+    with monkeypatch.context() as failing:
+        failing.setattr(JobQueue, "heads", fail)
+        await _restart(nats_server)
+        await _until(lambda: num_failures == 1)
+    await _restart(nats_server)
+    await _until(lambda: unfinished.count("alice") == 0)
 
 
 async def test_what_is_of_no_lane_counts_for_nobody_and_is_taken_off_the_queue(

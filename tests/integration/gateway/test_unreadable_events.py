@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from sd_common.abort import Aborter
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 from support.client import Client

@@ -21,7 +21,7 @@ _NUM_PINGS = 5
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pings come often enough to be waited for."""
-    monkeypatch.setattr("sd_gateway.websocket.PING_INTERVAL_S", 0.4)
+    monkeypatch.setattr("sd_gateway.client_socket.PING_INTERVAL_S", 0.4)
 
 
 async def test_a_websocket_client_that_answers_pings_stays(

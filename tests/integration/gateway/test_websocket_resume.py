@@ -12,8 +12,9 @@ from integration.common.makers import aborted, new_ref, pending
 from integration.gateway.conftest import StartGateway
 
 from sd_common.events import AbortedEvent
+from sd_common.logged_event import LoggedEvent
 from sd_common.nats_client import NatsClient
-from sd_common.task_log import NO_EVENT, LoggedEvent, TaskLog
+from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.app import GatewayApp
 from support.client import Client, Events
 

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from integration.gateway.conftest import auth, secret_key, start_auth, start_gateway
-from integration.worker.conftest import model_dir, start_worker, tasks
+import pytest_asyncio
+from integration.gateway.conftest import StartGateway, auth, secret_key, start_auth, start_gateway
+from integration.worker.conftest import StartWorker, model_dir, start_worker, tasks
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
@@ -43,6 +44,20 @@ class Spans:
             while not (found := [each for each in self.all() if each.name == name]):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return found
+
+
+@pytest_asyncio.fixture
+async def gateway_url(start_gateway: StartGateway) -> str:
+    """Of one that runs."""
+    _, url = await start_gateway()
+    return url
+
+
+@pytest_asyncio.fixture
+async def service_url(gateway_url: str, start_worker: StartWorker) -> str:
+    """The same, with a worker behind it."""
+    await start_worker()
+    return gateway_url
 
 
 @pytest.fixture

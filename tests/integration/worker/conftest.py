@@ -16,13 +16,15 @@ from huggingface_hub import constants
 from nats.aio.msg import Msg
 
 from sd_common import subjects
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
+from sd_common.logged_event import LoggedEvent, event_of_feed
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
-from sd_common.settings import MinioSettings, NatsSettings
-from sd_common.task_log import LoggedEvent, TaskLog, event_of_feed
+from sd_common.s3_client import MinioSettings
+from sd_common.task_log import TaskLog
 from sd_worker.app import WorkerApp
 from sd_worker.settings import WorkerSettings
 from support import tiny_pipelines

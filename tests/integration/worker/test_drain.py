@@ -12,15 +12,18 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # e
 from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks, worker_settings
 from integration.worker.hub_sources import NAME
 
-from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_url
 from sd_common.events import PendingEvent, StartedEvent
 from sd_common.jobs import Job
 from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Img2ImgParameters
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.picture_bucket import create_bucket
+from sd_common.s3_client import MinioSettings, S3Client
 from sd_common.streams import JOBS
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
@@ -216,8 +219,8 @@ async def test_a_store_that_stays_away_costs_no_attempt(
     server = S3Server(tmp_path, "test", "0123456789abcdef0123")
     server.start()
     settings = server.minio_settings("pictures")
-    async with BlobStore(settings) as blobs:
-        await blobs.create_bucket()
+    async with S3Client(settings) as s3, BlobStore(settings) as blobs:
+        await create_bucket(s3)
         await _publish_img2img(tasks, blobs, png)
         server.kill()
         worker = WorkerApp(worker_settings(model_dir, max_attempts=1), provisioned, settings)

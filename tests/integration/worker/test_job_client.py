@@ -13,15 +13,17 @@ from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks
 from PIL import Image
 from pydantic import SecretStr
 
-from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_id_of
-from sd_common.errors import QueueFull, SubjectError, TaskAborted, Unavailable
+from sd_common.errors import EndOfLaterVersion, QueueFull, SubjectError, TaskAborted, Unavailable
 from sd_common.events import AbortedEvent, ProgressEvent
 from sd_common.job_client import JobClient
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.provision import provision_streams
-from sd_common.settings import NatsSettings, StreamSettings
+from sd_common.streams import StreamSettings
 from sd_common.subjects import TaskRef
 from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.jobs import num_jobs
@@ -83,6 +85,13 @@ async def test_waiting_for_a_picture_that_cannot_be_made_tells_why(jobs: JobClie
     with pytest.raises(TaskAborted, match="missing") as raised:
         await jobs.wait(ref, PATIENCE_S)
     assert raised.value.event.code == "model_unavailable"
+
+
+async def test_an_end_that_cannot_be_read_is_told_to_who_waits(jobs: JobClient, nats_client: NatsClient) -> None:
+    ref = await jobs.submit(_parameters())
+    await nats_client.jetstream().publish(ref.events, b'{"v": 2, "event_type": "finished"}')
+    with pytest.raises(EndOfLaterVersion, match="upgrade its sd-common"):
+        await jobs.wait(ref, PATIENCE_S)
 
 
 async def test_waiting_ends_in_time_and_the_task_goes_on(jobs: JobClient, start_worker: StartWorker) -> None:

@@ -21,9 +21,9 @@ from sd_common.lanes import LANES, Lane
 from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.puller import Puller
-from sd_common.settings import NatsSettings, StreamSettings
-from sd_common.streams import JOBS, jobs_consumer_name, jobs_stream
+from sd_common.streams import JOBS, StreamSettings, jobs_consumer_name, jobs_stream
 from sd_common.subjects import ModelLane
 from sd_worker import backlog_watch
 from sd_worker.backlog_watch import INTERVAL_S

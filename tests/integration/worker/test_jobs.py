@@ -15,16 +15,20 @@ from nats.aio.msg import Msg
 from PIL import Image
 
 from sd_common import subjects
-from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from sd_common.errors import BlobNotFound
 from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent
+from sd_common.logged_event import LoggedEvent
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
+from sd_common.picture_bucket import create_bucket
 from sd_common.puller import Puller
-from sd_common.settings import NatsSettings
+from sd_common.s3_client import S3Client
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane, jobs_of
-from sd_common.task_log import NO_EVENT, LoggedEvent
+from sd_common.task_log import NO_EVENT
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
 from sd_worker.engine.errors import DeviceUnavailable
@@ -439,8 +443,8 @@ async def test_a_picture_is_stored_when_the_store_comes_back(
     server = S3Server(tmp_path, "test", "0123456789abcdef0123")
     server.start()
     settings = server.minio_settings("pictures")
-    async with BlobStore(settings) as blobs:
-        await blobs.create_bucket()
+    async with S3Client(settings) as s3, BlobStore(settings) as blobs:
+        await create_bucket(s3)
         server.kill()
         worker = WorkerApp(worker_settings(model_dir), provisioned, settings)
         await worker.start()

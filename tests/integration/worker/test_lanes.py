@@ -15,13 +15,13 @@ from integration.worker.conftest import PATIENCE_S
 from nats.aio.msg import Msg
 
 from sd_common import subjects
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
 from sd_common.lanes import LANES, Lane, lane_of
 from sd_common.nats_client import NatsClient, connect
+from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
-from sd_common.settings import NatsSettings
 from sd_worker.backlog_watch import INTERVAL_S
 from sd_worker.held_models import ModelsHere
 from sd_worker.job_source import JobSource

@@ -10,7 +10,8 @@ import pytest
 from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
 
 from sd_common.events import TERMINAL_TYPES, AbortedEvent, PendingEvent, StartedEvent
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.s3_client import MinioSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT
 from support.deployment import Deployment

@@ -13,8 +13,9 @@ from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
 from sd_common.events import FinishedEvent, PendingEvent, StartedEvent
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
 from sd_common.puller import Puller
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.s3_client import MinioSettings
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane
 from sd_common.task_log import NO_EVENT, TaskLog

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sd_common.blob_store import new_blob_id
-from sd_common.blob_urls import blob_id_of, blob_url, is_blob_id
+from sd_common.blob_ids import is_blob_id, new_blob_id
+from sd_common.blob_urls import blob_id_of, blob_url
 
 _BASE = "http://localhost:8000"
 _ID = "abcdefghijklmnopqrstuvwx"

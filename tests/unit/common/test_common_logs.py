@@ -13,8 +13,7 @@ _PROGRAM = """
 import logging
 import structlog
 from opentelemetry import context, trace
-from sd_common.logs import bound_task, configure_logs
-from sd_common.settings import LogSettings
+from sd_common.logs import LogSettings, bound_task, configure_logs
 from sd_common.tracing import continued_trace
 
 configure_logs(LogSettings(_env_file=None, log_level="INFO", log_format=FORMAT), "gateway")

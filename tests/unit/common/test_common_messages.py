@@ -20,9 +20,9 @@ from sd_common.events import (
     stored_event_adapter,
 )
 from sd_common.jobs import Job
+from sd_common.logged_event import LoggedEvent
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent
 
 _BLOB_ID = "abcdefghijklmnopqrstuvwx"
 _JOB: dict[str, Any] = {

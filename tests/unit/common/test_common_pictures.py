@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from sd_common.errors import PictureError
-from sd_common.pictures import open_picture
-from sd_common.settings import PictureSettings
+from sd_common.pictures import PictureSettings, open_picture
 
 _LIMITS = PictureSettings(_env_file=None, max_upload_bytes=100_000, max_picture_pixels=256 * 256)
 _DEFAULT_LIMITS = PictureSettings(_env_file=None, max_upload_bytes=20 * 1024 * 1024, max_picture_pixels=2048 * 2048)

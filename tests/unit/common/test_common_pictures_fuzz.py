@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sd_common.errors import PictureError
-from sd_common.pictures import CONTENT_TYPES, open_picture
-from sd_common.settings import PictureSettings
+from sd_common.pictures import CONTENT_TYPES, PictureSettings, open_picture
 
 _LIMITS = PictureSettings(_env_file=None, max_upload_bytes=10_000, max_picture_pixels=64 * 64)
 

@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from sd_common.settings import (
-    Flag,
-    LogSettings,
-    MinioSettings,
-    NatsSettings,
-    PictureSettings,
-    Settings,
-    StreamSettings,
-    load_settings,
-)
+from sd_common.logs import LogSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.pictures import PictureSettings
+from sd_common.s3_client import MinioSettings
+from sd_common.settings import Flag, Settings, load_settings
+from sd_common.streams import StreamSettings
+from support.certificates import make_certificate
 
 _ALL = (NatsSettings, StreamSettings, MinioSettings, PictureSettings, LogSettings)
 
@@ -169,6 +166,17 @@ def test_an_authority_of_nats_that_is_no_certificate_is_told(
     assert "  NATS_TLS_CA: the file holds no certificate in PEM form" in _told(NatsSettings, capsys)
 
 
+@pytest.mark.parametrize("url", ["ws://host:80", "nats://host,WS://host:80"])
+def test_a_server_that_can_speak_no_tls_is_told_where_an_authority_is_set(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """nats-py asks no `ws://` for TLS, whatever the server says: the password would go to whoever is there."""
+    _, authority = make_certificate(tmp_path, "host")
+    monkeypatch.setenv("NATS_TLS_CA", str(authority))
+    monkeypatch.setenv("NATS_URL", url)
+    assert "NATS_TLS_CA needs servers that speak TLS" in _told(NatsSettings, capsys)
+
+
 def test_the_password_of_nats_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("hunter2-hunter2\n")
     monkeypatch.setenv("NATS_USER", "gateway")
@@ -239,23 +247,27 @@ def test_files_that_cannot_be_read_are_told(
     ]
 
 
-def test_a_value_and_a_file_are_one_too_many(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("settings_class", "name", "held", "sentence"),
+    [
+        (MinioSettings, "MINIO_SECRET_KEY", "x", "MINIO_SECRET_KEY_FILE: MINIO_SECRET_KEY is set as well: keep one of"),
+        (LogSettings, "LOG_LEVEL", "hunter2", "LOG_LEVEL: String should match pattern"),
+    ],
+    ids=["a value and a file", "a wrong value in the file"],
+)
+def test_what_is_wrong_with_a_file_is_told_and_no_value_shown(
+    settings_class: type[Settings],
+    name: str,
+    held: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
-    (tmp_path / "key").write_text("from-the-file")
-    monkeypatch.setenv("MINIO_SECRET_KEY_FILE", str(tmp_path / "key"))
-    told = _told(MinioSettings, capsys)
-    assert "MINIO_SECRET_KEY_FILE: MINIO_SECRET_KEY is set as well: keep one of the two" in told
-    assert "hunter2" not in told
-
-
-def test_a_wrong_value_in_a_file_is_told_but_not_shown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    (tmp_path / "level").write_text("hunter2")
-    monkeypatch.setenv("LOG_LEVEL_FILE", str(tmp_path / "level"))
-    told = _told(LogSettings, capsys)
-    assert "LOG_LEVEL: String should match pattern" in told
+    (tmp_path / "file").write_text(held)
+    monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "file"))
+    told = _told(settings_class, capsys)
+    assert sentence in told
     assert "hunter2" not in told
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from sd_common.parameters import task_parameters_adapter
-from sd_common.settings import TaskSettings
-from sd_common.task_limits import exceeded_limits
+from sd_common.task_limits import TaskSettings, exceeded_limits
 
 _LIMITS = TaskSettings(_env_file=None, max_steps=50, max_prompt_chars=100, max_picture_pixels=512 * 512)
 _PICTURE = "/blob/abcdefghijklmnopqrstuvwx"

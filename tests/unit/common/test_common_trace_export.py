@@ -12,14 +12,13 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from sd_common.settings import TraceSettings
+from sd_common.trace_export import TraceSettings
 from support.collector import serve_collector
 
 _SPAN = """
 import sys
-from sd_common.logs import configure_logs
-from sd_common.settings import LogSettings, TraceSettings
-from sd_common.trace_export import exporting_traces
+from sd_common.logs import LogSettings, configure_logs
+from sd_common.trace_export import TraceSettings, exporting_traces
 from sd_common.tracing import span, trace_headers
 
 configure_logs(LogSettings(_env_file=None), "auth")

@@ -34,7 +34,18 @@ def test_the_trace_inside_is_that_of_the_headers() -> None:
         assert span.is_remote
 
 
-@pytest.mark.parametrize("headers", [None, {}, {"Nats-Msg-Id": "t1"}, {"traceparent": "nonsense"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        None,
+        {},
+        {"Nats-Msg-Id": "t1"},
+        {"traceparent": "nonsense"},
+        {"traceparent": "\udcff"},
+        {"baggage": "user=ada"},
+        {"baggage": "\udcff"},
+    ],
+)
 def test_headers_without_a_trace_are_no_error(headers: dict[str, str] | None) -> None:
     with continued_trace(headers):
         assert trace_headers() == {}

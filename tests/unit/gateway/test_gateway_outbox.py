@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from sd_common.logged_event import LoggedEvent
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent
 from sd_gateway.outbox import Outbox
 
 

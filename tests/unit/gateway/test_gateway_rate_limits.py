@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sd_gateway import rate_limits
 from sd_gateway.errors import TooManyRequests
 from sd_gateway.rate_limits import Rate, RateLimit, parse_rate
-
-
-class _Clock:
-    """A clock that stands until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
-    clock = _Clock()
-    monkeypatch.setattr(rate_limits, "time", clock)
-    return clock
+from support.clock import Clock
 
 
 def _num_taken(limit: RateLimit, key: str, tries: int = 100) -> int:
@@ -38,11 +21,11 @@ def _num_taken(limit: RateLimit, key: str, tries: int = 100) -> int:
     return num
 
 
-def test_as_many_as_the_rate_says_may_come_at_once(clock: _Clock) -> None:
+def test_as_many_as_the_rate_says_may_come_at_once(clock: Clock) -> None:
     assert _num_taken(RateLimit(Rate(20, 60), "calls"), "a") == 20
 
 
-def test_uses_come_back_one_by_one(clock: _Clock) -> None:
+def test_uses_come_back_one_by_one(clock: Clock) -> None:
     limit = RateLimit(Rate(20, 60), "calls")
     _num_taken(limit, "a")
     clock.now += 2.9
@@ -53,7 +36,7 @@ def test_uses_come_back_one_by_one(clock: _Clock) -> None:
     assert _num_taken(limit, "a") == 20
 
 
-def test_over_long_no_more_come_through_than_the_rate(clock: _Clock) -> None:
+def test_over_long_no_more_come_through_than_the_rate(clock: Clock) -> None:
     limit = RateLimit(Rate(10, 60), "calls")
     num = 0
     for _ in range(3600):
@@ -62,13 +45,13 @@ def test_over_long_no_more_come_through_than_the_rate(clock: _Clock) -> None:
     assert num == 10 + 600 - 1
 
 
-def test_each_key_has_its_own(clock: _Clock) -> None:
+def test_each_key_has_its_own(clock: Clock) -> None:
     limit = RateLimit(Rate(1, 60), "calls")
     assert _num_taken(limit, "a") == 1
     assert _num_taken(limit, "b") == 1
 
 
-def test_who_waits_as_told_is_let_through(clock: _Clock) -> None:
+def test_who_waits_as_told_is_let_through(clock: Clock) -> None:
     limit = RateLimit(Rate(7, 60), "calls of yours")
     _num_taken(limit, "a")
     with pytest.raises(TooManyRequests, match=r"^Too many calls of yours: try again in 9 s$") as refused:
@@ -82,7 +65,7 @@ def test_off_is_no_limit() -> None:
     assert _num_taken(RateLimit(None, "calls"), "a", tries=10_000) == 10_000
 
 
-def test_keys_that_are_whole_again_take_no_memory(clock: _Clock) -> None:
+def test_keys_that_are_whole_again_take_no_memory(clock: Clock) -> None:
     limit = RateLimit(Rate(10, 60), "calls")
     for number in range(1000):
         limit.use(str(number))
@@ -92,7 +75,7 @@ def test_keys_that_are_whole_again_take_no_memory(clock: _Clock) -> None:
     assert len(limit) == 1
 
 
-def test_a_flood_of_keys_does_not_fill_the_memory_and_does_not_free_who_asks_on(clock: _Clock) -> None:
+def test_a_flood_of_keys_does_not_fill_the_memory_and_does_not_free_who_asks_on(clock: Clock) -> None:
     limit = RateLimit(Rate(10, 3600), "calls", max_keys=100)
     _num_taken(limit, "a")
     for number in range(90):

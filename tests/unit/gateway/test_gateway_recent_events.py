@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sd_common.logged_event import LoggedEvent
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent
 from sd_gateway.recent_events import RecentEvents
 
 

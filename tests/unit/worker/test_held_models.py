@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_worker.engine.tasks import MOST_FETCHES
 from sd_worker.held_models import HeldModelsWatch, ModelsHere
 

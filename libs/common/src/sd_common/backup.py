@@ -17,15 +17,17 @@ from typing import Any
 import structlog
 
 from sd_common.errors import BackupError
-from sd_common.logs import configure_logs
+from sd_common.logs import LogSettings, configure_logs
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import LogSettings, NatsSettings, StreamSettings, load_settings
+from sd_common.nats_settings import NatsSettings
+from sd_common.settings import load_settings
 from sd_common.streams import (
     EVENTS,
     IDEMPOTENCY_KEYS_BUCKET,
     JOBS,
     REVOKED_TOKENS_BUCKET,
     USERS_BUCKET,
+    StreamSettings,
     stream_of_bucket,
 )
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 
-_BLOB_ID = r"[A-Za-z0-9_-]{16,64}"
-_PATH = re.compile(rf"/blob/({_BLOB_ID})")
+from sd_common.blob_ids import BLOB_ID_PATTERN
 
-
-def is_blob_id(text: str) -> bool:
-    """Whether `text` has the form of a blob id."""
-    return re.fullmatch(_BLOB_ID, text) is not None
+_PATH = re.compile(rf"/blob/({BLOB_ID_PATTERN})")
 
 
 def blob_url(base_url: str, blob_id: str) -> str:

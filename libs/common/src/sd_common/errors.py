@@ -5,6 +5,7 @@ ContractError
 ├── PublisherNameError     a name that no internal publisher can have
 ├── TaskEnded              an event for a task whose last event is terminal
 ├── TaskAborted            a task that was waited for has no picture
+├── EndOfLaterVersion      a task ended with an event that only a later version reads
 ├── SequenceConflict       somebody appended to the task first (NATS error 10071)
 ├── QueueFull              a model's queue is at its cap
 ├── Unavailable            a part (NATS, S3, auth) does not answer
@@ -57,6 +58,18 @@ class TaskAborted(ContractError):
     def __init__(self, event: AbortedEvent) -> None:
         super().__init__(event.reason)
         self.event = event
+
+
+class EndOfLaterVersion(ContractError):
+    """A task that was followed has ended, and only a later version of this library can read how."""
+
+    def __init__(self, task_id: str, event_type: str) -> None:
+        super().__init__(
+            f"Task {task_id} has ended with an event '{event_type}' of a later version than this program reads: "
+            "upgrade its sd-common"
+        )
+        self.task_id = task_id
+        self.event_type = event_type
 
 
 class SequenceConflict(ContractError):

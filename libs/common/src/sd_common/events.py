@@ -114,16 +114,11 @@ class ProgressEvent(BaseEvent):
     )
 
 
-StoredEvent = Annotated[
-    PendingEvent | StartedEvent | FinishedEvent | AbortedEvent,
-    Field(discriminator="event_type"),
-]
+StoredEvent = Annotated[PendingEvent | StartedEvent | FinishedEvent | AbortedEvent, Field(discriminator="event_type")]
 TerminalEvent = FinishedEvent | AbortedEvent
 #: By which also events of later versions are known to be terminal.
 TERMINAL_TYPES = frozenset(
     {FinishedEvent.model_fields["event_type"].default, AbortedEvent.model_fields["event_type"].default}
 )
 
-stored_event_adapter: TypeAdapter[PendingEvent | StartedEvent | FinishedEvent | AbortedEvent] = TypeAdapter(
-    StoredEvent, config=ConfigDict(hide_input_in_errors=True)
-)
+stored_event_adapter: TypeAdapter[StoredEvent] = TypeAdapter(StoredEvent, config=ConfigDict(hide_input_in_errors=True))

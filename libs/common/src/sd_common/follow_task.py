@@ -14,12 +14,13 @@ from nats.aio.msg import Msg
 from pydantic import ValidationError
 
 from sd_common import subjects
-from sd_common.errors import Unavailable
-from sd_common.events import ProgressEvent
+from sd_common.errors import EndOfLaterVersion, Unavailable
+from sd_common.events import ProgressEvent, StoredEvent
+from sd_common.logged_event import LoggedEvent, event_of_feed
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent, StoredEventModel, TaskLog, event_of_feed
+from sd_common.task_log import TaskLog
 
 log = structlog.get_logger(__name__)
 
@@ -50,13 +51,14 @@ class TaskFollower:
 
     async def follow(
         self, ref: TaskRef, *, progress: bool = False
-    ) -> AsyncGenerator[StoredEventModel | ProgressEvent, None]:
+    ) -> AsyncGenerator[StoredEvent | ProgressEvent, None]:
         """The task's events from its last one on, each once and in order, up to the terminal one. Waits where it has
         none.
 
         After a reconnect it goes on with the event that is the last by then: those before it that were missed are not
-        told; the terminal one always is. `progress`: tell steps too, some of which may be missed. Raises `Unavailable`
-        where NATS does not answer at first.
+        told; the terminal one always is. `progress`: tell steps too, some of which may be missed. Events of a later
+        version are passed over, but for the terminal one: that raises `EndOfLaterVersion`. Raises `Unavailable` where
+        NATS does not answer at first.
         """
         heard = _Heard(self._task_log, ref)
         async with AsyncExitStack() as stack:
@@ -74,6 +76,8 @@ class TaskFollower:
                 elif told.sequence > last_sequence:
                     last_sequence = told.sequence
                     event = told.known_event
+                    if event is None and told.is_terminal:
+                        raise EndOfLaterVersion(ref.task_id, told.event_type)
                     if event is None:
                         log.warning("event_of_a_later_version_ignored", task_id=ref.task_id, sequence=told.sequence)
                         continue

@@ -16,9 +16,9 @@ import uuid
 from collections.abc import AsyncGenerator
 
 from sd_common.abort import Aborter
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.errors import TaskAborted
-from sd_common.events import AbortedEvent, FinishedEvent, ProgressEvent
+from sd_common.events import AbortedEvent, FinishedEvent, ProgressEvent, StoredEvent
 from sd_common.follow_task import TaskFollower
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job
@@ -26,7 +26,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.parameters import AnyParameters
 from sd_common.queue_task import queue_task
 from sd_common.subjects import TaskRef, check_token
-from sd_common.task_log import StoredEventModel, TaskLog
+from sd_common.task_log import TaskLog
 
 
 class JobClient:
@@ -64,8 +64,9 @@ class JobClient:
         await queue_task(self._queue, self._task_log, job)
         return job.ref
 
-    def follow(self, ref: TaskRef, *, progress: bool = False) -> AsyncGenerator[StoredEventModel | ProgressEvent, None]:
-        """The task's events, as `TaskFollower.follow` tells them."""
+    def follow(self, ref: TaskRef, *, progress: bool = False) -> AsyncGenerator[StoredEvent | ProgressEvent, None]:
+        """The task's events, as `TaskFollower.follow` tells them. Raises `EndOfLaterVersion` and `Unavailable` as that
+        does."""
         return self._follower.follow(ref, progress=progress)
 
     async def wait(self, ref: TaskRef, timeout_s: float | None = None) -> FinishedEvent:
@@ -73,7 +74,7 @@ class JobClient:
         URL. Its last part is the blob id, which is the picture's name in the bucket.
 
         Raises `TaskAborted`, whose `event` says why; `TimeoutError` after `timeout_s`, when the task goes on; and
-        `Unavailable` as `follow` does.
+        `EndOfLaterVersion` and `Unavailable` as `follow` does.
         """
         async with asyncio.timeout(timeout_s), contextlib.aclosing(self.follow(ref)) as events:
             async for event in events:

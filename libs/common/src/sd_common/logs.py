@@ -9,11 +9,23 @@ from contextlib import contextmanager
 
 import structlog
 from opentelemetry import trace
+from pydantic import Field
 from structlog.types import EventDict, Processor, WrappedLogger
 
-from sd_common.settings import LogSettings
+from sd_common.settings import Settings
 
 _NOISY_LOGGERS = ("nats", "urllib3", "httpx", "httpx2", "filelock", "asyncio")
+
+
+class LogSettings(Settings):
+    """How to log."""
+
+    log_level: str = Field(
+        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    log_format: str = Field(
+        default="json", pattern="^(json|console)$", description="`json`, one object a line, or `console`."
+    )
 
 
 def configure_logs(settings: LogSettings, service: str) -> None:

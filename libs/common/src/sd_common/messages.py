@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from sd_common.blob_ids import BLOB_ID_PATTERN
 from sd_common.subjects import TOKEN_PATTERN
 
 #: A user, session or task name: one subject token.
 Token = Annotated[str, Field(pattern=TOKEN_PATTERN)]
-BlobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
+BlobId = Annotated[str, Field(pattern=f"^{BLOB_ID_PATTERN}$")]
 Timestamp = AwareDatetime
 
 

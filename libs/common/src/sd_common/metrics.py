@@ -20,7 +20,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector
 
 from sd_common.errors import Unavailable
-from sd_common.events import AbortCode, AbortedEvent, FinishedEvent, PendingEvent, StartedEvent, TaskTimings
+from sd_common.events import AbortCode, AbortedEvent, FinishedEvent, StoredEvent, TaskTimings
 
 # The time at which each counter was made: half as many numbers again on the page, which no query of ours reads.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
@@ -132,7 +132,7 @@ class TaskMetrics:
             registry=registry,
         )
 
-    def appended(self, event: PendingEvent | StartedEvent | FinishedEvent | AbortedEvent) -> None:
+    def appended(self, event: StoredEvent) -> None:
         """Count an event that was appended just now."""
         self._events.labels(event.event_type, event.code if isinstance(event, AbortedEvent) else "").inc()
         if isinstance(event, FinishedEvent) and event.timings is not None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from sd_common.errors import Unavailable
+from sd_common.mended_client import MendedClient
 from sd_common.metrics import NatsMetrics
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import inbox_prefix_of
 
 log = structlog.get_logger(__name__)
@@ -32,7 +32,7 @@ RECONNECT_WITHIN_S = 1.0
 ReconnectListener = Callable[[], Awaitable[None]]
 
 
-class NatsClient(Client):
+class NatsClient(MendedClient):
     """A nats-py client that can be handed around before it is open, and tells several parts of reconnects."""
 
     def __init__(self, settings: NatsSettings, name: str, metrics: NatsMetrics | None = None) -> None:
@@ -108,30 +108,6 @@ class NatsClient(Client):
 
         return forget
 
-    async def flush(self, timeout: int = 10) -> None:
-        """Return when the server has read all that was sent before.
-
-        nats-py alone sends its PING ahead of the buffer: 2 of 1,500 requests right after a subscription found nobody.
-        Cancelling its flush would be swallowed, or break the connection when the PONG comes; so it is never cancelled.
-        """
-        flushing = asyncio.ensure_future(self._flush_all(timeout))
-        flushing.add_done_callback(lambda done: done.cancelled() or done.exception())  # told here where anybody waits
-        await asyncio.shield(flushing)
-
-    async def _flush_pending(self, force_flush: bool = False) -> Any:
-        """As nats-py's, and as that on asyncio's own loop: uvloop refuses to write to a connection that has just gone,
-        before nats-py knows that it has. What is pending stays so, and is sent after the reconnect."""
-        try:
-            return await super()._flush_pending(force_flush)
-        except RuntimeError:
-            flushed = asyncio.get_running_loop().create_future()
-            flushed.set_result(None)
-            return flushed
-
-    async def _flush_all(self, timeout_s: int) -> None:
-        await self._flush_pending(force_flush=True)
-        await super().flush(timeout_s)
-
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
@@ -156,18 +132,12 @@ class NatsClient(Client):
         old_style: bool = False,
         headers: dict[str, Any] | None = None,
     ) -> Msg:
-        """As nats-py's, which all of JetStream goes through. That one swallows a cancellation that comes together with
-        the answer (`asyncio.wait_for` of Python 3.11): a service told to stop would go on."""
-        task = asyncio.current_task()
-        num_cancellations = task.cancelling() if task else 0
+        """As nats-py's, which all of JetStream goes through."""
         try:
-            answer = await super().request(subject, payload, timeout, old_style, headers)
+            return await super().request(subject, payload, timeout, old_style, headers)
         except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
             self._metrics.request_errors.inc()
             raise
-        if task is not None and task.cancelling() > num_cancellations:
-            raise asyncio.CancelledError
-        return answer
 
     def _check_opened(self) -> None:
         if not self._was_opened:

@@ -8,9 +8,10 @@ import warnings
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps
+from pydantic import Field
 
 from sd_common.errors import PictureError
-from sd_common.settings import PictureSettings
+from sd_common.settings import Settings
 
 #: What an opened picture's format is called over HTTP. Other formats are not read at all.
 CONTENT_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -23,6 +24,15 @@ _BEGINNINGS = {
 _TAKEN = ", ".join(CONTENT_TYPES)
 #: What Pillow calls a JPEG that holds further pictures (depth maps, previews), as phones make them.
 _MULTI_PICTURE_JPEG = "MPO"
+
+
+class PictureSettings(Settings):
+    """How large a picture from outside may be."""
+
+    max_upload_bytes: int = Field(default=20 * 1024 * 1024, ge=1024, description="Largest picture taken, in bytes.")
+    max_picture_pixels: int = Field(
+        default=2048 * 2048, ge=64 * 64, description="Largest picture taken, in pixels once decoded, or made."
+    )
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,16 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, KeyValueConfig, StreamConfig
 from nats.js.errors import BucketNotFoundError, NotFoundError
 
-from sd_common.blob_store import BlobStore
-from sd_common.logs import configure_logs
+from sd_common.logs import LogSettings, configure_logs
 from sd_common.nats_client import connect
-from sd_common.settings import (
-    LogSettings,
-    MinioSettings,
-    NatsSettings,
-    RetentionSettings,
-    StreamSettings,
-    load_settings,
-)
+from sd_common.nats_settings import NatsSettings
+from sd_common.picture_bucket import RetentionSettings, create_bucket, set_max_age
+from sd_common.s3_client import MinioSettings, S3Client
+from sd_common.settings import load_settings
 from sd_common.streams import (
     DUPLICATE_WINDOW_S,
     JOBS,
+    StreamSettings,
     events_stream,
     idempotency_keys_bucket,
     is_jobs_consumer,
@@ -105,9 +101,9 @@ async def provision(
         await provision_streams(client.jetstream(), stream_settings)
     finally:
         await client.shut()
-    async with BlobStore(minio_settings) as blobs:
-        await blobs.create_bucket()
-        await blobs.set_max_age(retention_settings.pictures_max_age_days)
+    async with S3Client(minio_settings) as s3:
+        await create_bucket(s3)
+        await set_max_age(s3, retention_settings.pictures_max_age_days)
     log.info("provisioned")
 
 

@@ -15,10 +15,11 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
+from pydantic import Field
 
 from sd_common import subjects
 from sd_common.errors import SubjectError
-from sd_common.settings import StreamSettings
+from sd_common.settings import Settings
 from sd_common.subjects import ModelLane
 
 JOBS = "JOBS"
@@ -35,6 +36,20 @@ DEFAULT_ACK_WAIT_S = 30.0
 CONSUMER_IDLE_S = 600.0
 #: A retried submission with the same task_id is one job within this many seconds.
 DUPLICATE_WINDOW_S = 120.0
+
+
+class StreamSettings(Settings):
+    """How the streams are made; only provisioning reads these."""
+
+    nats_replicas: int = Field(default=1, ge=1, le=5, description="Copies of each stream; 3 in a cluster.")
+    events_max_age_s: int = Field(
+        default=86_400, ge=60, description="Seconds for which the events of a task can be read."
+    )
+    jobs_max_per_model: int = Field(
+        default=10_000,
+        ge=1,
+        description="Jobs that each lane of a model's queue holds; a submission beyond them is refused with 429.",
+    )
 
 
 def jobs_stream(settings: StreamSettings) -> StreamConfig:

@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
-from sd_common.parameters import AnyParameters, Txt2ImgParameters
-from sd_common.settings import TaskSettings
+from pydantic import Field
+
+from sd_common.parameters import MAX_PROMPT_CHARS, MAX_STEPS, AnyParameters, Txt2ImgParameters
+from sd_common.pictures import PictureSettings
+from sd_common.settings import Names, Settings
+
+
+class TaskSettings(PictureSettings):
+    """What a task may ask for, and how large its pictures may be."""
+
+    allowed_models: Names = Field(
+        default=(),
+        description="Names of the models that tasks may use, separated by commas; `*` and `?` stand for other "
+        "characters, and `owner/name@*` for revisions. Empty: all.",
+    )
+    max_steps: int = Field(default=MAX_STEPS, ge=1, le=MAX_STEPS, description="Most denoising steps of a task.")
+    max_prompt_chars: int = Field(
+        default=MAX_PROMPT_CHARS, ge=1, le=MAX_PROMPT_CHARS, description="Longest prompt, in characters."
+    )
+
+
+class SafetySettings(Settings):
+    """Whether pictures may go unchecked."""
+
+    safety_filter: Literal["optional", "required"] = Field(
+        default="optional",
+        description="`optional`: a task may turn the safety filter off, and models without a safety checker are used; "
+        "`required`: neither.",
+    )
 
 
 def exceeded_limits(parameters: AnyParameters, limits: TaskSettings) -> Iterator[tuple[str, str]]:

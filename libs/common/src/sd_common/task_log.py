@@ -12,85 +12,24 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from nats.aio.msg import Msg
 from nats.js.errors import APIError, NotFoundError
 from opentelemetry.trace import SpanKind
-from pydantic import ValidationError
-from pydantic_core import from_json
 
 from sd_common import subjects
-from sd_common.errors import SequenceConflict, SubjectError, TaskEnded
-from sd_common.events import (
-    TERMINAL_TYPES,
-    AbortedEvent,
-    FinishedEvent,
-    PendingEvent,
-    StartedEvent,
-    stored_event_adapter,
-)
+from sd_common.errors import SequenceConflict, TaskEnded
+from sd_common.events import AbortedEvent, StoredEvent
+from sd_common.logged_event import LoggedEvent, event_of_stream, event_type_of
 from sd_common.metrics import TaskMetrics
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
-from sd_common.stream_reader import StoredMessage, StreamReader
+from sd_common.stream_reader import StreamReader
 from sd_common.streams import EVENTS
 from sd_common.subjects import TaskRef
 from sd_common.tracing import sent_to, span, trace_headers
 
-StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
-
 #: Expected sequence of a task that has no event yet.
 NO_EVENT = 0
 _WRONG_LAST_SEQUENCE = 10071
-_SEQUENCE_HEADER = "Nats-Sequence"
-
-
-@dataclass(frozen=True)
-class LoggedEvent:
-    """An event as it stands in the stream."""
-
-    ref: TaskRef
-    sequence: int
-    data: bytes
-
-    @property
-    def event(self) -> StoredEventModel:
-        """The parsed event; raises pydantic's ValidationError for one of a later version."""
-        return stored_event_adapter.validate_json(self.data)
-
-    @property
-    def known_event(self) -> StoredEventModel | None:
-        """The parsed event; None for one of a later version."""
-        try:
-            return self.event
-        except ValidationError:
-            return None
-
-    @property
-    def event_type(self) -> str:
-        """Its type alone, also of an event of a later version. Raises ValueError where it is none at all."""
-        event_type = event_type_of(self.data)
-        if event_type is None:
-            raise ValueError("not a JSON object with an event_type")
-        return event_type
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether the task ended with it, also of an event of a later version."""
-        return event_type_of(self.data) in TERMINAL_TYPES
-
-    def shown(self) -> bytes:
-        """What clients see: the stored bytes with the `sequence` spliced in."""
-        return b'{"sequence":%d,%s' % (self.sequence, self.data.lstrip()[1:])
-
-
-def event_type_of(data: bytes) -> str | None:
-    """The type of an event of any version; None for bytes that are none: no JSON object with a type."""
-    try:
-        event = from_json(data, allow_inf_nan=False)
-    except ValueError:
-        return None
-    event_type = event.get("event_type") if isinstance(event, dict) else None
-    return event_type if isinstance(event_type, str) else None
 
 
 @dataclass(frozen=True)
@@ -114,7 +53,7 @@ class TaskLog:
         self._reader = StreamReader(client, EVENTS)
         self._metrics = metrics or TaskMetrics()
 
-    async def append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
+    async def append(self, ref: TaskRef, event: StoredEvent, expected_sequence: int) -> int:
         """Append `event` if `expected_sequence` is the task's last, and return its sequence.
 
         Raises `TaskEnded` or `SequenceConflict` where somebody was first, `Unavailable` where NATS does not answer.
@@ -127,7 +66,7 @@ class TaskLog:
         self._metrics.appended(event)
         return sequence
 
-    async def _append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
+    async def _append(self, ref: TaskRef, event: StoredEvent, expected_sequence: int) -> int:
         payload = event.model_dump_json().encode()
         headers = {"Nats-Expected-Last-Subject-Sequence": str(expected_sequence), **trace_headers()}
         try:
@@ -162,7 +101,7 @@ class TaskLog:
         missing = {ref.events for ref in refs}
         while missing:
             batch = await self._reader.batch({"multi_last": sorted(missing)})
-            events = [event for message in batch.messages if (event := _logged(message)) is not None]
+            events = [event for message in batch.messages if (event := event_of_stream(message)) is not None]
             found.update((event.ref, event) for event in events)
             missing -= {message.subject for message in batch.messages}
             if not batch.messages or batch.num_left == 0:
@@ -188,13 +127,13 @@ class TaskLog:
     ) -> AsyncIterator[LoggedEvent]:
         """All events whose subject matches, with a sequence of at least `since`, in order. Ends at the last one."""
         async for message in self._reader.replay(subject_filter, since, num_at_once):
-            if (event := _logged(message)) is not None:
+            if (event := event_of_stream(message)) is not None:
                 yield event
 
     async def replay_all(self, since: int) -> AsyncIterator[tuple[int, LoggedEvent | None]]:
         """Every sequence of the stream from `since` on, with its event: None where that is none, or of no task."""
         async for message in self._reader.replay(">", since):
-            yield message.sequence, _logged(message)
+            yield message.sequence, event_of_stream(message)
 
     async def _last_if_any(self, subject: str) -> LoggedEvent | None:
         """As any replica has it. One that is behind does not deny a task: of three, 13 of 1,500 reads right after the
@@ -210,24 +149,3 @@ class TaskLog:
             return None
         _, ref = subjects.parse_task_subject(str(message.subject))
         return LoggedEvent(ref, int(message.seq or 0), message.data or b"")
-
-
-def event_of_feed(message: Msg) -> LoggedEvent:
-    """The event that a message of the feed brings. Raises ValueError for any other message."""
-    _, ref = subjects.parse_task_subject(message.subject)
-    sequence = (message.headers or {}).get(_SEQUENCE_HEADER, "")
-    if not sequence.isdecimal():
-        raise SubjectError(f"The message on '{message.subject}' names no sequence: it is not of the feed")
-    if event_type_of(message.data) is None:
-        raise ValueError(f"The message on '{message.subject}' is no event: no JSON object with an event_type")
-    return LoggedEvent(ref, int(sequence), message.data)
-
-
-def _logged(message: StoredMessage) -> LoggedEvent | None:
-    try:
-        _, ref = subjects.parse_task_subject(message.subject)
-    except SubjectError:  # whoever may publish events may do so on a subject of a wrong form
-        return None
-    if event_type_of(message.data) is None:  # and with bytes that are none
-        return None
-    return LoggedEvent(ref, message.sequence, message.data)

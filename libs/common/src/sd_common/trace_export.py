@@ -6,12 +6,37 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Literal
 
-from sd_common.settings import TraceSettings
+from pydantic import Field
+
+from sd_common.settings import Settings
 from sd_common.tracing import tracing_with
 
 #: For what is left when a service stops. A collector that is away must not hold it up for longer.
 _FLUSH_WITHIN_S = 5.0
+
+
+class TraceSettings(Settings):
+    """Where traces go. OpenTelemetry names these, and reads more (`OTEL_…`) from the environment alone."""
+
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://[^/]+",
+        description="URL of an OpenTelemetry collector that takes OTLP over HTTP. Empty: nothing is traced.",
+    )
+    otel_traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = Field(
+        default="parentbased_always_on",
+        description="Which traces are kept; with `parentbased_…`, clients that send a `traceparent` decide for theirs.",
+    )
+    otel_traces_sampler_arg: float = Field(default=1.0, ge=0, le=1, description="The share that `…traceidratio` keeps.")
 
 
 @contextmanager

@@ -11,11 +11,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from opentelemetry import context, propagate
+from opentelemetry import context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 Attributes = Mapping[str, str | int | bool]
 
+#: Not OpenTelemetry's global one, which hands on a client's `baggage` too: kilobytes in every message, and an exception
+#: where it is no text.
+_propagator = TraceContextTextMapPropagator()
 _tracer: Tracer | None = None
 
 
@@ -81,14 +85,14 @@ def called(subject: str) -> dict[str, str]:
 def trace_headers() -> dict[str, str]:
     """Headers that hand the current trace on; empty where there is none."""
     headers: dict[str, str] = {}
-    propagate.inject(headers)
+    _propagator.inject(headers)
     return headers
 
 
 @contextmanager
 def continued_trace(headers: Mapping[str, str] | None) -> Iterator[None]:
     """What happens inside belongs to the trace that `headers` name."""
-    token = context.attach(propagate.extract(headers or {}))
+    token = context.attach(_propagator.extract(headers or {}))
     try:
         yield
     finally:

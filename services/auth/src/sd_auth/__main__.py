@@ -7,10 +7,11 @@ import sys
 
 from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
-from sd_common.logs import configure_logs
+from sd_common.logs import LogSettings, configure_logs
+from sd_common.nats_settings import NatsSettings
 from sd_common.process import run_until_stopped
-from sd_common.settings import LogSettings, NatsSettings, TraceSettings, load_settings
-from sd_common.trace_export import exporting_traces
+from sd_common.settings import load_settings
+from sd_common.trace_export import TraceSettings, exporting_traces
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from sd_common.buckets import Bucket
 from sd_common.errors import Unavailable
 from sd_common.health import serving_health
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import NatsSettings
+from sd_common.nats_settings import NatsSettings
 from sd_common.streams import REVOKED_TOKENS_BUCKET, USERS_BUCKET
 
 log = structlog.get_logger(__name__)

@@ -7,10 +7,12 @@ import sys
 
 import uvloop
 
-from sd_common.logs import configure_logs
+from sd_common.logs import LogSettings, configure_logs
+from sd_common.nats_settings import NatsSettings
 from sd_common.process import run_until_stopped
-from sd_common.settings import LogSettings, MinioSettings, NatsSettings, TraceSettings, load_settings
-from sd_common.trace_export import exporting_traces
+from sd_common.s3_client import MinioSettings
+from sd_common.settings import load_settings
+from sd_common.trace_export import TraceSettings, exporting_traces
 from sd_gateway.app import GatewayApp
 from sd_gateway.settings import GatewaySettings
 

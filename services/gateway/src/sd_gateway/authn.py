@@ -16,6 +16,7 @@ from sd_common.subjects import check_token
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.errors import AccountRefused, NotAuthenticated
 from sd_gateway.revoked_tokens import RevokedTokens
+from sd_gateway.shared_call import SharedCall
 
 log = structlog.get_logger(__name__)
 
@@ -65,9 +66,10 @@ class Authenticator:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._keys_fetched_at = float("-inf")
         self._refresh_keys_at = float("inf")
-        self._fetching_keys: asyncio.Task[None] | None = None
+        self._fetching_keys = SharedCall(self._fetch_keys_in_time, "fetch-keys")
         self._public: Identity | None = None
         self._public_until = float("-inf")
+        self._renewing_public = SharedCall(self._renew_public, "renew-public-session")
 
     async def fetch_keys(self) -> None:
         """Get the public keys. Raises `Unavailable` where the auth service does not answer."""
@@ -134,22 +136,15 @@ class Authenticator:
     async def _key_of(self, kid: str) -> jwt.PyJWK:
         now = time.monotonic()
         if kid not in self._keys:
-            await asyncio.shield(self._fetch_keys_once())
+            await self._fetching_keys.wait()
         elif now > self._refresh_keys_at:
             # Not waited for: the known keys go on being good while the auth service is away.
             self._refresh_keys_at = now + _KEYS_REFETCH_S
-            self._fetch_keys_once()
+            self._fetching_keys.begin()
         try:
             return self._keys[kid]
         except KeyError:
             raise jwt.InvalidTokenError("unknown key") from None
-
-    def _fetch_keys_once(self) -> asyncio.Task[None]:
-        """The fetch under way, or a new one."""
-        if self._fetching_keys is None or self._fetching_keys.done():
-            self._fetching_keys = asyncio.create_task(self._fetch_keys_in_time(), name="fetch-keys")
-            self._fetching_keys.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return self._fetching_keys
 
     async def _fetch_keys_in_time(self) -> None:
         await asyncio.sleep(max(0.0, self._keys_fetched_at + _KEYS_REFETCH_S - time.monotonic()))
@@ -158,12 +153,15 @@ class Authenticator:
     async def _identify_public(self) -> Identity:
         """A session of this gateway that requests without a token share: nobody else can listen to its events."""
         if time.monotonic() > self._public_until:
-            try:
-                token = await self._auth.public_token()
-                self._public = await self.identify(token.access_token)
-            except AccountRefused:
-                self._public = None
-            self._public_until = time.monotonic() + _PUBLIC_SESSION_S
+            await self._renewing_public.wait()
         if self._public is None:
             raise NotAuthenticated(_MISSING)
         return self._public
+
+    async def _renew_public(self) -> None:
+        try:
+            token = await self._auth.public_token()
+            self._public = await self.identify(token.access_token)
+        except AccountRefused:
+            self._public = None
+        self._public_until = time.monotonic() + _PUBLIC_SESSION_S

@@ -19,9 +19,10 @@ from nats.aio.msg import Msg
 
 from sd_common import subjects
 from sd_common.errors import Unavailable
+from sd_common.logged_event import LoggedEvent, event_of_feed
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent, TaskLog, event_of_feed
+from sd_common.task_log import TaskLog
 from sd_gateway.recent_events import RecentEvents
 
 log = structlog.get_logger(__name__)

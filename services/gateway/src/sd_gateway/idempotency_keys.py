@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from pydantic import Field
 
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.buckets import Bucket
 from sd_common.messages import BlobId, Message, Token
 from sd_common.nats_client import NatsClient

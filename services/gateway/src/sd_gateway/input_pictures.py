@@ -11,12 +11,12 @@ import base64
 import binascii
 import re
 
-from sd_common.blob_store import BlobStore, new_blob_id
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_id_of, blob_url
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.parameters import AnyParameters
-from sd_common.pictures import open_picture
-from sd_common.settings import PictureSettings
+from sd_common.pictures import PictureSettings, open_picture
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.remote_pictures import RemotePictures
 from sd_gateway.remote_urls import is_remote

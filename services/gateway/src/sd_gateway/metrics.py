@@ -19,7 +19,8 @@ from sd_gateway.unfinished_tasks import UnfinishedTasks
 
 #: Models whose backlog is shown by name, besides those that ALLOWED_MODELS names in full.
 _MAX_MODELS = 50
-_SWITCHING_PROTOCOLS = 101
+#: The route whose requests last for as long as clients listen, also where these then vanish (499).
+_WEBSOCKETS = "/events"
 
 
 class GatewayMetrics:
@@ -64,7 +65,7 @@ class GatewayMetrics:
         route = route or "unmatched"
         method = method if method in hdrs.METH_ALL else OTHER  # clients may send any word
         self._requests.labels(method, route, status).inc()
-        if status != _SWITCHING_PROTOCOLS:
+        if route != _WEBSOCKETS:
             self._request_seconds.labels(route).observe(seconds)
 
     @contextmanager

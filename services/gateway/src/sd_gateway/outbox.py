@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from sd_common.task_log import LoggedEvent
+from sd_common.logged_event import LoggedEvent
 
 
 class Outbox:

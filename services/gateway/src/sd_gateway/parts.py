@@ -1,14 +1,14 @@
-"""What the handlers of requests work with."""
+"""The gateway's parts, and how they are wired: what the handlers of requests work with."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from sd_common.abort import Aborter
 from sd_common.blob_store import BlobStore
+from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.queue_position import QueuePositions
 from sd_common.task_log import TaskLog
@@ -16,10 +16,14 @@ from sd_gateway.account_limits import AccountLimits
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.heard_backlog import HeardBacklog
+from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
-from sd_gateway.metrics import GatewayMetrics
+from sd_gateway.metrics import FleetMetrics, GatewayMetrics
 from sd_gateway.rate_limits import RateLimit
+from sd_gateway.readiness import Readiness
+from sd_gateway.remote_pictures import RemotePictures
 from sd_gateway.revoked_tokens import RevokedTokens
 from sd_gateway.served_models import ServedModels
 from sd_gateway.settings import GatewaySettings
@@ -31,7 +35,7 @@ from sd_gateway.websocket import Websockets
 
 @dataclass(frozen=True)
 class Parts:
-    """The gateway's parts, wired in `app.py`."""
+    """All of them. None is started yet."""
 
     settings: GatewaySettings
     metrics: GatewayMetrics
@@ -46,6 +50,8 @@ class Parts:
     task_pages: TaskPages
     feed: EventFeed
     served_models: ServedModels
+    backlog: HeardBacklog
+    fleet_metrics: FleetMetrics
     input_pictures: InputPictures
     unfinished_tasks: UnfinishedTasks
     submitter: Submitter
@@ -53,7 +59,53 @@ class Parts:
     queue_positions: QueuePositions
     aborter: Aborter
     websockets: Websockets
-    readiness: Callable[[], Awaitable[dict[str, str | None]]]
+    readiness: Readiness
 
 
 PARTS = web.AppKey("parts", Parts)
+
+
+def create_parts(
+    settings: GatewaySettings,
+    metrics: GatewayMetrics,
+    client: NatsClient,
+    blobs: BlobStore,
+    remote_pictures: RemotePictures,
+) -> Parts:
+    """Wire the parts on connections that may still be opened."""
+    task_log = TaskLog(client, metrics.process.tasks)
+    queue = JobQueue(client)
+    auth = AuthClient(client)
+    revoked_tokens = RevokedTokens(client)
+    authenticator = Authenticator(auth, revoked_tokens)
+    feed = EventFeed(client, task_log)
+    input_pictures = InputPictures(blobs, remote_pictures, settings.base_url, settings)
+    unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
+    served_models = ServedModels(client)
+    backlog = HeardBacklog(client)
+    submitter = Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
+    return Parts(
+        settings=settings,
+        metrics=metrics,
+        nats=client,
+        auth=auth,
+        authenticator=authenticator,
+        revoked_tokens=revoked_tokens,
+        account_limits=AccountLimits(settings),
+        requests_of_user=RateLimit(settings.request_rate, "requests"),
+        blobs=blobs,
+        task_log=task_log,
+        task_pages=TaskPages(task_log),
+        feed=feed,
+        served_models=served_models,
+        backlog=backlog,
+        fleet_metrics=FleetMetrics(served_models, unfinished_tasks, backlog, settings.allowed_models),
+        input_pictures=input_pictures,
+        submitter=submitter,
+        idempotent_submitter=IdempotentSubmitter(IdempotencyKeys(client), task_log, submitter),
+        unfinished_tasks=unfinished_tasks,
+        queue_positions=QueuePositions(client),
+        aborter=Aborter(client, queue, task_log),
+        websockets=Websockets(client, feed, task_log, authenticator, settings, metrics),
+        readiness=Readiness(client, blobs, authenticator, feed, revoked_tokens, unfinished_tasks),
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 
-from sd_common.task_log import LoggedEvent
+from sd_common.logged_event import LoggedEvent
 
 
 class RecentEvents:

@@ -115,10 +115,13 @@ class RevokedTokens:
             except (Unavailable, nats.errors.Error) as error:
                 log.warning("revoked_tokens_not_read", error=str(error) or type(error).__name__)
                 await asyncio.sleep(_RETRY_PAUSE_S)
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_READ_EVERY_S):
-                    await self._reconnected.wait()
+            except Exception:
+                log.exception("revoked_tokens_not_read")
+                await asyncio.sleep(_RETRY_PAUSE_S)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_READ_EVERY_S):
+                        await self._reconnected.wait()
 
     async def _read(self) -> None:
         """Read what was stored since the last time; all of it after a reconnect, since the bucket may be another."""

@@ -12,7 +12,8 @@ from pydantic_settings import NoDecode
 from sd_common.allowed_models import is_model_allowed
 from sd_common.health import HealthPort
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, SafetySettings, TaskSettings, parse_names, split_at_commas
+from sd_common.settings import Flag, parse_names, split_at_commas
+from sd_common.task_limits import SafetySettings, TaskSettings
 from sd_gateway.rate_limits import Rate, RateSetting
 from sd_gateway.remote_urls import RemoteImages
 

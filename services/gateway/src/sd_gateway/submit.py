@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import structlog
 
 from sd_common.allowed_models import check_model_allowed
-from sd_common.blob_store import new_blob_id
+from sd_common.blob_ids import new_blob_id
 from sd_common.errors import ModelNotAllowed
 from sd_common.job_queue import JobQueue
 from sd_common.jobs import Job

@@ -14,7 +14,8 @@ from typing import Literal
 from sd_common import subjects
 from sd_common.auth_messages import PUBLIC_USER
 from sd_common.events import PendingEvent
-from sd_common.task_log import LoggedEvent, TaskLog
+from sd_common.logged_event import LoggedEvent
+from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
 
 StateName = Literal["pending", "started", "finished", "aborted"]

@@ -17,9 +17,9 @@ import structlog
 
 from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue, Stray
+from sd_common.logged_event import LoggedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent
 from sd_gateway.errors import TooManyUnfinishedTasks
 from sd_gateway.event_feed import EventFeed
 
@@ -124,6 +124,8 @@ class UnfinishedTasks:
                 await self._delete(await self._read())
             except (Unavailable, nats.errors.Error):
                 log.warning("unfinished_tasks_not_read")  # the next reconnect, or the next minute, reads them
+            except Exception:
+                log.exception("unfinished_tasks_not_read")
 
     async def _read(self) -> list[Stray]:
         self._begun = defaultdict(set)

@@ -6,8 +6,9 @@ import asyncio
 
 from sd_common.errors import Unavailable
 from sd_common.events import TerminalEvent
+from sd_common.logged_event import LoggedEvent
 from sd_common.subjects import TaskRef
-from sd_common.task_log import LoggedEvent, TaskLog
+from sd_common.task_log import TaskLog
 from sd_gateway.event_feed import EventFeed
 
 #: Seconds after which the log is read, should the feed have stayed silent.

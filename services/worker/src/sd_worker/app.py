@@ -11,7 +11,8 @@ from sd_common.blob_store import BlobStore
 from sd_common.health import serving_health
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient, connect
-from sd_common.settings import MinioSettings, NatsSettings
+from sd_common.nats_settings import NatsSettings
+from sd_common.s3_client import MinioSettings
 from sd_common.task_log import TaskLog
 from sd_worker.announce_models import ModelAnnouncer
 from sd_worker.cancellations import Cancellations

@@ -10,8 +10,7 @@ from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_id_of
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.parameters import AnyParameters
-from sd_common.pictures import open_picture
-from sd_common.settings import PictureSettings
+from sd_common.pictures import PictureSettings, open_picture
 from sd_worker.errors import InputRejected
 
 

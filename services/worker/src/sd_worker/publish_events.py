@@ -19,13 +19,14 @@ from sd_common.events import (
     PendingEvent,
     ProgressEvent,
     StartedEvent,
+    StoredEvent,
     TaskResult,
     TaskTimings,
     TerminalEvent,
 )
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
-from sd_common.task_log import NO_EVENT, StoredEventModel, TaskLog
+from sd_common.task_log import NO_EVENT, TaskLog
 from sd_worker.delivery import Delivery
 from sd_worker.engine.tasks import Progress
 from sd_worker.errors import LaterVersion, TaskLost
@@ -105,7 +106,7 @@ class EventPublisher:
                 await self._task_log.append(ref, event, last_sequence)
                 return
 
-    async def _last_of_unended(self, ref: TaskRef, job_sequence: int) -> tuple[int, StoredEventModel]:
+    async def _last_of_unended(self, ref: TaskRef, job_sequence: int) -> tuple[int, StoredEvent]:
         """The task's last event and its sequence; `pending` is written where there is none. Raises `TaskEnded`,
         `LaterVersion`."""
         while (last := await self._task_log.last(ref)) is None:
@@ -183,12 +184,12 @@ def _somebody_was_first() -> Iterator[None]:
         yield
 
 
-def _is_of_later_delivery(event: StoredEventModel, delivery: Delivery) -> bool:
+def _is_of_later_delivery(event: StoredEvent, delivery: Delivery) -> bool:
     """Whether the task runs elsewhere, and `delivery` is one that its worker has slept through."""
     return isinstance(event, StartedEvent) and event.delivery is not None and event.delivery > delivery.number
 
 
-def _num_attempts(event: StoredEventModel) -> int:
+def _num_attempts(event: StoredEvent) -> int:
     """How often the task was started, up to its last event, by workers that did not hand it back."""
     match event:
         case PendingEvent():

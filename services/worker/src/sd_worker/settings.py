@@ -15,8 +15,9 @@ from sd_common.allowed_models import is_model_allowed
 from sd_common.health import HealthPort
 from sd_common.model_names import canonical_model_name
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, Names, SafetySettings, TaskSettings, parse_names
+from sd_common.settings import Flag, Names, parse_names
 from sd_common.streams import DEFAULT_ACK_WAIT_S
+from sd_common.task_limits import SafetySettings, TaskSettings
 
 
 def _name_of_this_process() -> str:

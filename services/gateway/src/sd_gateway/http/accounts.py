@@ -10,9 +10,11 @@ from pydantic import TypeAdapter
 from sd_common.auth_messages import AccessToken, LogInRequest, SignUpRequest, User
 from sd_common.messages import Message
 from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
+from sd_gateway.http.bodies import MAX_CREDENTIALS_BYTES, read_form, read_json
 from sd_gateway.http.client_address import client_address
-from sd_gateway.http.inputs import MAX_CREDENTIALS_BYTES, checked, read_form, read_json, token_of
+from sd_gateway.http.inputs import token_of
 from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.http.validation import checked
 from sd_gateway.parts import PARTS
 
 M = TypeVar("M", bound=Message)

@@ -7,14 +7,14 @@ from typing import Annotated
 from aiohttp import ETag, hdrs, web
 from pydantic import Field, TypeAdapter
 
-from sd_common.blob_urls import is_blob_id
+from sd_common.blob_ids import is_blob_id
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.pictures import CONTENT_TYPES, content_type_of
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.http.authentication import authenticate
-from sd_gateway.http.inputs import BLOB_FIELD, read_upload
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.security_headers import CONTENT_SECURITY_POLICY
+from sd_gateway.http.uploads import BLOB_FIELD, read_upload
 from sd_gateway.parts import PARTS
 
 _YEAR_S = 365 * 24 * 3600

@@ -17,6 +17,9 @@ from sd_gateway.parts import PARTS
 
 log = structlog.get_logger(__name__)
 
+#: As nginx has it.
+_CLIENT_LEFT = 499
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -30,7 +33,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     resource = request.match_info.route.resource
     route = resource.canonical if resource else None
     started = time.perf_counter()
-    status = 499  # as nginx has it: the client went away
+    status = _CLIENT_LEFT
     with continued_trace(request.headers), request_span(request, route) as tell:
         try:
             response = await _answer(request, handler)
@@ -54,6 +57,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:
         if (told := problem_of(error)) is not None:
             return _respond(request, *told)
+        if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            return web.Response(status=_CLIENT_LEFT)  # in a handshake; nobody reads it
         log.exception("request_failed")
         detail = "Something went wrong here; the operator's log tells what"
         return _respond(request, create_problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail), {})

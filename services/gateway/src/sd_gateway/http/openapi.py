@@ -14,14 +14,15 @@ from pydantic.json_schema import JsonSchemaMode
 from sd_gateway.http import problems
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.routes import OPERATIONS
+from sd_gateway.http.uploads import BLOB_FIELD
 
 Schema = dict[str, Any]
 _Key = tuple[str, str]
 _REF = "#/components/schemas/{model}"
 _UPLOAD: Schema = {
     "type": "object",
-    "required": ["blob_data"],
-    "properties": {"blob_data": {"type": "string", "format": "binary", "description": "The picture's file."}},
+    "required": [BLOB_FIELD],
+    "properties": {BLOB_FIELD: {"type": "string", "format": "binary", "description": "The picture's file."}},
 }
 _TEXT: Schema = {"type": "string"}
 

@@ -14,7 +14,7 @@ from sd_common.parameters import AnyParameters, Img2ImgParameters, InpaintParame
 from sd_common.subjects import TaskRef
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_query
-from sd_gateway.http.operations import Answer, Operation
+from sd_gateway.http.operations import Answer, Handler, Operation
 from sd_gateway.http.picture_page import picture_page, wants_html
 from sd_gateway.parts import PARTS, Parts
 from sd_gateway.submit import new_task
@@ -84,40 +84,24 @@ _DESCRIPTION = (
     "Waits for the picture, so it can be tried in a browser; programs do better with `POST /task`. "
     "Disconnecting aborts the task."
 )
-_PROBLEMS = (409, 422, 429, 500)
+
+
+def _operation(path: str, handler: Handler, summary: str, query: TypeAdapter[AnyParameters]) -> Operation:
+    return Operation(
+        "GET",
+        path,
+        handler,
+        tag="pictures",
+        summary=summary,
+        description=_DESCRIPTION,
+        query=query,
+        answers=_ANSWERS,
+        problems=(409, 422, 429, 500),
+    )
+
 
 OPERATIONS = (
-    Operation(
-        "GET",
-        "/txt2img",
-        txt2img,
-        tag="pictures",
-        summary="A picture from a prompt",
-        description=_DESCRIPTION,
-        query=txt2img_query,
-        answers=_ANSWERS,
-        problems=_PROBLEMS,
-    ),
-    Operation(
-        "GET",
-        "/img2img",
-        img2img,
-        tag="pictures",
-        summary="A picture from a prompt and a picture to start from",
-        description=_DESCRIPTION,
-        query=img2img_query,
-        answers=_ANSWERS,
-        problems=_PROBLEMS,
-    ),
-    Operation(
-        "GET",
-        "/inpaint",
-        inpaint,
-        tag="pictures",
-        summary="A picture painted anew where a mask is white",
-        description=_DESCRIPTION,
-        query=inpaint_query,
-        answers=_ANSWERS,
-        problems=_PROBLEMS,
-    ),
+    _operation("/txt2img", txt2img, "A picture from a prompt", txt2img_query),
+    _operation("/img2img", img2img, "A picture from a prompt and a picture to start from", img2img_query),
+    _operation("/inpaint", inpaint, "A picture painted anew where a mask is white", inpaint_query),
 )

@@ -13,7 +13,8 @@ from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
 
 STATIC = Path(__file__).parent.parent / "static"
-OPENAPI_DOCUMENT = web.AppKey("openapi_document", bytes)
+_STATIC_FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rglob("*") if path.is_file()}
+_OPENAPI_DOCUMENT = web.AppKey("openapi_document", bytes)
 
 
 class Health(BaseModel):
@@ -28,8 +29,8 @@ async def healthz(request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    parts = await request.app[PARTS].readiness()
-    missing = {name: reason for name, reason in parts.items() if reason is not None}
+    checked = await request.app[PARTS].readiness.check()
+    missing = {name: reason for name, reason in checked.items() if reason is not None}
     return _health_response(Health(status="unavailable", missing=missing) if missing else Health())
 
 
@@ -42,17 +43,26 @@ def _health_response(health: Health) -> web.Response:
 
 
 async def openapi_json(request: web.Request) -> web.Response:
-    return web.Response(body=request.app[OPENAPI_DOCUMENT], content_type="application/json")
+    return web.Response(body=request.app[_OPENAPI_DOCUMENT], content_type="application/json")
 
 
 async def docs(request: web.Request) -> web.FileResponse:
-    return web.FileResponse(STATIC / "docs.html")
+    return web.FileResponse(_STATIC_FILES["docs.html"])
 
 
 def add_documents(app: web.Application, document: dict[str, object]) -> None:
     """Serve the OpenAPI document, and what `/docs` shows it with."""
-    app[OPENAPI_DOCUMENT] = json.dumps(document).encode()
-    app.router.add_static("/static", STATIC)
+    app[_OPENAPI_DOCUMENT] = json.dumps(document).encode()
+    app.router.add_get("/static/{file:.+}", _static_file)
+
+
+async def _static_file(request: web.Request) -> web.FileResponse:
+    # Not aiohttp's own: it asks the file system for whatever the path says, and answers what is no file without a
+    # problem, or fails.
+    try:
+        return web.FileResponse(_STATIC_FILES[request.match_info["file"]])
+    except KeyError:
+        raise web.HTTPNotFound from None
 
 
 OPERATIONS = (

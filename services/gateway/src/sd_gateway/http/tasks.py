@@ -11,11 +11,12 @@ from pydantic_core import PydanticCustomError
 
 from sd_common.errors import SubjectError, Unavailable
 from sd_common.events import PendingEvent
+from sd_common.logged_event import LoggedEvent
 from sd_common.parameters import AnyParameters, TaskParameters
-from sd_common.task_log import LoggedEvent
 from sd_gateway.errors import TaskNotFound
 from sd_gateway.http.authentication import authenticate
-from sd_gateway.http.inputs import read_header, read_json
+from sd_gateway.http.bodies import read_json
+from sd_gateway.http.inputs import read_header
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.shown_events import (
     ShownAbortedEvent,
