@@ -94,8 +94,8 @@ evaluate-shapes: setup ## Measure the bundled model, and print the tables of its
 samples: setup ## Draw the sample pictures of docs/images anew
 	PYTHONPATH=tools $(BIN)/python -m train_shapes samples
 
-prometheus-rule: setup ## Write the alerts for the Prometheus operator anew from monitoring/alerts.yml
-	$(BIN)/python tools/prometheus_rule.py > k8s/components/monitoring/prometheus-rule.yaml
+prometheus-rule: setup ## Write the alerts for the Prometheus operator anew; RUNBOOKS_URL is where you read docs/operations.md
+	$(BIN)/python tools/prometheus_rule.py $(if $(RUNBOOKS_URL),--runbooks '$(RUNBOOKS_URL)') > k8s/components/monitoring/prometheus-rule.yaml
 
 compose-up: compose-secrets ## Build the images and run everything under docker-compose
 	IMAGE_REVISION=$$(git rev-parse HEAD 2>/dev/null) docker compose up --build --detach

@@ -25,10 +25,12 @@ from contract.rendered import (
     pod_of,
     ports_of,
     render,
+    seconds_to_start,
     workloads,
 )
 from jsonschema import Draft202012Validator
 
+from prometheus_rule import RELEASE
 from sd_common.health import READY_WITHIN_S
 from sd_common.nats_conf import configuration
 from sd_common.nats_users import users
@@ -118,6 +120,26 @@ def test_pods_of_services_are_probed_where_they_answer(service: str) -> None:
         assert path == "/healthz" or asked["timeoutSeconds"] > READY_WITHIN_S, "kubelet gives one second unless told"
 
 
+@by_kustomization
+def test_probes_are_patient_with_a_busy_node(kustomization: str) -> None:
+    """kubelet gives one second unless told."""
+    for name, workload in workloads(kustomization).items():
+        for probe in sorted(PROBES & set(container_of(workload))):
+            assert container_of(workload)[probe].get("timeoutSeconds", 1) >= 5, (name, probe)
+
+
+@by_kustomization
+def test_no_rollout_is_given_up_while_a_pod_may_still_start(kustomization: str) -> None:
+    """Progress is when a new pod is made, and when it is ready. Between these it may wait for room until an old one
+    has ended, gets its image, and starts.
+    """
+    for name, deployment in of_kind(kustomization, "Deployment").items():
+        deadline_s = deployment["spec"].get("progressDeadlineSeconds", 600)
+        grace_s = pod_of(deployment).get("terminationGracePeriodSeconds", 30)
+        pull_s = 900 if name == "worker" else 300
+        assert deadline_s > grace_s + pull_s + seconds_to_start(deployment), name
+
+
 @pytest.mark.parametrize("server", ["nats", "minio"])
 def test_servers_are_probed_and_keep_their_data(server: str) -> None:
     workload = workloads(BASE)[server]
@@ -200,6 +222,9 @@ def test_nodes_are_drained_of_one_pod_of_each_workload_at_a_time(kustomization: 
     for name, budget in budgets.items():
         assert budget["spec"]["maxUnavailable"] == 1
         assert budget["spec"]["selector"]["matchLabels"].items() <= labels_of(workloads(kustomization)[name]).items()
+        # A server of NATS that is not ready may be needed for the majority; a service that is not ready serves nobody.
+        policy = "AlwaysAllow" if name in SERVICES else None
+        assert budget["spec"].get("unhealthyPodEvictionPolicy") == policy, name
 
 
 def test_pods_of_a_workload_are_spread_over_nodes_and_zones() -> None:
@@ -213,6 +238,7 @@ def test_pods_of_a_workload_are_spread_over_nodes_and_zones() -> None:
     # Two servers on one node would be lost together, and with them the majority.
     hosts, _ = pod_of(workloads(BASE)["nats"])["topologySpreadConstraints"]
     assert hosts["whenUnsatisfiable"] == "DoNotSchedule"
+    assert hosts["minDomains"] == workloads(BASE)["nats"]["spec"]["replicas"], "two nodes would take three"
 
 
 def test_workers_on_several_nodes_share_the_disk_of_models() -> None:
@@ -231,6 +257,13 @@ def test_grafana_finds_the_dashboard_by_its_label() -> None:
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     [(file, text)] = dashboard["data"].items()
     assert text == (ROOT / "monitoring" / file).read_text()
+
+
+def test_kube_prometheus_stack_finds_what_is_for_prometheus_by_its_label() -> None:
+    """Its Prometheus reads objects of other namespaces, with this label."""
+    for kind in ("PodMonitor", "PrometheusRule"):
+        [document] = of_kind(PRODUCTION, kind).values()
+        assert document["metadata"]["labels"]["release"] == RELEASE
 
 
 def test_the_alerts_of_the_cluster_are_those_of_every_prometheus() -> None:
@@ -257,6 +290,14 @@ def test_the_ingress_leads_to_the_gateway_and_lets_websockets_and_pictures_throu
     largest_body = 3 * GatewaySettings.model_fields["max_upload_bytes"].default  # what MAX_BODY_BYTES is by default
     assert len(sizes) == 2
     assert all(int(size.rstrip("m")) * 2**20 >= largest_body for size in sizes)
+
+
+@pytest.mark.parametrize("kustomization", [DEV, PRODUCTION])
+def test_gateways_behind_an_ingress_know_whom_to_believe_about_addresses(kustomization: str) -> None:
+    """Without it, all clients would share the limits of the ingress controller's address."""
+    environment = containers_of(kustomization)["gateway"].environment
+    trusted = GatewaySettings(_env_file=None, trusted_proxies=environment.get("TRUSTED_PROXIES", "")).trusted_proxies
+    assert bool(trusted) is bool(of_kind(kustomization, "Ingress"))
 
 
 def test_production_is_reached_by_https_where_links_say() -> None:
@@ -297,6 +338,8 @@ def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
     assert container_of(by_name["Deployment", "worker"])["image"] == "registry.example/sd-worker:0.1.0"
     settings = [document["data"] for document in documents if document["kind"] == "ConfigMap"]
     assert {"BASE_URL": "https://pictures.example.org"} in settings
+    for kind in ("PodMonitor", "PrometheusRule"):
+        assert by_name[kind, "stable-diffusion-api"]["metadata"]["labels"]["release"] == "what-helm-install-was-given"
     [trigger] = by_name["ScaledObject", "worker"]["spec"]["triggers"]
     assert "//nats.sd.svc" in trigger["metadata"]["url"]
 

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import promql_parser
 import pytest
 import yaml
 
+from prometheus_rule import prometheus_rule, with_runbooks
 from supply_chain.dockerfiles import ROOT
 from support.metrics import Declared, declared
 
@@ -25,6 +27,8 @@ RULES = [
     for group in yaml.safe_load((ROOT / "monitoring" / "alerts.yml").read_text())["groups"]
     for rule in group["rules"]
 ]
+#: Where the page with the runbooks is read; one for all alerts.
+RUNBOOKS_URL = RULES[0]["annotations"]["runbook_url"].partition("#")[0]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "monitoring" / "grafana-dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
@@ -152,7 +156,32 @@ def test_alerts_say_how_bad_they_are_and_where_to_read_on(rule: dict[str, Any]) 
     assert rule["labels"] == {"severity": rule["labels"]["severity"]}
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert set(rule["annotations"]) == {"summary", "runbook_url"}
-    assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
+    assert rule["annotations"]["runbook_url"] == f"{RUNBOOKS_URL}#{rule['alert'].lower()}"
+
+
+def test_runbooks_are_linked_by_an_address_that_works_anywhere() -> None:
+    """Notifications are read where no path in a repository means anything."""
+    parts = urlsplit(RUNBOOKS_URL)
+    assert parts.scheme == "https"
+    assert parts.hostname
+    assert parts.path.endswith("/docs/operations.md")
+
+
+def test_the_address_of_the_runbooks_is_the_operators() -> None:
+    alerts = (ROOT / "monitoring" / "alerts.yml").read_text()
+    url = "https://wiki.example.org/view?page=sd"
+    manifest = prometheus_rule(with_runbooks(alerts, url))
+    assert re.findall(r"runbook_url: (\S+)", manifest) == [f"{url}#{rule['alert'].lower()}" for rule in RULES]
+    assert manifest.replace(url, RUNBOOKS_URL) == prometheus_rule(alerts), "nothing else is changed"
+    assert with_runbooks(with_runbooks(alerts, url), RUNBOOKS_URL) == alerts
+
+
+@pytest.mark.parametrize(
+    "url", ["docs/operations.md", "ftp://a.example/b", "https://", "https://a.example/#b", "https://a b"]
+)
+def test_what_is_no_address_of_runbooks_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="not the address of a page"):
+        with_runbooks("", url)
 
 
 @by_rule

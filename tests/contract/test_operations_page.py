@@ -30,8 +30,8 @@ _TEXT = PAGE.read_text(encoding="utf-8")
 _CODE = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", _TEXT, flags=re.DOTALL))
 _BLOCKS = re.findall(r"```sh\n(.*?)```", _TEXT, re.DOTALL)
 _SOURCES = "".join(file.read_text() for file in ROOT.glob("*/**/src/**/*.py"))
-#: Of the page's own examples, and of huggingface_hub.
-_VARIABLES = {"TASK_ID", "HF_HOME"}
+#: Of the page's own examples, of huggingface_hub, and of the Makefile.
+_VARIABLES = {"TASK_ID", "HF_HOME", "RUNBOOKS_URL"}
 _OF_RCLONE = re.compile(r"RCLONE_CONFIG_PICTURES_(TYPE|PROVIDER|ENDPOINT|ACCESS_KEY_ID|SECRET_ACCESS_KEY)")
 
 

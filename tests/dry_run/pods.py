@@ -58,6 +58,11 @@ class Pod:
         finally:
             connection.close()
 
+    def is_answered(self, name: str) -> bool:
+        """Whether the probe succeeds before kubelet would act on its failures."""
+        tries = container_of(self._workload)[name].get("failureThreshold", 3)
+        return any(self.probe(name) == 200 for _ in range(tries))
+
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return when it has started and is ready by its probes. Raises `ProcessNotReady`."""
         for name in ("startupProbe", "readinessProbe"):
@@ -74,18 +79,22 @@ class Pod:
 
     def pre_stop(self, command: Sequence[str] = ()) -> None:
         """Do what its `preStop` says, where it has one; `command` is that of its `exec`, as it is on this machine."""
-        self._stopped_at = time.monotonic()
+        started_at = time.monotonic()
         hook = container_of(self._workload).get("lifecycle", {}).get("preStop", {})
         if "sleep" in hook:
             time.sleep(hook["sleep"]["seconds"])
         if "exec" in hook:
-            subprocess.run([*self._runner, *command], check=True, capture_output=True, timeout=10)
+            subprocess.run([*self._runner, *command], check=True, capture_output=True, timeout=60)
+        self._pre_stop_s = time.monotonic() - started_at
 
     def terminate(self) -> int:
-        """SIGTERM; its exit code. Raises `TimeoutError` where kubelet would kill it, at the end of its grace period."""
-        deadline = self._stopped_at + pod_of(self._workload).get("terminationGracePeriodSeconds", 30)
+        """SIGTERM; its exit code. Raises `TimeoutError` where kubelet would kill it, at the end of its grace period.
+
+        What the caller does after `pre_stop` is not counted: kubelet goes on at once.
+        """
+        grace_s: float = pod_of(self._workload).get("terminationGracePeriodSeconds", 30)
         self.process.send(signal.SIGTERM)
         try:
-            return self.process.wait(deadline - time.monotonic())
+            return self.process.wait(grace_s - self._pre_stop_s)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{self.name} did not end within its grace period:\n{self.process.log}") from None

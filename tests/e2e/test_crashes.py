@@ -27,6 +27,8 @@ from support.servers import S3Server
 #: Some seconds on one core.
 _LONG = {"prompt": "x", "model": "shapes", "steps": 300, "width": 128, "height": 128, "scheduler": "ddim"}
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
+#: Seconds that a worker takes to begin with a job that it was given, on a busy machine too.
+_BEGINS_WITHIN_S = 5.0
 #: Of the workers.
 _WORKER = {"MAX_ATTEMPTS": "2"}
 
@@ -87,7 +89,7 @@ async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_t
 async def test_a_killed_worker_is_replaced_by_another(
     deployment: Deployment, session: Client, nats: NatsClient
 ) -> None:
-    """SIGKILL in the middle of a task: within ack_wait and a second the other worker runs it, as the second attempt."""
+    """SIGKILL in the middle of a task: once ack_wait is over the other worker runs it, as the second attempt."""
     async with session.events() as events:
         task_id = await session.submit(**_LONG)
         started = await events.until(task_id, "started")
@@ -95,7 +97,7 @@ async def test_a_killed_worker_is_replaced_by_another(
         killed_at = now()
         again = await events.until(task_id, "started")
         assert (again["attempt"], started["attempt"]) == (2, 1)
-        assert (datetime.fromisoformat(again["time"]) - killed_at).total_seconds() <= ACK_WAIT_S + 1
+        assert (datetime.fromisoformat(again["time"]) - killed_at).total_seconds() <= ACK_WAIT_S + _BEGINS_WITHIN_S
         assert again["worker"] != started["worker"]
         finished = await events.until(task_id, "finished")
         assert finished["attempt"] == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import select
 import socket as sockets
 import time
@@ -19,11 +20,14 @@ from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.app import GatewayApp
 from sd_gateway.authn import Authenticator, VerifiedToken
 from support.client import Client
-from support.metrics import scrape
+from support.metrics import scrape, scrape_until
 
 #: Far more than the kernel holds for a client that reads nothing.
 _EVENT_CHARS = 200_000
 _NUM_EVENTS = 60
+#: More than the kernel holds at both ends, for one that reads a little at least.
+_NUM_PROGRESS = 100
+_DROPPED = "sd_websocket_progress_dropped_total"
 
 
 @pytest_asyncio.fixture
@@ -88,6 +92,28 @@ def _wait_until_reset(socket: sockets.socket) -> None:
     poll = select.poll()
     poll.register(socket, 0)  # tells of errors and hang-ups alone
     assert poll.poll(20_000), "the connection is still there"
+
+
+async def test_progress_that_a_slow_client_was_not_sent_is_counted(
+    start_gateway: StartGateway, nats_client: NatsClient
+) -> None:
+    """The client reads on later: what was stored is there, and all progress was sent or counted."""
+    gateway, url = await start_gateway(websocket_queue_events=8, websocket_send_timeout_s=60, health_port=0)
+    metrics = f"http://127.0.0.1:{gateway.health_port}/metrics"
+    async with Client(url) as client:
+        await client.take_public_token()
+        ref = TaskRef(*client.user_and_session, "t")
+        async with client.events("&progress=1") as events:
+            for _ in range(_NUM_PROGRESS):
+                progress = {"event_type": "progress", "task_id": "t", "padding": "x" * _EVENT_CHARS}
+                await nats_client.publish(ref.progress, json.dumps(progress).encode())
+            await nats_client.flush()
+            await scrape_until(metrics, lambda page: page.value(_DROPPED) > 0)
+            await TaskLog(nats_client).append(ref, AbortedEvent(task_id="t", reason="x"), NO_EVENT)
+            *sent, last = await events.of_task("t")
+        assert last["event_type"] == "aborted"
+        assert 0 < len(sent) < _NUM_PROGRESS
+        await scrape_until(metrics, lambda page: page.value(_DROPPED) == _NUM_PROGRESS - len(sent))
 
 
 async def test_what_is_stored_after_the_handshake_is_heard(
