@@ -19,12 +19,14 @@ help: ## Show what there is
 
 setup: $(READY) ## Make the virtual environment (PIP_ARGS are handed to pip)
 
+# Says nothing on standard output, which is that of the targets that need it.
 $(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: set PYTHON")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt \
-		-r requirements-dev.txt $(PACKAGES:%=-e %)
-	touch $(READY)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: set PYTHON")'
+	@echo 'Installing into $(VENV), which takes minutes the first time' >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt \
+		-r requirements-dev.txt $(PACKAGES:%=-e %) >&2
+	@touch $(READY)
 
 run: setup ## Run everything on this machine and print a link that makes a picture
 	@$(BIN)/python -m sd_embedded
@@ -116,8 +118,8 @@ compose-config: setup ## Print the final docker-compose configuration
 image-sizes: setup ## Install what the images of auth and gateway install, as they do, and print how large it is
 	PYTHONPATH=tools $(BIN)/python -m supply_chain.image_install auth gateway
 
-k8s-render: ## Print the Kubernetes manifests of K8S_OVERLAY (production, or dev)
-	kubectl kustomize k8s/overlays/$(K8S_OVERLAY)
+k8s-render: setup ## Print the Kubernetes manifests of K8S_OVERLAY (production, or dev)
+	@$(BIN)/kubectl kustomize k8s/overlays/$(K8S_OVERLAY)
 
 clean: ## Remove the virtual environment and caches; data/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build

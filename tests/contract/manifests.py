@@ -112,6 +112,13 @@ def compose_secrets(service: Document) -> dict[str, str]:
     return {secret["source"]: secret["target"] for secret in service.get("secrets", [])}
 
 
+def compose_nats_config() -> dict[Path, str]:
+    """What nats-server reads under docker-compose, by where it is mounted."""
+    document = compose()
+    mounts = document["services"]["nats"]["configs"]
+    return {Path(each["target"]): Path(document["configs"][each["source"]]["file"]).read_text() for each in mounts}
+
+
 def compose_containers() -> dict[str, Container]:
     """Our containers in docker-compose."""
     containers = {}

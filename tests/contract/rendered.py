@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 import yaml
 from contract.manifests import Container, Document
 
+from sd_embedded.child_process import installed
 from supply_chain.dockerfiles import ROOT, final_stage, only
 
 #: What can be rendered: the base, and what is applied.
@@ -23,19 +22,9 @@ by_kustomization = pytest.mark.parametrize("kustomization", KUSTOMIZATIONS)
 NAME = "app.kubernetes.io/name"
 
 
-def need_kubectl() -> None:
-    """Skip where there is no kubectl; in CI, fail: nothing would have been checked."""
-    if shutil.which("kubectl") is None:
-        reason = "kubectl is not installed: without it the Kubernetes manifests cannot be rendered"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-
-
 def render(directory: Path) -> list[Document]:
     """The manifests of a kustomization."""
-    need_kubectl()
-    result = subprocess.run(["kubectl", "kustomize", str(directory)], capture_output=True, text=True)
+    result = subprocess.run([installed("kubectl"), "kustomize", str(directory)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return list(yaml.safe_load_all(result.stdout))
 
@@ -88,6 +77,13 @@ def seconds_to_start(workload: Document) -> float:
     """How long the startup probe lets the container take."""
     probe = container_of(workload)["startupProbe"]
     return float(probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3))
+
+
+def nats_config(kustomization: str) -> dict[str, str]:
+    """The files of the ConfigMap that nats-server reads."""
+    [volume] = [each for each in pod_of(workloads(kustomization)["nats"])["volumes"] if each["name"] == "config"]
+    files: dict[str, str] = of_kind(kustomization, "ConfigMap")[volume["configMap"]["name"]]["data"]
+    return files
 
 
 def containers_of(kustomization: str) -> dict[str, Container]:

@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -26,6 +27,7 @@ from contract.manifests import (
     Document,
     compose,
     compose_containers,
+    compose_nats_config,
     compose_secrets,
     port_of,
     variables_of,
@@ -116,14 +118,16 @@ def test_every_service_is_asked_how_it_is(overlays: tuple[str, ...]) -> None:
             assert service["healthcheck"]["test"][0] == "CMD"
 
 
-@pytest.mark.parametrize(("server", "port"), [("nats", "--http_port=8222"), ("prometheus", None), ("grafana", None)])
-def test_servers_are_asked_on_loopback_where_they_listen(server: str, port: str | None) -> None:
-    service = compose(MONITORING)["services"][server]
-    _, program, *options, url = service["healthcheck"]["test"]
+@pytest.mark.parametrize(("server", "port"), [("nats", 8222), ("prometheus", 9090), ("grafana", 3000)])
+def test_servers_are_asked_on_loopback_where_they_listen(server: str, port: int) -> None:
+    _, program, *options, url = compose(MONITORING)["services"][server]["healthcheck"]["test"]
     assert (program, options) == ("wget", ["-q", "-O", "/dev/null"])
-    listens = {"nats": "8222", "prometheus": "9090", "grafana": "3000"}[server]
-    assert url.startswith(f"http://127.0.0.1:{listens}/")
-    assert port is None or port in service["command"]
+    assert url.startswith(f"http://127.0.0.1:{port}/")
+
+
+def test_nats_listens_where_it_is_asked_and_where_services_look_for_it() -> None:
+    listening = re.findall(r"^(?:listen|http): (\S+)", "\n".join(compose_nats_config().values()), re.MULTILINE)
+    assert listening == ["0.0.0.0:4222", "0.0.0.0:8222"]
 
 
 @by_combination
@@ -153,6 +157,16 @@ def test_compose_hands_on_every_setting_of_env() -> None:
     for name, container in compose_containers().items():
         wanted = set().union(*map(variables_of, SETTINGS[name])) - FIXED_IN_COMPOSE
         assert wanted - set(container.environment) - container.secrets == set(), name
+
+
+@by_combination
+def test_containers_write_nowhere_but_in_their_volumes_and_may_do_nothing_else(overlays: tuple[str, ...]) -> None:
+    for name, service in compose(*overlays)["services"].items():
+        assert service["read_only"] is True, name
+        assert service["tmpfs"] == ["/tmp"]
+        assert service["cap_drop"] == ["ALL"]
+        assert "cap_add" not in service
+        assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 @by_combination
@@ -250,21 +264,26 @@ def test_each_user_of_nats_gets_its_own_password_and_the_server_all() -> None:
 
 
 @contextmanager
-def _compose_nats(directory: Path, secrets: Path) -> Iterator[str]:
-    """nats-server by the command of docker-compose, on a port of its own; its URL."""
+def _compose_nats(directory: Path, secrets: Path) -> Iterator[tuple[str, str]]:
+    """nats-server by the command and files of docker-compose, on ports of its own; its URL, and that of its monitor."""
     service = compose()["services"]["nats"]
-    mounted = {
-        "/run/secrets": str(secrets),
-        "/etc/nats/nats.conf": str(ROOT / "k8s/base/nats.conf"),
-        "/data": str(directory / "data"),
-        "--http_port=8222": "--addr=127.0.0.1",
-        "$$": "$",  # as docker-compose writes it
-    }
-    command = [*service["entrypoint"], *service["command"], "--port=-1"]
-    for there, here in mounted.items():
-        command = [word.replace(there, here) for word in command]
+
+    places = {"/run/secrets": secrets} | {name: Path(f"{directory}{name}") for name in ("/data", "/tmp", "/etc/nats")}
+
+    def here(text: str) -> str:
+        text = re.sub(r"0\.0\.0\.0:\d+", "127.0.0.1:-1", text)
+        return re.sub(rf"(?<![\w/])({'|'.join(places)})\b", lambda match: str(places[match[1]]), text)
+
+    for file, text in compose_nats_config().items():
+        copy = Path(here(str(file)))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(here(text))
+    (directory / "tmp").mkdir()
+    # As docker-compose hands it on: it writes $ twice.
+    command = [here(word).replace("$$", "$") for word in (*service["entrypoint"], *service["command"])]
     path = f"{Path(installed('nats-server')).parent}:{os.environ['PATH']}"
-    with subprocess.Popen(command, env={"PATH": path}, stderr=subprocess.PIPE, text=True) as server:
+    environment = service["environment"] | {"PATH": path}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
             log = []
@@ -275,7 +294,8 @@ def _compose_nats(directory: Path, secrets: Path) -> Iterator[str]:
             else:
                 pytest.fail("".join(log))
             [address] = re.findall(r"Listening for client connections on (\S+)", "".join(log))
-            yield f"nats://{address}"
+            [monitor] = re.findall(r"Starting http monitor on (\S+)", "".join(log))
+            yield f"nats://{address}", f"http://{monitor}"
         finally:
             server.terminate()
 
@@ -284,7 +304,7 @@ async def test_nats_server_takes_the_passwords_from_their_files(tmp_path: Path) 
     _make_secrets(tmp_path)
     secrets = tmp_path / "secrets"
     (secrets / "NATS_WORKER_PASSWORD").write_text("12345678")  # no number, though it looks like one
-    with _compose_nats(tmp_path, secrets) as url:
+    with _compose_nats(tmp_path, secrets) as (url, _):
         for user in users():
             client = NatsClient(
                 NatsSettings(
@@ -298,6 +318,29 @@ async def test_nats_server_takes_the_passwords_from_their_files(tmp_path: Path) 
             async with asyncio.timeout(10):
                 await client.open()
             await client.shut()
+
+
+def test_nats_server_is_limited_and_flushes_to_disk_each_second(tmp_path: Path) -> None:
+    """By itself it would fill three quarters of the disk, and flush every two minutes."""
+    _make_secrets(tmp_path)
+    with (
+        _compose_nats(tmp_path, tmp_path / "secrets") as (_, monitor),
+        urllib.request.urlopen(f"{monitor}/jsz", timeout=10) as answer,
+    ):
+        config = json.load(answer)["config"]
+    assert config["sync_interval"] == 1e9  # ns
+    assert config["max_storage"] == 8 * 2**30
+    assert config["store_dir"] == str(tmp_path / "data/jetstream")
+
+
+def test_a_further_publisher_as_in_the_docs_is_a_user_of_nats(tmp_path: Path) -> None:
+    [override] = re.findall(r"```yaml\n(services:\n.*?)```", (ROOT / "docs/containers.md").read_text(), re.DOTALL)
+    (tmp_path / "docker-compose.override.yml").write_text(override)
+    changed, plain = compose(str(tmp_path / "docker-compose.override.yml")), compose()
+    assert set(compose_secrets(changed["services"]["nats"])) == NATS_PASSWORDS | {"NATS_BILLING_PASSWORD"}
+    assert changed["services"]["nats"]["configs"] == plain["services"]["nats"]["configs"]
+    own = plain["configs"]["nats"] | {"file": str(ROOT / "nats.conf")}
+    assert changed["configs"] == plain["configs"] | {"nats": own}
 
 
 # --- On top of it ----------------------------------------------------------------------------------------------------

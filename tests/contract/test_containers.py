@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from pathlib import Path
 
 import pytest
 from contract.manifests import (
@@ -19,16 +20,28 @@ from contract.manifests import (
     Container,
     compose,
     compose_containers,
+    compose_nats_config,
+    compose_secrets,
     image_environment,
     variables_of,
 )
-from contract.rendered import BASE, KUSTOMIZATIONS, container_of, containers_of, of_kind, pod_of, workloads
+from contract.rendered import (
+    BASE,
+    DEV,
+    KUSTOMIZATIONS,
+    PRODUCTION,
+    container_of,
+    containers_of,
+    nats_config,
+    ports_of,
+    workloads,
+)
 from pydantic import SecretStr
 
 from sd_common.nats_conf import configuration
 from sd_common.nats_users import SERVICES as NATS_SERVICES
 from sd_common.nats_users import users
-from supply_chain.dockerfiles import ROOT, dockerfile
+from supply_chain.dockerfiles import ROOT, dockerfile, final_stage, variables
 
 #: Variables of images that no setting reads: Python's, and Hugging Face's own.
 NO_SETTINGS = {"PATH", "PYTHONUNBUFFERED", "HF_HOME"}
@@ -129,14 +142,20 @@ def test_kubernetes_gives_each_user_of_nats_its_own_password_and_the_server_all(
 
 
 def test_nats_is_configured_with_the_users_of_the_code() -> None:
-    [source] = compose()["services"]["nats"]["configs"]
-    committed = ROOT / compose()["configs"][source["source"]]["file"]
-    assert committed.read_text() == configuration(users())
     for kustomization in KUSTOMIZATIONS:
-        [config] = [each for each in pod_of(workloads(kustomization)["nats"])["volumes"] if each["name"] == "config"]
-        files = of_kind(kustomization, "ConfigMap")[config["configMap"]["name"]]["data"]
-        assert files[committed.name] == configuration(users())
-        assert f"include {committed.name}" in files["server.conf"].splitlines()
+        files = nats_config(kustomization)
+        assert files["nats.conf"] == configuration(users())
+        assert "include nats.conf" in files["server.conf"].splitlines()
+
+
+def test_nats_keeps_the_same_promises_in_compose_as_alone_in_kubernetes() -> None:
+    """By the same files, all in the directory of the one that is named and includes the others."""
+    files = compose_nats_config()
+    assert {file.name: text for file, text in files.items()} == nats_config(DEV)
+    [of_compose] = compose()["services"]["nats"]["command"]
+    _, _, of_kubernetes = container_of(workloads(BASE)["nats"])["command"]
+    assert of_compose == f"--config={of_kubernetes}"
+    assert {file.parent for file in files} == {Path(of_kubernetes).parent}
 
 
 def test_the_gateway_and_the_workers_agree_on_where_clients_reach_them(containers: dict[str, Container]) -> None:
@@ -157,6 +176,60 @@ def test_images_are_pinned() -> None:
         assert re.search(r":[^:/]*\d[^:/]*$", image), image
 
 
+@pytest.mark.parametrize("page", ["docs/containers.md", "k8s/README.md"])
+def test_the_commands_of_the_docs_build_the_images_that_kubernetes_runs(page: str) -> None:
+    """One with CUDA has a tag of its own that says which, that of docker-compose."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)).replace("\\\n", " ")
+    built = set()
+    for service, options in re.findall(r"docker build -f services/(\S+)/Dockerfile([^&;\n]*)", blocks):
+        [tag] = re.findall(r"-t \S*?:(\S+)", options)
+        built |= {(each, tag, _cuda(options)) for each in (SERVICES if service == "$service" else [service])}
+    of_compose = _cuda(str(compose("docker-compose.gpu.yml")["services"]["worker"]["build"]["args"]))
+    assert {(service, cuda) for service, _, cuda in built if cuda} == {("worker", of_compose)}
+    for service, tag, cuda in built:
+        assert tag == variables(final_stage(service), "ARG")["VERSION"] + (f"-{cuda}" if cuda else "")
+    images = {container_of(workload)["image"] for each in (BASE, PRODUCTION) for workload in workloads(each).values()}
+    assert {f"sd-{service}:{tag}" for service, tag, _ in built} == {each for each in images if each.startswith("sd-")}
+
+
+def _cuda(text: str) -> str:
+    """The CUDA of torch's index, such as `cu130`; empty without one."""
+    return "".join(re.findall(r"TORCH_INDEX_URL\S* ?\S*/(cu\d+)", text))
+
+
 def test_the_servers_are_the_same_in_compose_and_kubernetes() -> None:
     for name in ("nats", "minio"):
         assert container_of(workloads(BASE)[name])["image"] == compose()["services"][name]["image"]
+
+
+def test_the_s3_server_has_the_keys_that_the_services_have() -> None:
+    """In a misspelt variable, the server would find nothing, and take the keys that everybody knows."""
+    of_kubernetes = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]["key"]
+        for each in container_of(workloads(BASE)["minio"])["env"]
+        if "valueFrom" in each
+    }
+    assert of_kubernetes == {"MINIO_ROOT_USER": "MINIO_ACCESS_KEY", "MINIO_ROOT_PASSWORD": "MINIO_SECRET_KEY"}
+    service = compose()["services"]["minio"]
+    sources = {target: source for source, target in compose_secrets(service).items()}
+    read = {name: sources[value] for name, value in service["environment"].items() if value in sources}
+    assert read == {f"{name}_FILE": key for name, key in of_kubernetes.items()}
+
+
+def test_what_is_no_secret_of_the_s3_server_is_the_same_in_compose_and_kubernetes() -> None:
+    plain = {
+        each["name"]: each["value"] for each in container_of(workloads(BASE)["minio"])["env"] if "valueFrom" not in each
+    }
+    service = compose()["services"]["minio"]
+    secrets = set(compose_secrets(service).values())
+    assert {name: value for name, value in service["environment"].items() if value not in secrets} == plain
+    assert service["command"] == container_of(workloads(BASE)["minio"])["args"]
+
+
+def test_the_s3_server_is_asked_where_the_services_find_it() -> None:
+    """On `cluster`: of the pages that it answers without a key, the one that tells whether it can be written to."""
+    program, *options, url = compose()["services"]["minio"]["healthcheck"]["test"][1:]
+    assert (program, options) == ("curl", ["-fsS", "-o", "/dev/null"])
+    [port] = ports_of(workloads(BASE)["minio"]).values()
+    assert compose()["services"]["gateway"]["environment"]["MINIO_ENDPOINT"] == f"minio:{port}"
+    assert url == f"http://127.0.0.1:{port}/minio/health/cluster"

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from contract.manifests import (
     SERVICES,
+    SETTINGS,
     compose,
     image_environment,
     port_of,
@@ -60,10 +61,14 @@ def test_image_runs_without_privileges(service: str) -> None:
 
 
 @by_service
-def test_image_exposes_the_port_its_service_listens_on(service: str) -> None:
+def test_image_exposes_the_ports_its_service_listens_on(service: str) -> None:
+    """On all addresses of the container."""
     environment = image_environment(service)
-    assert only(final_stage(service), "EXPOSE").words() == [str(port_of(service))]
-    assert environment["HOST" if service == "gateway" else "HEALTH_HOST"] == "0.0.0.0"
+    ports = {name: field.default for name, field in SETTINGS[service][0].model_fields.items() if name.endswith("port")}
+    assert port_of(service) in ports.values()
+    assert sorted(map(int, only(final_stage(service), "EXPOSE").words())) == sorted(ports.values())
+    assert not {name.upper() for name in ports} & set(environment), "the image has the defaults"
+    assert {environment[name.upper().replace("PORT", "HOST")] for name in ports} == {"0.0.0.0"}
 
 
 @contextmanager

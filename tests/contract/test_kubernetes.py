@@ -21,6 +21,7 @@ from contract.rendered import (
     containers_of,
     labels_of,
     manifests,
+    nats_config,
     of_kind,
     pod_of,
     ports_of,
@@ -169,13 +170,6 @@ def test_addresses_in_the_settings_are_those_of_the_services() -> None:
 
 
 # --- NATS ------------------------------------------------------------------------------------------------------------
-
-
-def nats_config(kustomization: str) -> dict[str, str]:
-    """The files of the ConfigMap that nats-server reads."""
-    [volume] = [each for each in pod_of(workloads(kustomization)["nats"])["volumes"] if each["name"] == "config"]
-    files: dict[str, str] = of_kind(kustomization, "ConfigMap")[volume["configMap"]["name"]]["data"]
-    return files
 
 
 @by_kustomization
@@ -335,7 +329,7 @@ def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
     documents = render(tmp_path / "own")
     by_name = {(document["kind"], document["metadata"]["name"]): document for document in documents}
     assert ("Namespace", "sd") in by_name
-    assert container_of(by_name["Deployment", "worker"])["image"] == "registry.example/sd-worker:0.1.0"
+    assert container_of(by_name["Deployment", "worker"])["image"] == "registry.example/sd-worker:0.1.0-cu130"
     settings = [document["data"] for document in documents if document["kind"] == "ConfigMap"]
     assert {"BASE_URL": "https://pictures.example.org"} in settings
     for kind in ("PodMonitor", "PrometheusRule"):

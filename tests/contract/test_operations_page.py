@@ -17,7 +17,7 @@ from itertools import chain
 import pytest
 import yaml
 from contract.manifests import COMPOSE
-from contract.rendered import PRODUCTION, manifests, need_kubectl
+from contract.rendered import PRODUCTION, manifests
 from contract.test_settings_documented import EVERY_SETTING
 
 from sd_common.nats_users import users
@@ -128,14 +128,14 @@ def test_commands_of_docker_compose_are_known_and_name_its_services() -> None:
 
 
 def test_commands_of_kubectl_are_known_and_name_what_is_there() -> None:
-    need_kubectl()
     there = {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in manifests(PRODUCTION)}
     there |= {f"pvc/data-nats-{number}" for number in range(3)}
     commands = list(_commands("kubectl"))
     assert len(commands) > 10
     for words in commands:
         subcommands = _subcommands(words)
-        _check_options([word for word in words if word != "-n"], _help("kubectl", *subcommands) + _help_of_all())
+        told = _help(installed("kubectl"), *subcommands) + _help_of_all()
+        _check_options([word for word in words if word != "-n"], told)
         objects = {word for word in words if re.fullmatch(r"[a-z]+/[a-z0-9-]+", word) and not word.startswith("app.")}
         assert objects <= there, words
 
@@ -154,7 +154,9 @@ def test_what_is_scaled_to_none_is_scaled_back() -> None:
 
 @cache
 def _help_of_all() -> str:
-    return subprocess.run(["kubectl", "options"], capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(
+        [installed("kubectl"), "options"], capture_output=True, text=True, check=True, timeout=30
+    ).stdout
 
 
 def test_secrets_of_kubernetes_have_the_keys_that_are_changed() -> None:
