@@ -62,6 +62,19 @@ async def test_sign_ups_are_limited(start_gateway: StartGateway) -> None:
         assert (await _log_in(client, "ada")).status == 200
 
 
+async def test_sign_ups_with_one_name_are_limited_wherever_they_come_from(start_gateway: StartGateway) -> None:
+    _, base_url = await start_gateway(name_rate=Rate(2, 3600), trusted_proxies="127.0.0.0/8")
+    body = {"username": "ada", "password": _PASSWORD}
+    async with Client(base_url) as client:
+        for number, status in enumerate((200, 409)):
+            headers = {"X-Forwarded-For": f"198.51.100.{number}"}
+            assert (await client.post("/user", json=body, headers=headers)).status == status
+        told = await client.post("/user", json=body, headers={"X-Forwarded-For": "198.51.100.77"})
+        _assert_told_to_wait(told, "sign-ups and log-ins with this name")
+        grace = await client.post("/user", json={**body, "username": "grace"})
+        assert grace.status == 200
+
+
 async def test_public_tokens_are_limited(start_gateway: StartGateway) -> None:
     _, base_url = await start_gateway(public_token_rate=Rate(2, 3600))
     async with Client(base_url) as client:

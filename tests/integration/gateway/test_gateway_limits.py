@@ -175,6 +175,7 @@ async def test_requests_beyond_the_rate_are_told_to_wait_and_those_of_others_are
         assert [told.status for told in answers] == [200, 200, 429]
         assert 1 <= int(answers[2].headers["Retry-After"]) <= 5
         assert answers[2].json["detail"].startswith("Too many requests: try again in ")
+        assert answers[2].json["detail"].endswith(" (2 in 10 s are allowed)")
         async with client.events() as events:
             closed = await events.socket.receive(PATIENCE_S)
             assert (closed.type, events.socket.close_code) == (WSMsgType.CLOSE, 1013)

@@ -231,7 +231,7 @@ async def test_a_service_that_is_not_told_otherwise_fetches_nothing(
     assert net.internet.requests == []
 
 
-async def test_a_picture_with_a_script_behind_it_is_kept_as_a_picture_alone(
+async def test_a_picture_with_a_script_behind_it_is_served_as_a_picture_alone(
     start_gateway: StartGateway, net: Network
 ) -> None:
     polyglot = png() + b"<script>alert(1)</script>"

@@ -29,6 +29,9 @@ class Rate:
     num: int
     period_s: float
 
+    def __str__(self) -> str:
+        return f"{self.num} in {self.period_s:g} s"
+
 
 def parse_rate(value: Any) -> Any:
     """`20/minute`; `off` is no limit."""
@@ -71,7 +74,8 @@ class RateLimit:
         wait_s = whole_at - now - self._rate.period_s
         if wait_s > _ROUNDING_S:
             retry_after_s = math.ceil(wait_s)
-            raise TooManyRequests(f"Too many {self._what}: try again in {retry_after_s} s", retry_after_s)
+            sentence = f"Too many {self._what}: try again in {retry_after_s} s ({self._rate} are allowed)"
+            raise TooManyRequests(sentence, retry_after_s)
         self._whole_at[key] = whole_at
         self._whole_at.move_to_end(key)
         self._forget(now)
