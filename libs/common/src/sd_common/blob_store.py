@@ -18,7 +18,7 @@ from minio.commonconfig import ENABLED, Filter
 from minio.error import MinioException, S3Error
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
-from sd_common.errors import BlobNotFound, BlobTaken, Unavailable
+from sd_common.errors import BlobNotFound, BlobTaken, NoRoom, Unavailable
 from sd_common.metrics import S3Metrics
 from sd_common.settings import MinioSettings
 from sd_common.subjects import TaskRef
@@ -34,6 +34,8 @@ _MAX_AGE_RULE = "pictures-max-age"
 _MADE_BY = "made-by"
 _PART = "The picture store"
 _NOT_THERE = ("NoSuchKey", "NoSuchObject")
+#: As MinIO says it of its disks and of a bucket's quota, and Ceph of a quota. SeaweedFS says `InternalError`.
+_NO_ROOM = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded")
 
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ def new_blob_id() -> str:
 
 
 class BlobStore:
-    """Blobs by id. Every call raises `Unavailable` where the S3 server does not answer."""
+    """Blobs by id. Every call raises `Unavailable` where the S3 server does not answer; `NoRoom` where it says so."""
 
     def __init__(
         self, settings: MinioSettings, patience: Patience = LONG_PATIENCE, metrics: S3Metrics | None = None
@@ -87,6 +89,7 @@ class BlobStore:
                 read=0,  # it had its time; who has more to give tries again
                 backoff_factor=0.1,
                 status_forcelist=(500, 502, 503, 504),
+                raise_on_status=False,  # what the server says is logged
             ),
         )
         self._client = Minio(
@@ -208,16 +211,17 @@ class BlobStore:
 
     async def _run(self, operation: str, call: Callable[[], T], blob_id: str = "") -> T:
         with self._metrics.timed(operation):
-            return await self._call(call, blob_id)
+            return await self._call(operation, call, blob_id)
 
-    async def _call(self, call: Callable[[], T], blob_id: str) -> T:
+    async def _call(self, operation: str, call: Callable[[], T], blob_id: str) -> T:
         try:
             async with asyncio.timeout(self._call_timeout_s):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except S3Error as error:
             if error.code in _NOT_THERE:
                 raise BlobNotFound(blob_id) from error
-            log.warning("s3_error", code=error.code, message=error.message)  # wrong credentials, no such bucket
-            raise Unavailable(_PART) from error
+            # Wrong credentials, no such bucket, a full disk.
+            log.warning("s3_error", operation=operation, code=error.code, message=error.message)
+            raise (NoRoom if error.code in _NO_ROOM else Unavailable)(_PART) from error
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(_PART) from error

@@ -22,6 +22,7 @@ from sd_common.jobs import Job, JobHead
 from sd_common.lanes import Lane
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
+from sd_common.room import STORE_FAILED, is_no_room
 from sd_common.stream_reader import StreamReader
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
 from sd_common.subjects import ModelLane
@@ -30,7 +31,6 @@ from sd_common.tracing import sent_to, span, trace_headers
 log = structlog.get_logger(__name__)
 
 _WARN_EVERY_S = 60.0
-_MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
 #: What the server says of a message that is gone: no message found, sequence not found (where it goes while it is
 #: being deleted), or that deleting failed, for which it has no other reason.
 _MESSAGE_GONE = (10037, 10043, 10057)
@@ -58,7 +58,7 @@ class JobQueue:
     async def publish(self, job: Job, lane: Lane = "rest") -> int:
         """Queue `job` and return its sequence. Retried under the same message id, so that it is queued once.
 
-        Raises `QueueFull` at the lane's cap, `Unavailable` where NATS does not answer for long.
+        Raises `QueueFull` at the lane's cap, `NoRoom`, and `Unavailable` where NATS does not answer for long.
         """
         payload = job.model_dump_json().encode()
         subject = subjects.jobs_of(job.parameters.model, lane)
@@ -68,7 +68,7 @@ class JobQueue:
             try:
                 return (await self._js.publish(subject, payload, stream=JOBS, headers=headers)).seq
             except APIError as error:
-                if error.err_code == _MAX_MSGS_PER_SUBJECT_EXCEEDED:
+                if error.err_code == STORE_FAILED and not is_no_room(error.err_code, error.description):
                     raise QueueFull(job.parameters.model) from error
                 raise
 

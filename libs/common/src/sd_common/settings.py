@@ -166,6 +166,12 @@ class StreamSettings(Settings):
         ge=1,
         description="Jobs that each lane of a model's queue holds; a submission beyond them is refused with 429.",
     )
+    jobs_max_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes that all queues hold together, so that the events of what is queued find room; a submission "
+        "beyond them is refused with 503.",
+    )
 
 
 class RetentionSettings(Settings):

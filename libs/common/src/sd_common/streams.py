@@ -49,6 +49,7 @@ def jobs_stream(settings: StreamSettings) -> StreamConfig:
         duplicate_window=DUPLICATE_WINDOW_S,
         max_consumers=10_000,  # nats-server 2.15 refuses the 1,001st unless told
         max_msgs_per_subject=settings.jobs_max_per_model,
+        max_bytes=settings.jobs_max_bytes,  # jobs that fill the disk would keep the events from it that end them
         discard=DiscardPolicy.NEW,
         discard_new_per_subject=True,
     )

@@ -106,18 +106,28 @@ class Extent:
 class TaskLog:
     """Events of all tasks."""
 
-    def __init__(self, client: NatsClient, metrics: TaskMetrics | None = None, *, asks_leader: bool = True) -> None:
+    def __init__(
+        self,
+        client: NatsClient,
+        metrics: TaskMetrics | None = None,
+        *,
+        asks_leader: bool = True,
+        waits_for_room: bool = False,
+    ) -> None:
         """`asks_leader`: whether the stream's leader is asked where a replica, which may be behind, is not enough. That
-        takes the right to read the whole stream."""
+        takes the right to read the whole stream. `waits_for_room`: whether an append that finds no room is tried again
+        for as long as one that finds nobody, for those whose work would be lost."""
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
         self._asks_leader = asks_leader
+        self._waits_for_room = waits_for_room
         self._reader = StreamReader(client, EVENTS)
         self._metrics = metrics or TaskMetrics()
 
     async def append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
         """Append `event` if `expected_sequence` is the task's last, and return its sequence.
 
-        Raises `TaskEnded` or `SequenceConflict` where somebody was first, `Unavailable` where NATS does not answer.
+        Raises `TaskEnded` or `SequenceConflict` where somebody was first, `NoRoom`, and `Unavailable` where NATS does
+        not answer.
         """
         attributes = {**sent_to(EVENTS), "sd.task_id": ref.task_id, "sd.event_type": event.event_type}
         if isinstance(event, AbortedEvent):
@@ -132,7 +142,8 @@ class TaskLog:
         headers = {"Nats-Expected-Last-Subject-Sequence": str(expected_sequence), **trace_headers()}
         try:
             ack = await retried_while_away(
-                lambda: self._js.publish(ref.events, payload, stream=EVENTS, headers=dict(headers))
+                lambda: self._js.publish(ref.events, payload, stream=EVENTS, headers=dict(headers)),
+                waits_for_room=self._waits_for_room,
             )
         except APIError as error:
             if error.err_code != _WRONG_LAST_SEQUENCE:
