@@ -8,6 +8,7 @@ exactly one terminal event, whoever races. In a cluster the server may not know 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,6 +41,8 @@ StoredEventModel = PendingEvent | StartedEvent | FinishedEvent | AbortedEvent
 
 #: Expected sequence of a task that has no event yet.
 NO_EVENT = 0
+#: Tasks whose newest event is remembered, for as long as replicas may be behind.
+_NUM_NOTED = 1000
 _WRONG_LAST_SEQUENCE = 10071
 _SEQUENCE_HEADER = "Nats-Sequence"
 
@@ -122,6 +125,7 @@ class TaskLog:
         self._waits_for_room = waits_for_room
         self._reader = StreamReader(client, EVENTS)
         self._metrics = metrics or TaskMetrics()
+        self._noted: OrderedDict[TaskRef, LoggedEvent] = OrderedDict()
 
     async def append(self, ref: TaskRef, event: StoredEventModel, expected_sequence: int) -> int:
         """Append `event` if `expected_sequence` is the task's last, and return its sequence.
@@ -149,6 +153,7 @@ class TaskLog:
             if error.err_code != _WRONG_LAST_SEQUENCE:
                 raise
         else:
+            self.note(LoggedEvent(ref, ack.seq, payload))
             return ack.seq
         last = await self._last_of(ref.events, direct=not self._asks_leader)
         if last is not None and last.data == payload:
@@ -158,8 +163,21 @@ class TaskLog:
             raise TaskEnded(ref.task_id, last.event_type)
         raise SequenceConflict(ref.task_id)
 
+    def note(self, event: LoggedEvent) -> None:
+        """Remember an event that is stored: a replica that is behind tells no earlier one of its task from now on. What
+        is appended here is remembered."""
+        noted = self._noted.pop(event.ref, event)
+        self._noted[event.ref] = max(noted, event, key=lambda event: event.sequence)
+        if len(self._noted) > _NUM_NOTED:
+            self._noted.popitem(last=False)
+
+    def forget(self) -> None:
+        """What was remembered: it was of another stream."""
+        self._noted.clear()
+
     async def last(self, ref: TaskRef, *, of_leader: bool = False) -> LoggedEvent | None:
-        """The task's last event, or None where it has none. A replica may tell an earlier one; the leader does not."""
+        """The task's last event, or None where it has none. A replica may tell an earlier one, where
+        nothing later was noted; the leader does not."""
         return await (self._last_of(ref.events, direct=False) if of_leader else self._last_if_any(ref.events))
 
     async def last_of_user(self, user: str, task_id: str) -> LoggedEvent | None:
@@ -174,7 +192,7 @@ class TaskLog:
         while missing:
             batch = await self._reader.batch({"multi_last": sorted(missing)})
             events = [event for message in batch.messages if (event := _logged(message)) is not None]
-            found.update((event.ref, event) for event in events)
+            found.update((event.ref, self._newer(event)) for event in events)
             missing -= {message.subject for message in batch.messages}
             if not batch.messages or batch.num_left == 0:
                 break
@@ -211,7 +229,12 @@ class TaskLog:
         """As any replica has it. One that is behind does not deny a task: of three, 13 of 1,500 reads right after the
         first append found nothing."""
         last = await self._last_of(subject, direct=True)
-        return await self._last_of(subject, direct=False) if last is None and self._asks_leader else last
+        if last is None:  # also where its events have aged out, whatever was noted
+            return await self._last_of(subject, direct=False) if self._asks_leader else None
+        return self._newer(last)
+
+    def _newer(self, last: LoggedEvent) -> LoggedEvent:
+        return max(last, self._noted.get(last.ref, last), key=lambda event: event.sequence)
 
     async def _last_of(self, subject: str, *, direct: bool) -> LoggedEvent | None:
         """As the stream's leader has it; `direct`: as any replica has it, which may be behind."""
