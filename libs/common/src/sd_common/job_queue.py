@@ -87,20 +87,21 @@ class JobQueue:
             if error.err_code not in _MESSAGE_GONE:
                 raise
 
-    async def heads(self) -> AsyncIterator[JobHead | Stray]:
-        """Whose the tasks of all jobs are, queued and running, and what is of no lane, in the order of the queue.
+    async def heads(self, since: int = 1) -> AsyncIterator[tuple[int, JobHead | Stray]]:
+        """Whose the tasks of all jobs are, queued and running, and what is of no lane, from sequence `since` on in the
+        order of the queue; each with its sequence.
 
         Raises `Unavailable`.
         """
-        async for message in self._reader.replay(">", since=1):
+        async for message in self._reader.replay(">", since):
             if _lane_of(message.subject) is None:
-                yield Stray(message.subject, message.sequence)
+                yield message.sequence, Stray(message.subject, message.sequence)
                 continue
             try:
                 head = JobHead.model_validate_json(message.data)
             except ValidationError:
                 continue  # not a job: the worker that takes it tells
-            yield head
+            yield message.sequence, head
 
     async def backlog(self, worker: str) -> Backlog:
         """What waits, for `worker` to tell: one request, and one or two more for each lane that has jobs.
