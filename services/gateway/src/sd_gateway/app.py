@@ -24,6 +24,7 @@ from sd_gateway.authn import Authenticator
 from sd_gateway.errors import AccountRefused
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.heard_backlog import HeardBacklog
+from sd_gateway.http.connections import ConnectionsOfAddresses
 from sd_gateway.http.content_encoding import content_encoding_middleware
 from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.openapi import create_document
@@ -113,6 +114,7 @@ class GatewayApp:
             self.health_port = await stack.enter_async_context(health)
             runner = GatewayRunner(
                 create_web_app(self._parts),
+                ConnectionsOfAddresses(self._settings.max_connections_per_address, self._settings.trusted_proxies),
                 handler_cancellation=True,  # a client that goes away cancels its request, which aborts its task
                 access_log=None,
                 shutdown_timeout=self._settings.shutdown_timeout_s,

@@ -121,7 +121,7 @@ async def _last_event(request: web.Request) -> LoggedEvent:
         last = None
     if last is None:
         if await request.app[PARTS].unfinished_tasks.find(identity.user, task_id):
-            # Its job is queued, and NATS went away, or was full, before the log was told: the worker that takes it does.
+            # Its job is queued, and NATS went away, or was full, before the log was told: its worker tells.
             raise Unavailable("The log of this task")
         raise TaskNotFound(task_id)
     return last
