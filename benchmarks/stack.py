@@ -13,7 +13,7 @@ from sd_embedded.child_process import ChildProcess
 
 _READY = re.compile(r"Ready in (\S+) s at (http://\S+) ")
 #: All load comes from one user.
-_UNLIMITED = {"REQUEST_RATE": "off", "MAX_UNFINISHED_TASKS_PER_USER": "0"}
+_UNLIMITED = {"REQUEST_RATE": "off", "MAX_UNFINISHED_TASKS_PER_USER": "0", "MAX_CONNECTIONS_PER_ADDRESS": "100000"}
 
 
 @contextlib.contextmanager

@@ -67,7 +67,12 @@ def main() -> None:
 def gateway(directory: Path, nats_url: str, secret_key: str) -> Iterator[tuple[str, psutil.Process]]:
     """Where a gateway listens, and its process. An auth service is beside it, but no S3 server: events need none."""
     env = {"NATS_URL": nats_url, "SECRET_KEY": secret_key, "HEALTH_PORT": "off", "PORT": "0"}
-    env |= {"MINIO_ACCESS_KEY": "none", "MINIO_SECRET_KEY": "none-at-all", "LOG_LEVEL": "INFO"}
+    env |= {
+        "MAX_CONNECTIONS_PER_ADDRESS": "100000",
+        "MINIO_ACCESS_KEY": "none",
+        "MINIO_SECRET_KEY": "none-at-all",
+        "LOG_LEVEL": "INFO",
+    }
     auth, log_file = (directory / "auth.log", directory / "gateway.log")
     processes = [ChildProcess([sys.executable, "-m", "sd_auth"], auth, cwd=directory, env=env)]
     try:

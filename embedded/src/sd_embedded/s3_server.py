@@ -21,6 +21,8 @@ _START_ATTEMPTS = 5
 _PORT_NAMES = ("master", "volume", "filer", "s3", "admin")
 #: weed serves gRPC at each port plus this.
 _GRPC_OFFSET = 10_000
+#: So few that none is another's for gRPC, which weed refuses; below those that the system gives to connections.
+_PORTS = range(12_000, 22_000)
 
 
 class S3Server:
@@ -107,9 +109,10 @@ class S3Server:
         file = self._directory / "ports.json"
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             ports: dict[str, int] = json.loads(file.read_text())
-            if set(ports) == set(_PORT_NAMES) and all(map(self._is_free, ports.values())):
+            are_ours = set(ports) == set(_PORT_NAMES) and all(port in _PORTS for port in ports.values())
+            if are_ours and all(map(self._is_free, ports.values())):
                 return ports
-        candidates = random.SystemRandom().sample(range(10_000, 22_000), 1000)
+        candidates = random.SystemRandom().sample(_PORTS, 1000)
         ports = dict(zip(_PORT_NAMES, filter(self._is_free, candidates), strict=False))
         if len(ports) < len(_PORT_NAMES):
             raise ProcessNotReady("weed: there are no free ports")

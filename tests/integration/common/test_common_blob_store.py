@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from integration.common.makers import new_bucket_name, new_ref
 from prometheus_client import generate_latest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from sd_common.blob_ids import new_blob_id
 from sd_common.blob_store import Blob, BlobStore
-from sd_common.errors import BlobNotFound, BlobTaken, Unavailable
+from sd_common.errors import BlobNotFound, BlobTaken, NoRoom, Unavailable
 from sd_common.metrics import ProcessMetrics
 from sd_common.s3_client import MinioSettings
 from sd_common.subjects import TaskRef
@@ -118,6 +121,40 @@ async def test_a_server_that_is_away_is_told_quickly(minio_settings: MinioSettin
     for operation in ("get", "put", "check_exists", "check_available"):
         assert page.value("sd_s3_errors_total", operation=operation) == 1
         assert page.value("sd_s3_request_seconds_count", operation=operation) == 1
+
+
+class _FullServer(BaseHTTPRequestHandler):
+    """Answers as MinIO does, which does not run here."""
+
+    status, code = 507, "XMinioStorageFull"
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = f"<Error><Code>{self.code}</Code><Message>No space</Message></Error>".encode()
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class _ServerAtItsQuota(_FullServer):
+    status, code = 400, "XMinioAdminBucketQuotaExceeded"
+
+
+@pytest.mark.parametrize("answers", [_FullServer, _ServerAtItsQuota])
+async def test_a_store_that_is_full_is_told_at_once(minio_settings: MinioSettings, answers: type[_FullServer]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+        threading.Thread(target=server.serve_forever).start()
+        settings = minio_settings.model_copy(update={"minio_endpoint": f"127.0.0.1:{server.server_port}"})
+        async with BlobStore(settings) as blobs:
+            with capture_logs() as logs, pytest.raises(NoRoom, match=r"^The picture store has no room left"):
+                await blobs.put(new_blob_id(), b"data", "image/png")
+        server.shutdown()
+    assert [(line["event"], line["code"]) for line in logs] == [("s3_error", answers.code)]
 
 
 async def test_a_blob_that_is_not_there_is_no_error_of_the_store(minio_settings: MinioSettings) -> None:

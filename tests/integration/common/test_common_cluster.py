@@ -10,6 +10,7 @@ from integration.common.makers import aborted, finished, new_ref, pending, start
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import AbortedEvent, FinishedEvent
 from sd_common.job_client import JobClient
+from sd_common.logged_event import LoggedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.subjects import TaskRef
@@ -30,6 +31,22 @@ async def test_a_task_is_found_as_soon_as_its_first_event_is_stored(cluster_clie
         assert await log.last(ref) is not None
         await log.append(ref, started(ref), sequence)
         assert await log.last_of_user(ref.user, ref.task_id) is not None
+
+
+async def test_what_was_appended_or_heard_here_is_read_here(cluster_clients: list[NatsClient]) -> None:
+    logs = [TaskLog(client) for client in cluster_clients]
+    for number in range(_NUM_TASKS):
+        ref = new_ref()
+        writing, hearing = logs[number % len(logs)], logs[(number + 1) % len(logs)]
+        sequence = await writing.append(ref, pending(ref), NO_EVENT)
+        end = aborted(ref)
+        sequence = await writing.append(ref, end, sequence)
+        hearing.note(LoggedEvent(ref, sequence, end.model_dump_json().encode()))
+        for log in (writing, hearing):
+            for last in (await log.last(ref), await log.last_of_user(ref.user, ref.task_id)):
+                assert last is not None
+                assert last.event_type == "aborted"
+            assert all(last.event_type == "aborted" for last in (await log.last_of_tasks([ref])).values())
 
 
 async def test_of_appends_at_once_one_lands_and_the_others_are_told_which(cluster_clients: list[NatsClient]) -> None:

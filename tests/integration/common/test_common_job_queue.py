@@ -115,7 +115,7 @@ async def test_messages_of_no_lane_are_in_no_backlog_and_are_told_apart(
     job = new_job()
     await queue.publish(job)
     assert [lane.model_key for lane in (await queue.backlog("asker")).lanes] == [KEY]
-    *found, head = [head async for head in queue.heads()]
+    *found, head = [head async for _, head in queue.heads()]
     assert found == strays
     assert isinstance(head, JobHead)
     assert head.ref == job.ref

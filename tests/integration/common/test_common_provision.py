@@ -56,7 +56,7 @@ async def test_jobs_is_a_work_queue_with_a_cap_per_lane(nats_client: NatsClient,
         "discard_new_per_subject": True,
         "max_age": 0,
         "max_msgs": -1,
-        "max_bytes": -1,
+        "max_bytes": 256 * 1024 * 1024,
     }
     assert _chosen(await _config_of(nats_client, "JOBS"), expected) == expected
 

@@ -9,10 +9,12 @@ import os
 import secrets
 import signal
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from integration.common.makers import new_job
 from integration.gateway.conftest import StartGateway
 from PIL import Image
 
@@ -21,10 +23,12 @@ from sd_common import nats_client as nats_client_module
 from sd_common.blob_ids import new_blob_id
 from sd_common.blob_store import BlobStore
 from sd_common.errors import Unavailable
+from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
 from sd_common.s3_client import SHORT_PATIENCE, MinioSettings, Patience
 from sd_common.streams import StreamSettings
+from sd_common.subjects import TaskRef
 from sd_embedded.nats_server import NatsServer as EmbeddedNatsServer
 from sd_embedded.s3_server import S3Server
 from support.client import PATIENCE_S, Answered, Client
@@ -274,3 +278,15 @@ async def test_an_accepted_task_of_which_the_log_does_not_tell_is_not_denied(
     await nats_client.jetstream().purge_stream("EVENTS")
     for answer in (await client.get(f"/task/{task_id}"), await client.delete(f"/task/{task_id}")):
         _assert_unavailable(answer, "The log of this task")
+
+
+async def test_a_task_that_another_gateway_accepted_and_of_which_the_log_does_not_tell_is_not_denied(
+    client: Client, nats_client: NatsClient
+) -> None:
+    user, session = client.user_and_session
+    for _ in range(2):  # jobs are read from where the last reading ended
+        ref = TaskRef(user, session, str(uuid.uuid4()))
+        await JobQueue(nats_client).publish(new_job(ref))
+        for answer in (await client.get(f"/task/{ref.task_id}"), await client.delete(f"/task/{ref.task_id}")):
+            _assert_unavailable(answer, "The log of this task")
+    assert (await client.get(f"/task/{uuid.uuid4()}")).status == 404

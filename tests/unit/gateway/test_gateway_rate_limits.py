@@ -54,7 +54,9 @@ def test_each_key_has_its_own(clock: Clock) -> None:
 def test_who_waits_as_told_is_let_through(clock: Clock) -> None:
     limit = RateLimit(Rate(7, 60), "calls of yours")
     _num_taken(limit, "a")
-    with pytest.raises(TooManyRequests, match=r"^Too many calls of yours: try again in 9 s \(7 in 60 s are allowed\)$") as refused:
+    with pytest.raises(
+        TooManyRequests, match=r"^Too many calls of yours: try again in 9 s \(7 in 60 s are allowed\)$"
+    ) as refused:
         limit.use("a")
     assert refused.value.retry_after_s == 9
     clock.now += refused.value.retry_after_s

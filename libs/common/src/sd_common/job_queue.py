@@ -22,6 +22,7 @@ from sd_common.jobs import Job, JobHead
 from sd_common.lanes import Lane
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
+from sd_common.room import STORE_FAILED, is_no_room
 from sd_common.stream_reader import StreamReader
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
 from sd_common.subjects import ModelLane
@@ -30,7 +31,6 @@ from sd_common.tracing import sent_to, span, trace_headers
 log = structlog.get_logger(__name__)
 
 _WARN_EVERY_S = 60.0
-_MAX_MSGS_PER_SUBJECT_EXCEEDED = 10077
 #: What the server says of a message that is gone: no message found, sequence not found (where it goes while it is
 #: being deleted), or that deleting failed, for which it has no other reason.
 _MESSAGE_GONE = (10037, 10043, 10057)
@@ -58,7 +58,7 @@ class JobQueue:
     async def publish(self, job: Job, lane: Lane = "rest") -> int:
         """Queue `job` and return its sequence. Retried under the same message id, so that it is queued once.
 
-        Raises `QueueFull` at the lane's cap, `Unavailable` where NATS does not answer for long.
+        Raises `QueueFull` at the lane's cap, `NoRoom`, and `Unavailable` where NATS does not answer for long.
         """
         payload = job.model_dump_json().encode()
         subject = subjects.jobs_of(job.parameters.model, lane)
@@ -68,7 +68,7 @@ class JobQueue:
             try:
                 return (await self._js.publish(subject, payload, stream=JOBS, headers=headers)).seq
             except APIError as error:
-                if error.err_code == _MAX_MSGS_PER_SUBJECT_EXCEEDED:
+                if error.err_code == STORE_FAILED and not is_no_room(error.err_code, error.description):
                     raise QueueFull(job.parameters.model) from error
                 raise
 
@@ -87,20 +87,21 @@ class JobQueue:
             if error.err_code not in _MESSAGE_GONE:
                 raise
 
-    async def heads(self) -> AsyncIterator[JobHead | Stray]:
-        """Whose the tasks of all jobs are, queued and running, and what is of no lane, in the order of the queue.
+    async def heads(self, since: int = 1) -> AsyncIterator[tuple[int, JobHead | Stray]]:
+        """Whose the tasks of all jobs are, queued and running, and what is of no lane, from sequence `since` on in the
+        order of the queue; each with its sequence.
 
         Raises `Unavailable`.
         """
-        async for message in self._reader.replay(">", since=1):
+        async for message in self._reader.replay(">", since):
             if _lane_of(message.subject) is None:
-                yield Stray(message.subject, message.sequence)
+                yield message.sequence, Stray(message.subject, message.sequence)
                 continue
             try:
                 head = JobHead.model_validate_json(message.data)
             except ValidationError:
                 continue  # not a job: the worker that takes it tells
-            yield head
+            yield message.sequence, head
 
     async def backlog(self, worker: str) -> Backlog:
         """What waits, for `worker` to tell: one request, and one or two more for each lane that has jobs.

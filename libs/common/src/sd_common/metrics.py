@@ -59,11 +59,13 @@ class NatsMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         errors = Counter(
             "sd_nats_errors_total",
-            "Messages that could not be sent to NATS, and requests (JetStream's too) that nobody answered in time.",
+            "Messages that could not be sent to NATS (publish), requests (JetStream's too) that nobody answered in "
+            "time (request), and messages that found no room in a stream (store).",
             ["operation"],
             registry=registry,
         )
         self.publish_errors, self.request_errors = errors.labels("publish"), errors.labels("request")
+        self.store_errors = errors.labels("store")
         self.disconnects = Counter(
             "sd_nats_disconnects_total", "Connections to NATS that were lost.", registry=registry
         )

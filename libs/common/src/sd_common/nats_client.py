@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -18,6 +19,7 @@ from sd_common.errors import Unavailable
 from sd_common.mended_client import MendedClient
 from sd_common.metrics import NatsMetrics
 from sd_common.nats_settings import NatsSettings
+from sd_common.room import refused_for_room
 from sd_common.subjects import inbox_prefix_of
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,8 @@ log = structlog.get_logger(__name__)
 REQUEST_TIMEOUT_S = 5.0
 #: Pause between two tries to reconnect.
 _RECONNECT_PAUSE_S = 0.25
+#: Seconds between two lines that say that there is no room: every message is refused then.
+_TELL_NO_ROOM_EVERY_S = 60.0
 #: In a cluster, a client whose server was lost is at another one within this many seconds.
 RECONNECT_WITHIN_S = 1.0
 
@@ -45,6 +49,7 @@ class NatsClient(MendedClient):
         self._last_error = ""
         self._connected = asyncio.Event()
         self._away_since = time.monotonic()
+        self._no_room_told_at = -math.inf
         self._reconnect_listeners: list[ReconnectListener] = []
 
     @property
@@ -134,10 +139,19 @@ class NatsClient(MendedClient):
     ) -> Msg:
         """As nats-py's, which all of JetStream goes through."""
         try:
-            return await super().request(subject, payload, timeout, old_style, headers)
+            answer = await super().request(subject, payload, timeout, old_style, headers)
         except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
             self._metrics.request_errors.inc()
             raise
+        if refused_for_room(answer.data):
+            self._note_no_room(subject)
+        return answer
+
+    def _note_no_room(self, subject: str) -> None:
+        self._metrics.store_errors.inc()
+        if time.monotonic() - self._no_room_told_at > _TELL_NO_ROOM_EVERY_S:
+            self._no_room_told_at = time.monotonic()
+            log.error("nats_has_no_room", subject=subject)
 
     def _check_opened(self) -> None:
         if not self._was_opened:

@@ -9,7 +9,8 @@ from typing import TypeVar
 import nats.errors
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 
-from sd_common.errors import Unavailable
+from sd_common.errors import NoRoom, Unavailable
+from sd_common.room import is_no_room
 
 #: A leader change of three replicas took 6.7 s; a publisher that gives up sooner loses submissions.
 RETRY_FOR_S = 12.0
@@ -19,6 +20,7 @@ _MAX_PAUSE_S = 1.0
 #: stored yet by most of them: it cannot say which sequence will be the last
 #: (`JSStreamWrongLastSequenceConstantErrCode`).
 _APPEND_UNDER_WAY = 10164
+_PART = "The message broker"
 _AWAY = (
     nats.errors.TimeoutError,
     nats.errors.NoRespondersError,
@@ -31,8 +33,11 @@ _AWAY = (
 T = TypeVar("T")
 
 
-async def retried_while_away(call: Callable[[], Awaitable[T]], retry_for_s: float = RETRY_FOR_S) -> T:
+async def retried_while_away(
+    call: Callable[[], Awaitable[T]], retry_for_s: float = RETRY_FOR_S, *, waits_for_room: bool = False
+) -> T:
     """What `call` returns, tried again while NATS does not answer, or cannot yet; `Unavailable` after `retry_for_s`.
+    `NoRoom` at once, or after that time where it `waits_for_room`.
 
     `call` must be safe to repeat: one that timed out may still have been carried out.
     """
@@ -44,11 +49,16 @@ async def retried_while_away(call: Callable[[], Awaitable[T]], retry_for_s: floa
             return await call()
         except (*_AWAY, APIError) as error:
             # Some of nats-py's own lack the code.
-            if not isinstance(error, _AWAY) and getattr(error, "err_code", None) != _APPEND_UNDER_WAY:
+            err_code = getattr(error, "err_code", None)
+            has_no_room = is_no_room(err_code, getattr(error, "description", None))
+            if not (has_no_room or isinstance(error, _AWAY) or err_code == _APPEND_UNDER_WAY):
                 raise
-            if loop.time() + pause_s > deadline:
-                raise Unavailable("The message broker") from error
+            is_over = loop.time() + pause_s > deadline
+            if has_no_room and (is_over or not waits_for_room):
+                raise NoRoom(_PART) from error
+            if is_over:
+                raise Unavailable(_PART) from error
         except nats.errors.ConnectionClosedError as error:
-            raise Unavailable("The message broker") from error
+            raise Unavailable(_PART) from error
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _MAX_PAUSE_S)

@@ -15,7 +15,7 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 from pydantic import Field, SecretStr
 
-from sd_common.errors import Unavailable
+from sd_common.errors import NoRoom, Unavailable
 from sd_common.metrics import S3Metrics
 from sd_common.settings import Flag, Settings
 
@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 #: Transfers at once; the connection pool has as many places, so that none is opened and thrown away.
 _MAX_TRANSFERS = 16
 _CONNECT_TIMEOUT_S = 2.0
+#: As MinIO says it of its disks and of a bucket's quota, and Ceph of a quota. SeaweedFS says `InternalError`.
+_NO_ROOM = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded")
 #: What `Unavailable` names.
 PART = "The picture store"
 
@@ -76,6 +78,7 @@ class S3Client:
                 read=0,  # it had its time; who has more to give tries again
                 backoff_factor=0.1,
                 status_forcelist=(500, 502, 503, 504),
+                raise_on_status=False,  # what the server says is logged
             ),
         )
         self._minio = Minio(
@@ -99,13 +102,14 @@ class S3Client:
 
     async def call(self, operation: str, call: Callable[[Minio], T]) -> T:
         """What `call` returns, or raises itself; counted as `operation`, which is one of the code's own names. Raises
-        `Unavailable` where the server does not answer, or refuses."""
+        `NoRoom` where the server says so, `Unavailable` where it does not answer, or refuses."""
         with self._metrics.timed(operation):
             try:
                 async with asyncio.timeout(self._call_timeout_s):
                     return await asyncio.get_running_loop().run_in_executor(self._threads, call, self._minio)
             except S3Error as error:
-                log.warning("s3_error", code=error.code, message=error.message)  # wrong credentials, no such bucket
-                raise Unavailable(PART) from error
+                # Wrong credentials, no such bucket, a full disk.
+                log.warning("s3_error", operation=operation, code=error.code, message=error.message)
+                raise (NoRoom if error.code in _NO_ROOM else Unavailable)(PART) from error
             except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
                 raise Unavailable(PART) from error

@@ -50,6 +50,12 @@ class StreamSettings(Settings):
         ge=1,
         description="Jobs that each lane of a model's queue holds; a submission beyond them is refused with 429.",
     )
+    jobs_max_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes that all queues hold together, so that the events of what is queued find room; a submission "
+        "beyond them is refused with 503.",
+    )
 
 
 def jobs_stream(settings: StreamSettings) -> StreamConfig:
@@ -64,6 +70,7 @@ def jobs_stream(settings: StreamSettings) -> StreamConfig:
         duplicate_window=DUPLICATE_WINDOW_S,
         max_consumers=10_000,  # nats-server 2.15 refuses the 1,001st unless told
         max_msgs_per_subject=settings.jobs_max_per_model,
+        max_bytes=settings.jobs_max_bytes,  # jobs that fill the disk would keep the events from it that end them
         discard=DiscardPolicy.NEW,
         discard_new_per_subject=True,
     )

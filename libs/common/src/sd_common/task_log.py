@@ -8,6 +8,7 @@ exactly one terminal event, whoever races. In a cluster the server may not know 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +30,8 @@ from sd_common.tracing import sent_to, span, trace_headers
 
 #: Expected sequence of a task that has no event yet.
 NO_EVENT = 0
+#: Tasks whose newest event is remembered, for as long as replicas may be behind.
+_NUM_NOTED = 1000
 _WRONG_LAST_SEQUENCE = 10071
 
 
@@ -45,18 +48,29 @@ class Extent:
 class TaskLog:
     """Events of all tasks."""
 
-    def __init__(self, client: NatsClient, metrics: TaskMetrics | None = None, *, asks_leader: bool = True) -> None:
+    def __init__(
+        self,
+        client: NatsClient,
+        metrics: TaskMetrics | None = None,
+        *,
+        asks_leader: bool = True,
+        waits_for_room: bool = False,
+    ) -> None:
         """`asks_leader`: whether the stream's leader is asked where a replica, which may be behind, is not enough. That
-        takes the right to read the whole stream."""
+        takes the right to read the whole stream. `waits_for_room`: whether an append that finds no room is tried again
+        for as long as one that finds nobody, for those whose work would be lost."""
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
         self._asks_leader = asks_leader
+        self._waits_for_room = waits_for_room
         self._reader = StreamReader(client, EVENTS)
         self._metrics = metrics or TaskMetrics()
+        self._noted: OrderedDict[TaskRef, LoggedEvent] = OrderedDict()
 
     async def append(self, ref: TaskRef, event: StoredEvent, expected_sequence: int) -> int:
         """Append `event` if `expected_sequence` is the task's last, and return its sequence.
 
-        Raises `TaskEnded` or `SequenceConflict` where somebody was first, `Unavailable` where NATS does not answer.
+        Raises `TaskEnded` or `SequenceConflict` where somebody was first, `NoRoom`, and `Unavailable` where NATS does
+        not answer.
         """
         attributes = {**sent_to(EVENTS), "sd.task_id": ref.task_id, "sd.event_type": event.event_type}
         if isinstance(event, AbortedEvent):
@@ -71,12 +85,14 @@ class TaskLog:
         headers = {"Nats-Expected-Last-Subject-Sequence": str(expected_sequence), **trace_headers()}
         try:
             ack = await retried_while_away(
-                lambda: self._js.publish(ref.events, payload, stream=EVENTS, headers=dict(headers))
+                lambda: self._js.publish(ref.events, payload, stream=EVENTS, headers=dict(headers)),
+                waits_for_room=self._waits_for_room,
             )
         except APIError as error:
             if error.err_code != _WRONG_LAST_SEQUENCE:
                 raise
         else:
+            self.note(LoggedEvent(ref, ack.seq, payload))
             return ack.seq
         last = await self._last_of(ref.events, direct=not self._asks_leader)
         if last is not None and last.data == payload:
@@ -86,8 +102,21 @@ class TaskLog:
             raise TaskEnded(ref.task_id, last.event_type)
         raise SequenceConflict(ref.task_id)
 
+    def note(self, event: LoggedEvent) -> None:
+        """Remember an event that is stored: a replica that is behind tells no earlier one of its task from now on. What
+        is appended here is remembered."""
+        noted = self._noted.pop(event.ref, event)
+        self._noted[event.ref] = max(noted, event, key=lambda event: event.sequence)
+        if len(self._noted) > _NUM_NOTED:
+            self._noted.popitem(last=False)
+
+    def forget(self) -> None:
+        """What was remembered: it was of another stream."""
+        self._noted.clear()
+
     async def last(self, ref: TaskRef, *, of_leader: bool = False) -> LoggedEvent | None:
-        """The task's last event, or None where it has none. A replica may tell an earlier one; the leader does not."""
+        """The task's last event, or None where it has none. A replica may tell an earlier one, where
+        nothing later was noted; the leader does not."""
         return await (self._last_of(ref.events, direct=False) if of_leader else self._last_if_any(ref.events))
 
     async def last_of_user(self, user: str, task_id: str) -> LoggedEvent | None:
@@ -102,7 +131,7 @@ class TaskLog:
         while missing:
             batch = await self._reader.batch({"multi_last": sorted(missing)})
             events = [event for message in batch.messages if (event := event_of_stream(message)) is not None]
-            found.update((event.ref, event) for event in events)
+            found.update((event.ref, self._newer(event)) for event in events)
             missing -= {message.subject for message in batch.messages}
             if not batch.messages or batch.num_left == 0:
                 break
@@ -139,7 +168,12 @@ class TaskLog:
         """As any replica has it. One that is behind does not deny a task: of three, 13 of 1,500 reads right after the
         first append found nothing."""
         last = await self._last_of(subject, direct=True)
-        return await self._last_of(subject, direct=False) if last is None and self._asks_leader else last
+        if last is None:  # also where its events have aged out, whatever was noted
+            return await self._last_of(subject, direct=False) if self._asks_leader else None
+        return self._newer(last)
+
+    def _newer(self, last: LoggedEvent) -> LoggedEvent:
+        return max(last, self._noted.get(last.ref, last), key=lambda event: event.sequence)
 
     async def _last_of(self, subject: str, *, direct: bool) -> LoggedEvent | None:
         """As the stream's leader has it; `direct`: as any replica has it, which may be behind."""

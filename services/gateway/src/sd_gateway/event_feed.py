@@ -153,6 +153,7 @@ class EventFeed:
             self._stream_made_at = extent.stream_made_at
             self._last_sequence = self._highest_heard = 0
             self.recent.clear()
+            self._task_log.forget()
         self._last_sequence = max(self._last_sequence, extent.oldest - 1)  # what has aged out is not waited for
         self._highest_heard = max(self._highest_heard, extent.newest)
         if self._last_sequence < self._highest_heard:
@@ -168,6 +169,7 @@ class EventFeed:
             return
         self._last_sequence = event.sequence
         self.recent.add(event)
+        self._task_log.note(event)
         ref = event.ref
         of_session, of_task = self._of_session.get((ref.user, ref.session), ()), self._of_task.get(ref.task_id, ())
         for listener in (*self._of_all, *of_session, *of_task):

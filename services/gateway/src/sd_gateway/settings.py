@@ -111,6 +111,12 @@ class GatewaySettings(TaskSettings, SafetySettings):
     max_websockets_per_user: int = Field(
         default=100, ge=1, description="Websockets that one user may have open at this gateway."
     )
+    max_connections_per_address: int = Field(
+        default=1000,
+        ge=1,
+        description="Connections that one address may have open at this gateway, of IPv6 a /64 network; those of "
+        "`TRUSTED_PROXIES` have no limit. Set it higher behind a proxy that is not among them.",
+    )
     request_rate: RateSetting = Field(
         default=Rate(100, 1), description="Requests of one user at this gateway, websockets that are opened among them."
     )

@@ -43,6 +43,9 @@ class UnfinishedTasks:
         self._begun: Tasks = defaultdict(set)
         #: Ended since the last two readings were begun: jobs are acknowledged after the event, and may be read still.
         self._ended: tuple[set[str], set[str]] = set(), set()
+        #: The last job in JOBS that was read.
+        self._read_to = 0
+        self._looking = asyncio.Lock()
         self._reread_now = asyncio.Event()
         self._rereading: asyncio.Task[None] | None = None
         feed.on_event(self._on_event)
@@ -72,6 +75,19 @@ class UnfinishedTasks:
     def has(self, user: str, task_id: str) -> bool:
         """Whether the task is queued or running, as far as this gateway knows."""
         return any(task_id in tasks.get(user, ()) for tasks in (self._tasks, self._submitting))
+
+    async def find(self, user: str, task_id: str) -> bool:
+        """As `has`, once the jobs have been read that came since the last reading: another gateway may have queued it,
+        and no event has told. Raises `Unavailable`, also before the first reading."""
+        if not self.are_known:
+            raise Unavailable("The list of unfinished tasks")
+        async with self._looking:
+            if not self.has(user, task_id):
+                async for sequence, head in self._queue.heads(self._read_to + 1):
+                    self._read_to = max(self._read_to, sequence)
+                    if not isinstance(head, Stray):
+                        self._begin(head.ref)
+        return self.has(user, task_id)
 
     def num_tasks(self) -> int:
         """Those of all users, but for those that are being submitted. Any thread may call it."""
@@ -132,11 +148,14 @@ class UnfinishedTasks:
         self._ended = set(), self._ended[0]
         found: Tasks = defaultdict(set)
         strays = []
-        async for head in self._queue.heads():
+        read_to = 0
+        async for sequence, head in self._queue.heads():
+            read_to = sequence
             if isinstance(head, Stray):
                 strays.append(head)
             else:
                 found[head.user].add(head.task_id)
+        self._read_to = read_to
         for user, task_ids in self._begun.items():
             found[user] |= task_ids
         self._tasks = defaultdict(set)

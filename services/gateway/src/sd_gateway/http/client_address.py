@@ -27,6 +27,18 @@ def client_address(request: web.Request) -> str:
     address = forwarded_address(request.remote or "", forwarded, proxies)
     if forwarded and not proxies:
         log.debug("forwarded_address_ignored", hint="set TRUSTED_PROXIES where clients come by a proxy")
+    return _counted_as(address)
+
+
+def connected_address(peer: str, proxies: Sequence[Network]) -> str | None:
+    """As what a connection from `peer` counts; None where that is a trusted proxy, or has no address."""
+    address = _parsed(peer)
+    if address is None or any(address in network for network in proxies):
+        return None
+    return _counted_as(address)
+
+
+def _counted_as(address: IPv4Address | IPv6Address | None) -> str:
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, _IPV6_PREFIX), strict=False))
     return str(address)

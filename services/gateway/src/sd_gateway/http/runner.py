@@ -6,12 +6,15 @@ request line, where a token may stand.
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
+from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
+from sd_gateway.http.connections import ConnectionsOfAddresses
 from sd_gateway.http.problems import CONTENT_TYPE, create_problem
 
 log = structlog.get_logger(__name__)
@@ -20,21 +23,63 @@ log = structlog.get_logger(__name__)
 MAX_LINE_BYTES = 256 * 1024
 
 
+_PROBLEM = create_problem(
+    HTTPStatus.TOO_MANY_REQUESTS, "Your address has as many connections as it may: close some, or use them again"
+)
+_BODY = _PROBLEM.model_dump_json(exclude_none=True).encode()
+_TOO_MANY_CONNECTIONS = (
+    f"HTTP/1.1 429 {_PROBLEM.title}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(_BODY)}\r\n"
+    "X-Content-Type-Options: nosniff\r\nRetry-After: 3\r\nConnection: close\r\n\r\n"
+).encode() + _BODY
+
+
 class GatewayRunner(web.AppRunner):
     """Use as `web.AppRunner`."""
+
+    def __init__(self, app: web.Application, connections: ConnectionsOfAddresses, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._connections = connections
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         server.__class__ = _Server  # aiohttp has no parameter for the class of its connections
+        assert isinstance(server, _Server)
+        server.of_addresses = self._connections
         return server
 
 
 class _Server(web.Server):
+    of_addresses: ConnectionsOfAddresses
+
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        connection = _Connection(self, loop=self._loop, **self._kwargs)
+        connection.of_addresses = self.of_addresses
+        return connection
 
 
 class _Connection(RequestHandler):
+    __slots__ = ("of_addresses", "peer")  # as aiohttp's
+
+    of_addresses: ConnectionsOfAddresses
+    peer: str | None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        name = transport.get_extra_info("peername")
+        peer = str(name[0]) if isinstance(name, tuple) else ""
+        self.peer = peer if self.of_addresses.admit(peer) else None
+        if self.peer is not None:
+            super().connection_made(transport)
+            return
+        self.force_close()  # what comes is not read
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(_TOO_MANY_CONNECTIONS)
+        transport.close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self.peer is not None:
+            self.of_addresses.leave(self.peer)
+        super().connection_lost(exc)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from sd_gateway.http.connections import ConnectionsOfAddresses
 from sd_gateway.http.content_encoding import content_encoding_middleware
 from sd_gateway.http.middleware import problem_middleware
 from sd_gateway.http.openapi import create_document
@@ -29,6 +30,7 @@ def create_runner(parts: Parts) -> GatewayRunner:
     """The server, to be set up and given a site to listen on."""
     return GatewayRunner(
         _create_app(parts),
+        ConnectionsOfAddresses(parts.settings.max_connections_per_address, parts.settings.trusted_proxies),
         handler_cancellation=True,  # a client that goes away cancels its request, which aborts its task
         access_log=None,
         shutdown_timeout=parts.settings.shutdown_timeout_s,

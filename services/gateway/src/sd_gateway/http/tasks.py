@@ -121,8 +121,8 @@ async def _last_event(request: web.Request) -> LoggedEvent:
     except SubjectError:
         last = None
     if last is None:
-        if request.app[PARTS].unfinished_tasks.has(identity.user, task_id):
-            # Its job is queued, and NATS went away before the log was told: the worker that takes it tells.
+        if await request.app[PARTS].unfinished_tasks.find(identity.user, task_id):
+            # Its job is queued, and NATS went away, or was full, before the log was told: its worker tells.
             raise Unavailable("The log of this task")
         raise TaskNotFound(task_id)
     return last

@@ -1,0 +1,99 @@
+"""A store is full: workers keep their jobs, and go on where there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from structlog.testing import capture_logs
+
+from sd_common import retries
+from sd_common.blob_store import BlobStore
+from sd_common.nats_client import NatsClient
+from sd_common.nats_settings import NatsSettings
+from sd_common.provision import provision_streams
+from sd_common.s3_client import MinioSettings
+from support.servers import NatsServer
+from support.small_stores import SMALL_STREAMS, SmallS3Server, fill, make_room, small_nats_server
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    with small_nats_server(tmp_path) as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def provisioned(nats_client: NatsClient, nats_settings: NatsSettings) -> NatsSettings:
+    await provision_streams(nats_client.jetstream(), SMALL_STREAMS)
+    return nats_settings
+
+
+@pytest.fixture
+def s3_server(tmp_path: Path) -> Iterator[SmallS3Server]:
+    server = SmallS3Server(tmp_path, "test", secrets.token_hex(20))
+    server.start()
+    yield server
+    server.kill()
+
+
+async def _until_logged(lines: Sequence[Mapping[str, object]], **wanted: object) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not any(wanted.items() <= line.items() for line in lines):  # noqa: ASYNC110 - nobody tells of lines
+            await asyncio.sleep(0.02)
+
+
+async def _types_of(tasks: Tasks, task_id: str) -> list[str]:
+    return [event.event_type for event in await tasks.events(task_id)]
+
+
+async def test_a_job_that_no_event_can_be_told_of_is_kept(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "_MAX_PAUSE_S", 0.1)
+    await tasks.publish("kept")
+    await fill(nats_client)
+    with capture_logs() as lines:
+        await start_worker()
+        await _until_logged(lines, event="job", ending="handed_back")
+    assert await _types_of(tasks, "kept") == []
+    await make_room(nats_client.jetstream())
+    await tasks.wait_for("kept", "finished")
+    assert await _types_of(tasks, "kept") == ["pending", "started", "finished"]
+    await tasks.wait_until_queue_is_empty()
+
+
+async def test_a_task_that_runs_as_nats_fills_up_ends_when_there_is_room(
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    with capture_logs() as lines:
+        await start_worker()
+        await tasks.publish("running", steps=200)
+        await tasks.wait_until_begun("running")
+        await fill(nats_client)
+        await _until_logged(lines, event="nats_has_no_room", subject="events.service.batch.running")
+    assert await _types_of(tasks, "running") == ["pending", "started"]
+    await make_room(nats_client.jetstream())
+    await tasks.wait_for("running", "finished")
+    assert await _types_of(tasks, "running") == ["pending", "started", "finished"]
+    await tasks.wait_until_queue_is_empty()
+
+
+async def test_a_picture_that_finds_no_room_is_stored_when_there_is(
+    start_worker: StartWorker, tasks: Tasks, minio_settings: MinioSettings, s3_server: SmallS3Server
+) -> None:
+    await s3_server.fill(minio_settings)
+    with capture_logs() as lines:
+        await start_worker()
+        job = await tasks.publish("stored-late", width=256, height=256)
+        await _until_logged(lines, event="upload_retried")
+    assert await _types_of(tasks, "stored-late") == ["pending", "started"]
+    await asyncio.to_thread(s3_server.give_room)
+    await tasks.wait_for("stored-late", "finished")
+    async with BlobStore(minio_settings) as blobs:
+        assert (await blobs.get(job.blob_id)).content_type == "image/png"
