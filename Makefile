@@ -39,6 +39,8 @@ fidelity: setup ## Compare the pictures of every family, scheduler and kind with
 
 chaos: setup ## Kill, stop and restart everything under load, for CHAOS_SECONDS (600) from CHAOS_SEED; fails where a promise is broken
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m chaos
+	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py --check-goals
+	$(BIN)/python benchmarks/websockets.py --check-goals
 
 fuzz: setup ## Run the tests with random input on and on, for FUZZ_SECONDS (600) from FUZZ_SEED; prints what repeats a failure
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(PYTEST_ARGS)

@@ -17,7 +17,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from table import print_table
+from table import check_goals, print_table
 
 from support import servers
 from support.client import PATIENCE_S, Client
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--queued", type=int, default=1000, help="tasks that wait while some are cancelled")
     parser.add_argument("--cancels", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3, help="workers that are killed, and told to stop")
+    parser.add_argument("--check-goals", action="store_true", help="fail where a goal is missed")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, servers.nats_server() as nats, servers.s3_server() as s3:
         directory = Path(name)
@@ -48,6 +49,8 @@ def main() -> None:
         finally:
             deployment.stop()
     print_table(["", "measured", "goal"], rows)
+    if arguments.check_goals:
+        check_goals(rows)
 
 
 async def measure(deployment: Deployment, arguments: argparse.Namespace) -> list[list[str]]:

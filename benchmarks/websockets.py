@@ -25,7 +25,7 @@ import jwt
 import psutil
 import uvloop
 from pydantic import SecretStr
-from table import print_table
+from table import check_goals, print_table
 from websocket_clients import Clients
 
 from sd_auth.tokens import Tokens
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=5000)
     parser.add_argument("--events", type=int, default=6000)
     parser.add_argument("--per-second", type=float, default=200.0)
+    parser.add_argument("--check-goals", action="store_true", help="fail where a goal is missed")
     arguments = parser.parse_args()
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # the gateway inherits it
@@ -60,7 +61,9 @@ def main() -> None:
                 rows = uvloop.run(measure(nats.url, base_url, secret_key, process, arguments))
         finally:
             nats.terminate()
-    print_table([f"{arguments.clients:,} clients, {arguments.per_second:g} events a second", ""], rows)
+    print_table([f"{arguments.clients:,} clients, {arguments.per_second:g} events a second", "measured", "goal"], rows)
+    if arguments.check_goals:
+        check_goals(rows)
 
 
 @contextmanager
@@ -119,14 +122,14 @@ async def measure(
     clients.disconnect()
     await nats.shut()
     return [
-        ["published to received p50, ms", f"{statistics.median(latencies_ms):.1f}"],
-        ["p99 (goal 100), ms", f"{statistics.quantiles(latencies_ms, n=100)[-1]:.1f}"],
-        ["longest, ms", f"{max(latencies_ms):.1f}"],
-        ["gateway's CPU time, ms a second", f"{1000 * used_s / published_s:.0f}"],
-        ["its memory for a client, KB", f"{memory / 1024 / arguments.clients:.1f}"],
-        ["all connected after, s", f"{connected_s:.1f}"],
-        [f"again, with {_NUM_MISSED:,} events that they missed, s", f"{missed_s:.1f}"],
-        [f"again, with all {arguments.events + _NUM_MISSED:,} events, s", f"{all_s:.1f}"],
+        ["published to received p50, ms", f"{statistics.median(latencies_ms):.1f}", ""],
+        ["p99, ms", f"{statistics.quantiles(latencies_ms, n=100)[-1]:.1f}", "≤ 100"],
+        ["longest, ms", f"{max(latencies_ms):.1f}", ""],
+        ["gateway's CPU time, ms a second", f"{1000 * used_s / published_s:.0f}", ""],
+        ["its memory for a client, KB", f"{memory / 1024 / arguments.clients:.1f}", ""],
+        ["all connected after, s", f"{connected_s:.1f}", ""],
+        [f"again, with {_NUM_MISSED:,} events that they missed, s", f"{missed_s:.1f}", ""],
+        [f"again, with all {arguments.events + _NUM_MISSED:,} events, s", f"{all_s:.1f}", ""],
     ]
 
 
