@@ -174,8 +174,7 @@ async def test_no_task_is_lost_nor_run_twice_to_its_end_when_one_worker_is_lost_
             event = await events.next()
             kind = event["event_type"]
             told[event["task_id"]].append(worker_of(event) if kind == "started" else kind)
-    assert told[second] == ["pending", drained, "finished"]
-    *before, last_worker, end = told[first]
-    assert before[:2] == ["pending", lost]
-    assert last_worker in (drained, new)
-    assert end == "finished"
+    # A server that goes takes messages with it that tell of a job in progress: it may be given out once more.
+    for task_id, worker in ((first, lost), (second, drained)):
+        assert told[task_id][:2] == ["pending", worker]
+        assert told[task_id][-2:] in ([drained, "finished"], [new, "finished"])
