@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from sd_common.blob_ids import new_blob_id
 from sd_common.blob_store import Blob, BlobStore
-from sd_common.errors import BlobNotFound, BlobTaken, NoRoom, Unavailable
+from sd_common.errors import BlobNotFound, BlobTaken, StoreFull, Unavailable
 from sd_common.metrics import ProcessMetrics
 from sd_common.s3_client import MinioSettings
 from sd_common.subjects import TaskRef
@@ -151,7 +151,7 @@ async def test_a_store_that_is_full_is_told_at_once(minio_settings: MinioSetting
         threading.Thread(target=server.serve_forever).start()
         settings = minio_settings.model_copy(update={"minio_endpoint": f"127.0.0.1:{server.server_port}"})
         async with BlobStore(settings) as blobs:
-            with capture_logs() as logs, pytest.raises(NoRoom, match=r"^The picture store has no room left"):
+            with capture_logs() as logs, pytest.raises(StoreFull, match=r"^The picture store has no room left"):
                 await blobs.put(new_blob_id(), b"data", "image/png")
         server.shutdown()
     assert [(line["event"], line["code"]) for line in logs] == [("s3_error", answers.code)]

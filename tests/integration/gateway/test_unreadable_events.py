@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from integration.common.makers import aborted, pending
 from integration.gateway.conftest import StartGateway
@@ -84,3 +86,19 @@ async def test_a_task_whose_last_event_cannot_be_read_is_aborted(
     last = await task_log.last(ref)
     assert last is not None
     assert last.event_type == "aborted"
+
+
+@pytest.mark.parametrize("kind", ["finished", "aborted"])
+async def test_a_request_that_waits_for_a_task_which_ends_in_a_later_version_is_told(
+    kind: str, start_gateway: StartGateway, nats_client: NatsClient
+) -> None:
+    _, url = await start_gateway()
+    async with Client(url) as client:
+        await client.take_public_token()
+        async with client.events() as events:
+            waiting = asyncio.create_task(client.get("/txt2img", params={"prompt": "x", "model": "shapes"}))
+            ref = TaskRef(*client.user_and_session, (await events.next())["task_id"])
+            await nats_client.jetstream().publish(ref.events, b'{"event_type": "%s", "later": 1}' % kind.encode())
+            answer = await waiting
+    assert answer.status == 503
+    assert answer.json["detail"].startswith(f"Task {ref.task_id} has ended with an event '{kind}' of a later version")

@@ -31,7 +31,7 @@ class Blob:
 
 
 class BlobStore:
-    """Blobs by id. Every call raises `Unavailable` where the S3 server does not answer; `NoRoom` where it says so."""
+    """Blobs by id. Every call raises `Unavailable` where S3 does not answer, `StoreFull` where it is full."""
 
     def __init__(
         self, settings: MinioSettings, patience: Patience = LONG_PATIENCE, metrics: S3Metrics | None = None

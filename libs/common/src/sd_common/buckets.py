@@ -10,7 +10,7 @@ import structlog
 from nats.js.errors import BucketNotFoundError, KeyNotFoundError, ServerError
 from nats.js.kv import KeyValue
 
-from sd_common.errors import NoRoom, Unavailable
+from sd_common.errors import StoreFull, Unavailable
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import RETRY_FOR_S, retried_while_away
 
@@ -34,7 +34,8 @@ class Bucket:
         self._opened: KeyValue | None = None
 
     async def answered(self, call: Callable[[KeyValue], Awaitable[T]]) -> T:
-        """What `call` returns; `Unavailable` where the bucket does not answer, `NoRoom`. It must be safe to repeat."""
+        """What `call`, which must be safe to repeat, returns. Raises `StoreFull`, and `Unavailable` where the bucket
+        does not answer."""
 
         async def call_opened() -> T:
             if self._opened is None:
@@ -52,7 +53,7 @@ class Bucket:
         except BucketNotFoundError as error:
             log.error("no_bucket", bucket=self._name, hint=_PROVISION)
             raise Unavailable(f"The bucket '{self._name}'") from error
-        except NoRoom:
+        except StoreFull:
             raise
         except (Unavailable, ServerError) as error:
             raise Unavailable(f"The bucket '{self._name}'") from error

@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from sd_common import subjects
 from sd_common.backlog import Backlog, LaneBacklog
 from sd_common.errors import QueueFull, SubjectError
+from sd_common.full_stores import STORE_FAILED, is_store_full
 from sd_common.jobs import Job, JobHead
 from sd_common.lanes import Lane
 from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
-from sd_common.room import STORE_FAILED, is_no_room
 from sd_common.stream_reader import StreamReader
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
 from sd_common.subjects import ModelLane
@@ -58,7 +58,7 @@ class JobQueue:
     async def publish(self, job: Job, lane: Lane = "rest") -> int:
         """Queue `job` and return its sequence. Retried under the same message id, so that it is queued once.
 
-        Raises `QueueFull` at the lane's cap, `NoRoom`, and `Unavailable` where NATS does not answer for long.
+        Raises `QueueFull` at the lane's cap, `StoreFull`, and `Unavailable` where NATS does not answer for long.
         """
         payload = job.model_dump_json().encode()
         subject = subjects.jobs_of(job.parameters.model, lane)
@@ -68,7 +68,7 @@ class JobQueue:
             try:
                 return (await self._js.publish(subject, payload, stream=JOBS, headers=headers)).seq
             except APIError as error:
-                if error.err_code == STORE_FAILED and not is_no_room(error.err_code, error.description):
+                if error.err_code == STORE_FAILED and not is_store_full(error.err_code, error.description):
                     raise QueueFull(job.parameters.model) from error
                 raise
 

@@ -16,10 +16,10 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from sd_common.errors import Unavailable
+from sd_common.full_stores import refused_as_full
 from sd_common.mended_client import MendedClient
 from sd_common.metrics import NatsMetrics
 from sd_common.nats_settings import NatsSettings
-from sd_common.room import refused_for_room
 from sd_common.subjects import inbox_prefix_of
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ REQUEST_TIMEOUT_S = 5.0
 #: Pause between two tries to reconnect.
 _RECONNECT_PAUSE_S = 0.25
 #: Seconds between two lines that say that there is no room: every message is refused then.
-_TELL_NO_ROOM_EVERY_S = 60.0
+_TELL_STORE_FULL_EVERY_S = 60.0
 #: In a cluster, a client whose server was lost is at another one within this many seconds.
 RECONNECT_WITHIN_S = 1.0
 
@@ -49,7 +49,7 @@ class NatsClient(MendedClient):
         self._last_error = ""
         self._connected = asyncio.Event()
         self._away_since = time.monotonic()
-        self._no_room_told_at = -math.inf
+        self._store_full_told_at = -math.inf
         self._reconnect_listeners: list[ReconnectListener] = []
 
     @property
@@ -143,15 +143,15 @@ class NatsClient(MendedClient):
         except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
             self._metrics.request_errors.inc()
             raise
-        if refused_for_room(answer.data):
-            self._note_no_room(subject)
+        if refused_as_full(answer.data):
+            self._note_store_full(subject)
         return answer
 
-    def _note_no_room(self, subject: str) -> None:
+    def _note_store_full(self, subject: str) -> None:
         self._metrics.store_errors.inc()
-        if time.monotonic() - self._no_room_told_at > _TELL_NO_ROOM_EVERY_S:
-            self._no_room_told_at = time.monotonic()
-            log.error("nats_has_no_room", subject=subject)
+        if time.monotonic() - self._store_full_told_at > _TELL_STORE_FULL_EVERY_S:
+            self._store_full_told_at = time.monotonic()
+            log.error("nats_store_full", subject=subject)
 
     def _check_opened(self) -> None:
         if not self._was_opened:

@@ -13,12 +13,12 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, KeyValueConfig, StreamConfig
 from nats.js.errors import APIError, BucketNotFoundError, NotFoundError
 
-from sd_common.errors import NoRoom
+from sd_common.errors import StoreFull
+from sd_common.full_stores import is_store_full
 from sd_common.logs import LogSettings, configure_logs
 from sd_common.nats_client import connect
 from sd_common.nats_settings import NatsSettings
 from sd_common.picture_bucket import RetentionSettings, create_bucket, set_max_age
-from sd_common.room import is_no_room
 from sd_common.s3_client import MinioSettings, S3Client
 from sd_common.settings import load_settings
 from sd_common.streams import (
@@ -39,14 +39,14 @@ log = structlog.get_logger(__name__)
 async def provision_streams(js: JetStreamContext, settings: StreamSettings) -> None:
     """Create what is missing, update what differs, and delete consumers of jobs that no worker of ours makes.
 
-    Raises `NoRoom` where NATS has not as much as `JOBS_MAX_BYTES` to give.
+    Raises `StoreFull` where NATS has not as much as `JOBS_MAX_BYTES` to give.
     """
     for stream in (jobs_stream(settings), events_stream(settings)):
         try:
             await _create_or_update(js, stream)
         except APIError as error:
-            if is_no_room(error.err_code, error.description):
-                raise NoRoom(f"NATS ({error.description}; JOBS_MAX_BYTES is {settings.jobs_max_bytes:,})") from error
+            if is_store_full(error.err_code, error.description):
+                raise StoreFull(f"NATS ({error.description}; JOBS_MAX_BYTES is {settings.jobs_max_bytes:,})") from error
             raise
     await _delete_foreign_consumers(js)
     for bucket in (users_bucket(settings), idempotency_keys_bucket(settings), revoked_tokens_bucket(settings)):
@@ -127,7 +127,7 @@ def main() -> None:
     )
     try:
         asyncio.run(provision(*settings))
-    except NoRoom as error:
+    except StoreFull as error:
         raise SystemExit(str(error)) from error
 
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 import nats.errors
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 
-from sd_common.errors import NoRoom, Unavailable
-from sd_common.room import is_no_room
+from sd_common.errors import StoreFull, Unavailable
+from sd_common.full_stores import is_store_full
 
 #: A leader change of three replicas took 6.7 s; a publisher that gives up sooner loses submissions.
 RETRY_FOR_S = 12.0
@@ -34,10 +34,10 @@ T = TypeVar("T")
 
 
 async def retried_while_away(
-    call: Callable[[], Awaitable[T]], retry_for_s: float = RETRY_FOR_S, *, waits_for_room: bool = False
+    call: Callable[[], Awaitable[T]], retry_for_s: float = RETRY_FOR_S, *, waits_while_full: bool = False
 ) -> T:
     """What `call` returns, tried again while NATS does not answer, or cannot yet; `Unavailable` after `retry_for_s`.
-    `NoRoom` at once, or after that time where it `waits_for_room`.
+    `StoreFull` at once, or after that time where it `waits_while_full`.
 
     `call` must be safe to repeat: one that timed out may still have been carried out.
     """
@@ -50,12 +50,12 @@ async def retried_while_away(
         except (*_AWAY, APIError) as error:
             # Some of nats-py's own lack the code.
             err_code = getattr(error, "err_code", None)
-            has_no_room = is_no_room(err_code, getattr(error, "description", None))
-            if not (has_no_room or isinstance(error, _AWAY) or err_code == _APPEND_UNDER_WAY):
+            is_full = is_store_full(err_code, getattr(error, "description", None))
+            if not (is_full or isinstance(error, _AWAY) or err_code == _APPEND_UNDER_WAY):
                 raise
             is_over = loop.time() + pause_s > deadline
-            if has_no_room and (is_over or not waits_for_room):
-                raise NoRoom(_PART) from error
+            if is_full and (is_over or not waits_while_full):
+                raise StoreFull(_PART) from error
             if is_over:
                 raise Unavailable(_PART) from error
         except nats.errors.ConnectionClosedError as error:

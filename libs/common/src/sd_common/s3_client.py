@@ -15,7 +15,7 @@ from minio import Minio
 from minio.error import MinioException, S3Error
 from pydantic import Field, SecretStr
 
-from sd_common.errors import NoRoom, Unavailable
+from sd_common.errors import StoreFull, Unavailable
 from sd_common.metrics import S3Metrics
 from sd_common.settings import Flag, Settings
 
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 _MAX_TRANSFERS = 16
 _CONNECT_TIMEOUT_S = 2.0
 #: As MinIO says it of its disks and of a bucket's quota, and Ceph of a quota. SeaweedFS says `InternalError`.
-_NO_ROOM = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded")
+_STORE_FULL = ("XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded")
 #: What `Unavailable` names.
 PART = "The picture store"
 
@@ -102,7 +102,7 @@ class S3Client:
 
     async def call(self, operation: str, call: Callable[[Minio], T]) -> T:
         """What `call` returns, or raises itself; counted as `operation`, which is one of the code's own names. Raises
-        `NoRoom` where the server says so, `Unavailable` where it does not answer, or refuses."""
+        `StoreFull` where the server says so, `Unavailable` where it does not answer, or refuses."""
         with self._metrics.timed(operation):
             try:
                 async with asyncio.timeout(self._call_timeout_s):
@@ -110,6 +110,6 @@ class S3Client:
             except S3Error as error:
                 # Wrong credentials, no such bucket, a full disk.
                 log.warning("s3_error", operation=operation, code=error.code, message=error.message)
-                raise (NoRoom if error.code in _NO_ROOM else Unavailable)(PART) from error
+                raise (StoreFull if error.code in _STORE_FULL else Unavailable)(PART) from error
             except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
                 raise Unavailable(PART) from error

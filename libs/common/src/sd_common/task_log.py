@@ -54,14 +54,14 @@ class TaskLog:
         metrics: TaskMetrics | None = None,
         *,
         asks_leader: bool = True,
-        waits_for_room: bool = False,
+        waits_while_full: bool = False,
     ) -> None:
         """`asks_leader`: whether the stream's leader is asked where a replica, which may be behind, is not enough. That
-        takes the right to read the whole stream. `waits_for_room`: whether an append that finds no room is tried again
-        for as long as one that finds nobody, for those whose work would be lost."""
+        takes the right to read the whole stream. `waits_while_full`: whether an append to a stream that is full is
+        tried again for as long as one that finds nobody, for those whose work would be lost."""
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
         self._asks_leader = asks_leader
-        self._waits_for_room = waits_for_room
+        self._waits_for_room = waits_while_full
         self._reader = StreamReader(client, EVENTS)
         self._metrics = metrics or TaskMetrics()
         self._noted: OrderedDict[TaskRef, LoggedEvent] = OrderedDict()
@@ -69,8 +69,8 @@ class TaskLog:
     async def append(self, ref: TaskRef, event: StoredEvent, expected_sequence: int) -> int:
         """Append `event` if `expected_sequence` is the task's last, and return its sequence.
 
-        Raises `TaskEnded` or `SequenceConflict` where somebody was first, `NoRoom`, and `Unavailable` where NATS does
-        not answer.
+        Raises `TaskEnded` or `SequenceConflict` where somebody was first, `StoreFull`, and `Unavailable` where NATS
+        does not answer.
         """
         attributes = {**sent_to(EVENTS), "sd.task_id": ref.task_id, "sd.event_type": event.event_type}
         if isinstance(event, AbortedEvent):
@@ -86,7 +86,7 @@ class TaskLog:
         try:
             ack = await retried_while_away(
                 lambda: self._js.publish(ref.events, payload, stream=EVENTS, headers=dict(headers)),
-                waits_for_room=self._waits_for_room,
+                waits_while_full=self._waits_for_room,
             )
         except APIError as error:
             if error.err_code != _WRONG_LAST_SEQUENCE:
@@ -115,8 +115,8 @@ class TaskLog:
         self._noted.clear()
 
     async def last(self, ref: TaskRef, *, of_leader: bool = False) -> LoggedEvent | None:
-        """The task's last event, or None where it has none. A replica may tell an earlier one, where
-        nothing later was noted; the leader does not."""
+        """The task's last event, or None where it has none. A replica may tell an earlier one, where nothing later
+        was noted; the leader does not."""
         return await (self._last_of(ref.events, direct=False) if of_leader else self._last_if_any(ref.events))
 
     async def last_of_user(self, user: str, task_id: str) -> LoggedEvent | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sd_common.errors import Unavailable
+from sd_common.errors import EndOfLaterVersion, Unavailable
 from sd_common.events import TerminalEvent
 from sd_common.logged_event import LoggedEvent
 from sd_common.subjects import TaskRef
@@ -21,7 +21,7 @@ class TaskEnd:
     def __init__(self, feed: EventFeed, task_log: TaskLog, ref: TaskRef) -> None:
         self._task_log = task_log
         self._ref = ref
-        self._ended: asyncio.Future[TerminalEvent] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[LoggedEvent] = asyncio.get_running_loop().create_future()
         self._listening = feed.task_listener(ref, self._on_event)
 
     def __enter__(self) -> TaskEnd:
@@ -32,12 +32,16 @@ class TaskEnd:
         self._listening.__exit__(None, None, None)
 
     async def wait(self) -> TerminalEvent:
-        """Wait until the task has ended. Safe to cancel."""
-        while True:
-            try:
-                return await asyncio.wait_for(asyncio.shield(self._ended), _RECHECK_S)
-            except TimeoutError:
+        """Wait until the task has ended. Safe to cancel. Raises `EndOfLaterVersion`."""
+        while not self._ended.done():
+            await asyncio.wait([self._ended], timeout=_RECHECK_S)
+            if not self._ended.done():
                 await self._recheck()
+        logged = self._ended.result()
+        event = logged.known_event
+        if not isinstance(event, TerminalEvent):
+            raise EndOfLaterVersion(logged.ref.task_id, logged.event_type)
+        return event
 
     async def _recheck(self) -> None:
         try:
@@ -48,6 +52,5 @@ class TaskEnd:
             self._on_event(last)
 
     def _on_event(self, logged: LoggedEvent) -> None:
-        event = logged.known_event
-        if isinstance(event, TerminalEvent) and not self._ended.done():
-            self._ended.set_result(event)
+        if logged.is_terminal and not self._ended.done():
+            self._ended.set_result(logged)

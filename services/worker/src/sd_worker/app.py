@@ -71,7 +71,7 @@ class WorkerApp:
             self._client = await connect(self._nats_settings, "worker", metrics.process.nats)
             stack.push_async_callback(self._client.shut)
             blobs = await stack.enter_async_context(BlobStore(self._minio_settings, metrics=metrics.process.s3))
-            task_log = TaskLog(self._client, metrics.process.tasks, waits_for_room=True)
+            task_log = TaskLog(self._client, metrics.process.tasks, waits_while_full=True)
             cancellations = Cancellations(self._client, task_log)
             events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
             input_pictures = InputPictures(blobs, settings.base_url, settings)

@@ -38,7 +38,7 @@ def connected_address(peer: str, proxies: Sequence[Network]) -> str | None:
     return _counted_as(address)
 
 
-def _counted_as(address: IPv4Address | IPv6Address | None) -> str:
+def _counted_as(address: _Address | None) -> str:
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, _IPV6_PREFIX), strict=False))
     return str(address)

@@ -6,7 +6,15 @@ from http import HTTPStatus
 
 from pydantic import BaseModel, Field
 
-from sd_common.errors import BlobNotFound, NoRoom, QueueFull, SubjectError, TaskAborted, Unavailable
+from sd_common.errors import (
+    BlobNotFound,
+    EndOfLaterVersion,
+    QueueFull,
+    StoreFull,
+    SubjectError,
+    TaskAborted,
+    Unavailable,
+)
 from sd_common.events import AbortCode
 from sd_gateway.errors import (
     AccountRefused,
@@ -25,7 +33,7 @@ from sd_gateway.errors import (
 
 CONTENT_TYPE = "application/problem+json"
 _RETRY_AFTER_S = 3
-_RETRY_AFTER_NO_ROOM_S = 60
+_RETRY_AFTER_STORE_FULL_S = 60
 
 #: The status of a request that waited for a task which was aborted.
 _STATUS_OF_ABORT: dict[AbortCode, HTTPStatus] = {
@@ -85,12 +93,9 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
         case TooManyRequests():
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(error.retry_after_s)}
-        case NoRoom():
-            return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {
-                "Retry-After": str(_RETRY_AFTER_NO_ROOM_S)
-            }
-        case Unavailable():
-            return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
+        case Unavailable() | EndOfLaterVersion():
+            retry_after_s = _RETRY_AFTER_STORE_FULL_S if isinstance(error, StoreFull) else _RETRY_AFTER_S
+            return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {"Retry-After": str(retry_after_s)}
         case GatewayError():
             return create_problem(HTTPStatus.BAD_REQUEST, str(error)), {}
     return None

@@ -96,7 +96,7 @@ class Engine:
             self._take_what_threads_did()
             self._outcomes += self._waiting.look_after_models()
             self._start_waiting()
-            if self._running.wait_for_pass:
+            if self._running.need_a_pass:
                 self._running.make_a_pass()
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
@@ -104,7 +104,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `tick` has a pass to make. Else there is nothing to do until `on_change` is called."""
-        return bool(self._running.wait_for_pass or self._outcomes or self._waiting.may_start)
+        return bool(self._running.need_a_pass or self._outcomes or self._waiting.may_start)
 
     @property
     def workload(self) -> Workload:
@@ -139,7 +139,7 @@ class Engine:
 
     def _may_begin(self, waiting: Waiting) -> bool:
         """A task that is tried again has the device for itself."""
-        return not self._running or not (waiting.is_retry or self._running.are_retries)
+        return not self._running or not (waiting.is_retry or self._running.include_a_retry)
 
     def _at_end(self, sample: Sample) -> None:
         """A pipeline has made its picture, or raised: what becomes of the task."""

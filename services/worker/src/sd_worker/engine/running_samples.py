@@ -56,12 +56,12 @@ class RunningSamples:
         return len(self._samples)
 
     @property
-    def are_retries(self) -> bool:
+    def include_a_retry(self) -> bool:
         """Whether one of them is tried again."""
         return any(sample.waiting.is_retry for sample in self._samples.values())
 
     @property
-    def wait_for_pass(self) -> bool:
+    def need_a_pass(self) -> bool:
         """Whether one of them waits for a network."""
         return bool(self._groups)
 

@@ -76,7 +76,7 @@ async def test_a_task_that_runs_as_nats_fills_up_ends_when_there_is_room(
         await tasks.publish("running", steps=200)
         await tasks.wait_until_begun("running")
         await fill(nats_client)
-        await _until_logged(lines, event="nats_has_no_room", subject="events.service.batch.running")
+        await _until_logged(lines, event="nats_store_full", subject="events.service.batch.running")
     assert await _types_of(tasks, "running") == ["pending", "started"]
     await make_room(nats_client.jetstream())
     await tasks.wait_for("running", "finished")

@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from sd_common.buckets import Bucket
-from sd_common.errors import NoRoom, QueueFull
+from sd_common.errors import QueueFull, StoreFull
 from sd_common.job_queue import JobQueue
 from sd_common.metrics import ProcessMetrics
 from sd_common.nats_client import NatsClient, connect
@@ -56,7 +56,7 @@ async def test_what_finds_no_room_is_refused_at_once_counted_and_logged(nats_set
             bucket.answered(lambda bucket: bucket.update("key", bytes(200), last=0)),
         ]
         for call in calls:
-            with pytest.raises(NoRoom, match=r"^The message broker has no room left"):
+            with pytest.raises(StoreFull, match=r"^The message broker has no room left"):
                 await call
         assert time.monotonic() - started < _AT_ONCE_S
         assert await num_jobs(client) == 0
@@ -65,7 +65,7 @@ async def test_what_finds_no_room_is_refused_at_once_counted_and_logged(nats_set
         await JobQueue(client).publish(new_job())
         await client.shut()
     assert num_refusals(metrics) == NUM_REFUSED_BY_FILL + 3
-    assert [line["event"] for line in lines].count("nats_has_no_room") == 1, "once a minute"
+    assert [line["event"] for line in lines].count("nats_store_full") == 1, "once a minute"
 
 
 async def test_an_append_may_wait_for_room(nats_settings: NatsSettings) -> None:
@@ -76,7 +76,7 @@ async def test_an_append_may_wait_for_room(nats_settings: NatsSettings) -> None:
     await fill(client)
     num_refused = num_refusals(metrics)
     ref = new_ref()
-    log = TaskLog(client, waits_for_room=True)
+    log = TaskLog(client, waits_while_full=True)
     appending = asyncio.create_task(log.append(ref, pending(ref), NO_EVENT))
     async with asyncio.timeout(_AT_ONCE_S):
         while num_refusals(metrics) == num_refused:  # noqa: ASYNC110 - nobody tells of them
@@ -94,7 +94,7 @@ async def test_no_more_bytes_are_queued_than_the_queues_may_hold(nats_client: Na
     long = new_job().parameters.model_copy(update={"prompt": "x" * 2000})
     jobs = [new_job().model_copy(update={"parameters": long}) for _ in range(600)]
     results = await asyncio.gather(*map(queue.publish, jobs), return_exceptions=True)
-    assert any(isinstance(result, NoRoom) for result in results)
+    assert any(isinstance(result, StoreFull) for result in results)
     ref = new_ref()
     await TaskLog(nats_client).append(ref, pending(ref), NO_EVENT)
 
@@ -109,5 +109,5 @@ async def test_a_full_lane_is_no_full_store(nats_client: NatsClient) -> None:
 
 async def test_streams_that_find_no_room_are_told_with_the_setting(nats_client: NatsClient) -> None:
     settings = StreamSettings(_env_file=None, jobs_max_bytes=1024**3)
-    with pytest.raises(NoRoom, match="JOBS_MAX_BYTES is 1,073,741,824"):
+    with pytest.raises(StoreFull, match="JOBS_MAX_BYTES is 1,073,741,824"):
         await provision_streams(nats_client.jetstream(), settings)

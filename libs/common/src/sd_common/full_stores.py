@@ -1,4 +1,4 @@
-"""How JetStream says that it has no room left."""
+"""How JetStream says that a store is full."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ STORE_FAILED = 10077
 _ONE_SUBJECT = "per subject exceeded"
 
 
-def is_no_room(err_code: int | None, description: str | None) -> bool:
+def is_store_full(err_code: int | None, description: str | None) -> bool:
     """Whether an error of JetStream's API tells of a limit in bytes that is reached."""
     if err_code == STORE_FAILED:
         return not (description or "").endswith(_ONE_SUBJECT)
     return err_code in _LIMIT_REACHED
 
 
-def refused_for_room(answer: bytes) -> bool:
+def refused_as_full(answer: bytes) -> bool:
     """Whether an answer to something that was published says so."""
     if not answer.startswith(b'{"error":'):
         return False
     error = json.loads(answer)["error"]
-    return is_no_room(error.get("err_code"), error.get("description"))
+    return is_store_full(error.get("err_code"), error.get("description"))
