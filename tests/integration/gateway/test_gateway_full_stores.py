@@ -6,12 +6,11 @@ import asyncio
 import base64
 import io
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from integration.gateway.conftest import StartGateway
 from PIL import Image
 
 from sd_common.nats_client import NatsClient
@@ -46,14 +45,6 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallS3Serve
     server.start()
     yield server
     server.terminate()
-
-
-@pytest_asyncio.fixture
-async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
-    _, url = await start_gateway()
-    async with Client(url) as client:
-        await client.take_public_token()
-        yield client
 
 
 def _picture() -> bytes:

@@ -10,10 +10,9 @@ import secrets
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
-import pytest_asyncio
 from integration.common.makers import new_job
 from integration.gateway.conftest import StartGateway
 from PIL import Image
@@ -47,15 +46,6 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server.start()
     yield server
     server.terminate()
-
-
-@pytest_asyncio.fixture
-async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
-    """Of a gateway that was ready."""
-    _, url = await start_gateway()
-    async with Client(url) as client:
-        await client.take_public_token()
-        yield client
 
 
 def _picture() -> bytes:
