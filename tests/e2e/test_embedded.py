@@ -204,6 +204,7 @@ async def test_servers_that_die_are_started_again(tmp_path: Path, model_dir: Pat
                     process.kill()
             stack.wait_for_log("server_ended")
             await client.until_ready()
-            assert (await client.get(picture["blob_url"])).status == 200
+            # weed answers some seconds before it knows of what it stored.
+            assert (await client.get_once_there(picture["blob_url"])).status == 200
             async with client.events() as events:
                 assert (await events.of_task(await client.submit(**_SHORT)))[-1]["event_type"] == "finished"

@@ -88,8 +88,8 @@ async def _run_for_a_while(client: Client) -> str:
     return running
 
 
-async def _status_of_picture(client: Client, finished: Json) -> int:
-    return (await client.get(str(finished["result"]["blob_url"]).removeprefix(BASE_URL))).status
+def _path_of_picture(finished: Json) -> str:
+    return str(finished["result"]["blob_url"]).removeprefix(BASE_URL)
 
 
 class _GoesOn:
@@ -198,7 +198,7 @@ async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
     changed = EmbeddedS3(tmp_path / "s3", "test", secrets.token_hex(20))
     changed.start()
     try:
-        assert await _status_of_picture(session, finished) == 503
+        assert (await session.get(_path_of_picture(finished))).status == 503
         keys = {"MINIO_SECRET_KEY": changed.minio_settings().minio_secret_key.get_secret_value()}
         assert deployment.services["gateway"].process.terminate(PATIENCE_S) == 0
         deployment.start_gateway(keys)
@@ -206,6 +206,6 @@ async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
         async with _client(deployment) as again:
             again.token = session.token
             for event in (finished, await _until_ended(again, waiting)):
-                assert await _status_of_picture(again, event) == 200
+                assert (await again.get_once_there(_path_of_picture(event))).status == 200
     finally:
         changed.terminate()

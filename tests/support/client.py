@@ -91,6 +91,13 @@ class Client:
     async def post(self, path: str, **kwargs: Any) -> Answered:
         return await self.request("POST", path, **kwargs)
 
+    async def get_once_there(self, path: str) -> Answered:
+        """The answer once it is another than 503, which asks to try again: a part is coming back."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (answer := await self.get(path)).status == 503:  # noqa: ASYNC110 - another process becomes ready
+                await asyncio.sleep(0.1)
+        return answer
+
     async def delete(self, path: str) -> Answered:
         return await self.request("DELETE", path)
 

@@ -166,9 +166,7 @@ async def test_without_s3_tasks_without_pictures_are_taken(client: Client, s3_se
     assert (await client.delete(f"/task/{task_id}")).status == 204
     assert await _missing(client) == {"s3"}
     s3_server.start()
-    async with asyncio.timeout(PATIENCE_S):
-        while (await client.get(blob_url)).status != 200:  # noqa: ASYNC110 - another process becomes ready
-            await asyncio.sleep(0.1)
+    assert (await client.get_once_there(blob_url)).status == 200
 
 
 @pytest.fixture
