@@ -67,8 +67,11 @@ async def connect(fleet: Fleet) -> Client:
     async def pass_over(_: Exception) -> None:
         """It is disconnected when a server is killed, which is no news here."""
 
+    settings = fleet.nats_settings
     return await nats.connect(
-        fleet.nats_settings.nats_url.get_secret_value().split(","),
+        settings.nats_url.get_secret_value().split(","),
+        user=settings.nats_user,
+        password=settings.password,
         max_reconnect_attempts=-1,
         reconnect_time_wait=1,
         error_cb=pass_over,

@@ -18,7 +18,7 @@ from sd_embedded.s3_server import S3Server
 from support.deployment import Deployment
 from support.nats_cluster import NUM_NODES, NatsCluster
 from support.network_namespace import OtherHost, other_host, why_no_namespaces
-from support.servers import nats_settings_of
+from support.servers import NatsServerWithUsers, nats_settings_of
 
 #: The worker that runs on another host, where the machine allows one.
 FAR_WORKER = "worker-two"
@@ -104,7 +104,7 @@ def running_fleet(directory: Path, model_dir: Path, *, on_two_hosts: bool = True
     """Over one nats-server. Two workers, the second on a host of its own where the machine allows that."""
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(other_host()) if on_two_hosts and why_no_namespaces() is None else None
-        nats = NatsServer(_made(directory / "nats"), host=host.near_address if host else _LOOPBACK)
+        nats = NatsServerWithUsers(_made(directory / "nats"), host=host.near_address if host else _LOOPBACK)
         stack.callback(nats.kill)
         nats.start()
         yield stack.enter_context(_fleet_over(nats, directory, model_dir, host, num_workers=2))

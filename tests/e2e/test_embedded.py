@@ -10,6 +10,8 @@ import socket
 import uuid
 from pathlib import Path
 
+import nats
+import nats.errors
 import psutil
 import pytest
 from nats.aio.msg import Msg
@@ -127,6 +129,29 @@ async def test_a_program_on_this_machine_queues_jobs_as_an_internal_publisher(st
     last = await client.request(f"$JS.API.DIRECT.GET.EVENTS.{job.ref.events}")
     assert json.loads(last.data) == event
     await client.shut()
+
+
+@pytest.mark.parametrize("user", ["gateway", "auth", "worker", "internal"])
+async def test_nobody_does_on_nats_what_its_user_may_not(stack: EmbeddedStack, user: str) -> None:
+    """With the passwords that the parts have here. All that each may and may not do is in the tests of the users."""
+    data = stack.directory / "data"
+    password = json.loads((data / "secrets.json").read_text())["nats_passwords"][user]
+    server = (data / "publisher.env").read_text().strip().rpartition("@")[2]
+    refused: list[str] = []
+
+    async def note(error: Exception) -> None:
+        refused.append(str(error))
+
+    client = await nats.connect(server, user=user, password=password, error_cb=note)
+    await client.publish("$JS.API.STREAM.DELETE.JOBS")
+    await client.subscribe("jobs.>")
+    await client.flush()
+    assert [("publish" in line, "subscription" in line) for line in refused] == [(True, False), (False, True)], refused
+    await client.close()
+    with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
+        await nats.connect(server, user=user, password="guessed", allow_reconnect=False)
+    with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
+        await nats.connect(server, allow_reconnect=False)
 
 
 async def test_data_of_a_version_without_users_of_nats_goes_on(tmp_path: Path, model_dir: Path) -> None:

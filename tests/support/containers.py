@@ -20,7 +20,7 @@ from testcontainers.core.container import DockerContainer
 
 from sd_common.s3_client import MinioSettings
 
-NATS_IMAGE = os.environ.get("NATS_IMAGE", "nats:2.12-alpine")
+NATS_IMAGE = os.environ.get("NATS_IMAGE", "nats:2.15.1-alpine")
 #: Docker Hub no longer has `minio/minio`; this is its maintained fork.
 MINIO_IMAGE = os.environ.get("MINIO_IMAGE", "pgsty/silo:RELEASE.2026-09-03T13-18-01Z")
 

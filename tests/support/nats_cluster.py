@@ -6,10 +6,15 @@ import contextlib
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
+from sd_common.nats_settings import NatsSettings
+from sd_embedded.nats_access import NatsAccess
 from sd_embedded.nats_server import NatsServer
+from support.servers import new_access
 
 NUM_NODES = 3
 #: What a node logs of the one that it will follow in all that is about streams.
@@ -21,7 +26,8 @@ _POLL_S = 0.05
 class NatsCluster:
     """The nodes, by name. Streams belong to it once they are made with `NATS_REPLICAS=3`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, access: NatsAccess | None = None) -> None:
+        """`access`: its users; without, who comes may do everything."""
         ports = _free_ports(NUM_NODES)
         routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
         self.nodes: dict[str, NatsServer] = {}
@@ -29,7 +35,8 @@ class NatsCluster:
             name = f"node-{number}"
             (directory / name).mkdir()
             args = ["--name", name, "--cluster_name", "chaos", "--cluster", f"nats://127.0.0.1:{port}"]
-            self.nodes[name] = NatsServer(directory / name, [*args, "--routes", routes])
+            args += ["--routes", routes, *(access.arguments(directory / name / "nats.conf") if access else ())]
+            self.nodes[name] = NatsServer(directory / name, args, env=access.environment() if access else None)
 
     @property
     def url(self) -> str:
@@ -57,16 +64,40 @@ class NatsCluster:
             node.terminate()
 
 
+class NatsClusterWithUsers(NatsCluster):
+    """One with the users of `servers.new_access`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._access = new_access()
+        super().__init__(directory, self._access)
+
+    def settings_of(self, user: str) -> NatsSettings:
+        """Settings with which to connect as this user."""
+        return self._access.settings_of(user, self.url)
+
+
+_C = TypeVar("_C", bound=NatsCluster)
+
+
 @contextlib.contextmanager
-def nats_cluster() -> Iterator[NatsCluster]:
-    """A fresh cluster."""
+def _running(new: Callable[[Path], _C]) -> Iterator[_C]:
     with tempfile.TemporaryDirectory(prefix="sd-nats-", ignore_cleanup_errors=True) as directory:
-        cluster = NatsCluster(Path(directory))
+        cluster = new(Path(directory))
         try:
             cluster.start()
             yield cluster
         finally:
             cluster.kill()
+
+
+def nats_cluster() -> AbstractContextManager[NatsCluster]:
+    """A fresh cluster."""
+    return _running(NatsCluster)
+
+
+def nats_cluster_with_users() -> AbstractContextManager[NatsClusterWithUsers]:
+    """A fresh cluster with the users of the services."""
+    return _running(NatsClusterWithUsers)
 
 
 def _free_ports(num_ports: int) -> list[int]:

@@ -13,8 +13,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from pydantic import SecretStr
 
@@ -47,6 +48,11 @@ class NatsServer(Protocol):
         """End it in order."""
 
 
+@runtime_checkable
+class _HasUsers(Protocol):
+    def settings_of(self, user: str) -> NatsSettings: ...
+
+
 class _Process(Protocol):
     def start(self) -> None: ...
     def terminate(self) -> None: ...
@@ -64,7 +70,7 @@ class S3Server(Protocol):
 
 def nats_settings_of(server: NatsServer, user: str = TESTER) -> NatsSettings:
     """Settings that lead to this server, as `user` where it has users, whatever the environment says."""
-    if isinstance(server, NatsServerWithUsers):
+    if isinstance(server, _HasUsers):
         return server.settings_of(user)
     return NatsSettings(_env_file=None, nats_url=SecretStr(server.url))
 
@@ -114,19 +120,26 @@ _ALL_RIGHTS = NatsUser(
 AMONG_THE_STREAMS = replace(_ALL_RIGHTS, publish=(">",))
 
 
+def new_access(publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS) -> NatsAccess:
+    """The users of `sd_common.nats_users`, and one for the tests that may do everything, with new passwords."""
+    listed = (*users(publishers), tester)
+    return NatsAccess({user.name: secrets.token_hex(20) for user in listed}, listed)
+
+
 class NatsServerWithUsers(embedded_nats.NatsServer):
-    """A nats-server with the users of `sd_common.nats_users`, and one for the tests that may do everything."""
+    """A nats-server with the users of `new_access`."""
 
     def __init__(
-        self, directory: Path, publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
+        self,
+        directory: Path,
+        publishers: Sequence[str] = (DEFAULT_PUBLISHER,),
+        tester: NatsUser = _ALL_RIGHTS,
+        host: str = "127.0.0.1",
     ) -> None:
-        self._users = (*users(publishers), tester)
+        self._new_access = partial(new_access, publishers, tester)
         self._access = self._new_access()
         arguments = self._access.arguments(directory / "nats.conf")
-        super().__init__(directory, arguments, env=self._access.environment())
-
-    def _new_access(self) -> NatsAccess:
-        return NatsAccess({user.name: secrets.token_hex(20) for user in self._users}, self._users)
+        super().__init__(directory, arguments, host=host, env=self._access.environment())
 
     def change_passwords(self) -> None:
         """Of all users. It takes a restart."""

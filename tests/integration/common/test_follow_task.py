@@ -11,7 +11,7 @@ from nats.js.errors import NotFoundError
 
 from sd_common import follow_task as module
 from sd_common import subjects
-from sd_common.errors import EndOfLaterVersion
+from sd_common.errors import EndOfLaterVersion, Unavailable
 from sd_common.events import ProgressEvent, StoredEvent
 from sd_common.follow_task import TaskFollower
 from sd_common.nats_client import NatsClient, connect
@@ -233,3 +233,13 @@ async def test_a_task_that_has_ended_leaves_nothing_behind(following: NatsClient
     assert follower.follower._of_task == {}
     assert following._reconnect_listeners == []
     assert len(following._subs) == 2  # of the feed, and of the answers to requests
+
+
+async def test_who_follows_over_a_closed_connection_is_told(provisioned: NatsSettings, nats_server: NatsServer) -> None:
+    client = await connect(nats_settings_of(nats_server, PUBLISHER), "closed")
+    follower = TaskFollower(client, TaskLog(client, asks_leader=False), PUBLISHER)
+    await follower.listen()
+    await client.shut()
+    for progress in (False, True):
+        with pytest.raises(Unavailable):
+            await anext(follower.follow(new_ref(), progress=progress))

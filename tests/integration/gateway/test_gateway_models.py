@@ -21,9 +21,13 @@ from support.client import PATIENCE_S, Client, Json
 ALL_KINDS: list[TaskKind] = ["txt2img", "img2img", "inpaint"]
 
 
-def announced(name: str, *, is_resident: bool = False, **defaults: Any) -> AnnouncedModel:
+def announced(name: str, *, is_resident: bool = False, runs_alone: bool = False, **defaults: Any) -> AnnouncedModel:
     return AnnouncedModel(
-        name=name, kinds=ALL_KINDS, default_parameters=DefaultParameters(**defaults), is_resident=is_resident
+        name=name,
+        kinds=ALL_KINDS,
+        default_parameters=DefaultParameters(**defaults),
+        is_resident=is_resident,
+        runs_alone=runs_alone,
     )
 
 
@@ -49,7 +53,7 @@ async def test_models_are_told_with_how_many_workers_have_them(
 ) -> None:
     _, url = await start_gateway()
     await announce(nats_client, "a", announced("shapes", steps=4), announced("owner/sd2"))
-    await announce(nats_client, "b", announced("shapes", steps=4, width=128, is_resident=True))
+    await announce(nats_client, "b", announced("shapes", steps=4, width=128, is_resident=True, runs_alone=True))
     async with Client(url) as client:
         models = await models_once(client, lambda models: models.get("shapes", {}).get("num_workers") == 2)
     assert list(models) == ["owner/sd2", "shapes"]
@@ -60,8 +64,9 @@ async def test_models_are_told_with_how_many_workers_have_them(
         "default_parameters": {"width": 128, "height": None, "steps": 4, "guidance": None, "scheduler": None},
         "num_workers": 2,
         "num_workers_resident": 1,
-        "runs_alone": False,
+        "runs_alone": True,
     }
+    assert not models["owner/sd2"]["runs_alone"]
     assert (models["owner/sd2"]["num_workers"], models["owner/sd2"]["num_workers_resident"]) == (1, 0)
 
 

@@ -159,6 +159,25 @@ async def test_names_are_looked_up_where_the_system_does_it(net: Network) -> Non
     assert net.target.num_connections == 0
 
 
+async def test_errors_do_not_tell_which_names_there_are(net: Network) -> None:
+    with socket.socket() as nobody:
+        nobody.bind((INTERNET, 0))  # it does not listen, so that who connects is refused
+        port = nobody.getsockname()[1]
+        told = set()
+        for url, resolver in (
+            (f"http://{HOST}:{port}/", net.resolver),  # public, and refuses
+            (f"http://internal.test:{port}/", net.resolver),  # not public
+            (f"http://unknown.invalid:{port}/", None),
+        ):
+            reach = replace(net.reach, ports=(port,), resolver=resolver)
+            async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, reach) as remote:
+                with pytest.raises(PictureError) as refused:
+                    await remote.fetch(url, "alice")
+            told.add(str(refused.value))
+    assert len(told) == 1, told
+    assert net.resolver.asked == [HOST, "internal.test"]
+
+
 async def test_slow_servers_take_the_places_of_their_user_alone(remote: RemotePictures, net: Network) -> None:
     net.internet.answers["/silent"] = say_nothing
     slow = [asyncio.create_task(remote.fetch(net.url("/silent"), "mallory")) for _ in range(4)]

@@ -178,6 +178,21 @@ def test_a_full_disk_is_told(
     )
 
 
+def test_a_cache_that_cannot_be_written_is_told(hub: Hub, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(NAME, tiny)
+
+    def make(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", make)
+    monkeypatch.setattr(os, "makedirs", make)
+
+    assert reason_of(NAME) == (
+        "The worker may not use the files of model 'owner/tiny': have the operator let it read MODEL_DIR, and write to "
+        "the cache of models (HF_HOME)"
+    )
+
+
 async def test_a_gated_model_aborts_its_tasks_and_others_run(
     hub: Hub, tiny: Path, start_worker: StartWorker, tasks: Tasks
 ) -> None:

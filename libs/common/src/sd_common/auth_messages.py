@@ -23,6 +23,8 @@ OPERATIONS = (SIGN_UP, LOG_IN, PUBLIC_TOKEN, LINK_TOKEN, JWKS, REVOKE)
 
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 ERROR_HEADER = "Nats-Service-Error"
+#: What NATS has no room to store: the gateway says so with 503, and by when to try again.
+STORE_FULL_CODE = 507
 
 #: Claims of every token.
 ISSUER = "stable-diffusion-api/auth"

@@ -80,8 +80,7 @@ def _make(directory: Path) -> None:
 async def _save_stream(client: NatsClient, stream: str, directory: Path) -> None:
     _make(directory)
     inbox = client.new_inbox()
-    chunks = await client.subscribe(inbox)
-    try:
+    async with client.subscribed(inbox) as chunks:
         wanted = {"deliver_subject": inbox, "chunk_size": _CHUNK_BYTES, "jsck": True}
         about = _checked(stream, await _ask(client, f"$JS.API.STREAM.SNAPSHOT.{stream}", wanted))
         with (directory / _DATA).open("wb") as file:
@@ -92,8 +91,6 @@ async def _save_stream(client: NatsClient, stream: str, directory: Path) -> None
         status = (chunk.headers or {}).get("Status", _COMPLETE)
         if status != _COMPLETE:
             raise BackupError(f"Stream {stream} was not saved: nats-server ended with {status}")
-    finally:
-        await chunks.unsubscribe()
     # Written last: a backup without it is not complete.
     (directory / _ABOUT).write_text(json.dumps({"config": about["config"], "state": about["state"]}, indent=2))
     log.info(

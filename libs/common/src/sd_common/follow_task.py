@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import AsyncExitStack
 
-import nats.errors
 import structlog
 from nats.aio.msg import Msg
 from pydantic import ValidationError
@@ -65,7 +64,7 @@ class TaskFollower:
             stack.enter_context(self._registered(heard))
             await self.listen()  # before the log is read: what is stored later is heard
             if progress:
-                await stack.enter_async_context(_subscribed(self._client, ref.progress, heard.on_progress))
+                await self._hear_progress(stack, heard)
             stack.callback(self._client.on_reconnect(heard.look_again))
             await heard.look()
             last_sequence = 0
@@ -84,6 +83,12 @@ class TaskFollower:
                     yield event
                     if told.is_terminal:
                         return
+
+    async def _hear_progress(self, stack: AsyncExitStack, heard: _Heard) -> None:
+        def subscribe() -> Awaitable[object]:
+            return stack.enter_async_context(self._client.subscribed(heard.ref.progress, heard.on_progress))
+
+        await retried_while_away(subscribe)
 
     @contextlib.contextmanager
     def _registered(self, heard: _Heard) -> Iterator[None]:
@@ -146,15 +151,3 @@ class _Heard:
     async def on_progress(self, message: Msg) -> None:
         with contextlib.suppress(ValidationError):  # of a later version
             self._queue.put_nowait(ProgressEvent.model_validate_json(message.data))
-
-
-@contextlib.asynccontextmanager
-async def _subscribed(
-    client: NatsClient, subject: str, callback: Callable[[Msg], Awaitable[None]]
-) -> AsyncGenerator[None, None]:
-    subscription = await client.subscribe(subject, cb=callback)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(nats.errors.Error):  # the connection was closed
-            await subscription.unsubscribe()

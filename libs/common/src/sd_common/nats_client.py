@@ -7,7 +7,7 @@ import contextlib
 import math
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import nats.errors
@@ -128,6 +128,19 @@ class NatsClient(MendedClient):
         """As nats-py's; raises as `publish`."""
         self._check_opened()
         return await super().subscribe(subject, *args, **kwargs)
+
+    @contextlib.asynccontextmanager
+    async def subscribed(
+        self, subject: str, cb: Callable[[Msg], Awaitable[None]] | None = None
+    ) -> AsyncGenerator[Subscription, None]:
+        """Subscribe while in the block, which ends as it does where the connection was closed meanwhile. Raises as
+        `subscribe`."""
+        subscription = await self.subscribe(subject, cb=cb)
+        try:
+            yield subscription
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
 
     async def request(
         self,

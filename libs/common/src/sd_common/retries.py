@@ -20,6 +20,8 @@ _MAX_PAUSE_S = 1.0
 #: stored yet by most of them: it cannot say which sequence will be the last
 #: (`JSStreamWrongLastSequenceConstantErrCode`).
 _APPEND_UNDER_WAY = 10164
+#: What it says where more appends than it takes wait for the other replicas (`JSStreamTooManyRequests`).
+_TOO_MANY_APPENDS = 10167
 _PART = "The message broker"
 _AWAY = (
     nats.errors.TimeoutError,
@@ -51,7 +53,7 @@ async def retried_while_away(
             # Some of nats-py's own lack the code.
             err_code = getattr(error, "err_code", None)
             is_full = is_store_full(err_code, getattr(error, "description", None))
-            if not (is_full or isinstance(error, _AWAY) or err_code == _APPEND_UNDER_WAY):
+            if not (is_full or isinstance(error, _AWAY) or err_code in (_APPEND_UNDER_WAY, _TOO_MANY_APPENDS)):
                 raise
             is_over = loop.time() + pause_s > deadline
             if is_full and (is_over or not waits_while_full):

@@ -76,8 +76,7 @@ class StreamReader:
         """Gather the answers up to the status that ends them."""
         replies: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox, cb=replies.put)
-        try:
+        async with self._client.subscribed(inbox, replies.put):
             await self._client.publish(self._subject, request, reply=inbox)
             messages: list[StoredMessage] = []
             last_sequence = "0"
@@ -103,5 +102,3 @@ class StreamReader:
                         raise nats.errors.NoRespondersError
                     case status:
                         raise Unavailable(f"The message broker ({status} {headers.get('Description', '')})")
-        finally:
-            await subscription.unsubscribe()

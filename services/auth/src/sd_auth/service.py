@@ -18,8 +18,17 @@ from opentelemetry.trace import SpanKind, StatusCode
 from sd_auth.errors import AuthError, Overloaded
 from sd_auth.metrics import AuthMetrics
 from sd_auth.operations import Operations
-from sd_common.auth_messages import JWKS, LINK_TOKEN, LOG_IN, PUBLIC_TOKEN, REVOKE, SERVICE_NAME, SIGN_UP
-from sd_common.errors import Unavailable
+from sd_common.auth_messages import (
+    JWKS,
+    LINK_TOKEN,
+    LOG_IN,
+    PUBLIC_TOKEN,
+    REVOKE,
+    SERVICE_NAME,
+    SIGN_UP,
+    STORE_FULL_CODE,
+)
+from sd_common.errors import StoreFull, Unavailable
 from sd_common.messages import Message
 from sd_common.nats_client import NatsClient
 from sd_common.tracing import called, continued_trace, span
@@ -30,6 +39,7 @@ log = structlog.get_logger(__name__)
 MAX_REQUESTS_AT_ONCE = 100
 _STOP_WITHIN_S = 5.0
 _UNAVAILABLE = "503"
+_STORE_FULL = str(STORE_FULL_CODE)
 _INTERNAL_ERROR = "500"
 _INTERNAL_SENTENCE = "The auth service failed: the operator finds the cause in its log"
 
@@ -110,7 +120,7 @@ class AuthService:
                 outcome = "ok" if code is None else "failed" if code == _INTERNAL_ERROR else "refused"
             except (nats.errors.Error, ValueError):  # disconnected, or the request names no reply subject
                 outcome = "unanswered"
-            if code in (_UNAVAILABLE, _INTERNAL_ERROR):
+            if code in (_UNAVAILABLE, _STORE_FULL, _INTERNAL_ERROR):
                 current.set_attribute("error.type", code)
                 current.set_status(StatusCode.ERROR)
             seconds = time.perf_counter() - started_at
@@ -123,6 +133,8 @@ class AuthService:
             return None, (await operation(data)).model_dump_json()
         except AuthError as error:
             return str(error.code), str(error)
+        except StoreFull as error:
+            return _STORE_FULL, str(error)
         except Unavailable as error:
             return _UNAVAILABLE, str(error)
         except Exception:

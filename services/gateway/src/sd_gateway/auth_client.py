@@ -16,6 +16,7 @@ from sd_common.auth_messages import (
     PUBLIC_TOKEN,
     REVOKE,
     SIGN_UP,
+    STORE_FULL_CODE,
     AccessToken,
     LogInRequest,
     PublicKeys,
@@ -24,7 +25,7 @@ from sd_common.auth_messages import (
     SignUpRequest,
     User,
 )
-from sd_common.errors import Unavailable
+from sd_common.errors import StoreFull, Unavailable
 from sd_common.messages import Message
 from sd_common.nats_client import NatsClient
 from sd_common.tracing import called, span, trace_headers
@@ -37,7 +38,8 @@ M = TypeVar("M", bound=Message)
 
 
 class AuthClient:
-    """Raises `AccountRefused` with the auth service's sentence, `Unavailable` where it does not answer."""
+    """Raises `AccountRefused` with the auth service's sentence, `Unavailable` where it does not answer, and `StoreFull`
+    where it finds NATS full."""
 
     def __init__(self, client: NatsClient) -> None:
         self._client = client
@@ -71,8 +73,10 @@ class AuthClient:
             except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as error:
                 raise Unavailable("The auth service") from error
         headers = reply.headers or {}
-        if code := headers.get(ERROR_CODE_HEADER):
-            if int(code) >= 500:
+        if code := int(headers.get(ERROR_CODE_HEADER, 0)):
+            if code == STORE_FULL_CODE:
+                raise StoreFull("The message broker")
+            if code >= 500:
                 raise Unavailable("The auth service")
-            raise AccountRefused(int(code), headers.get(ERROR_HEADER, "Refused"))
+            raise AccountRefused(code, headers.get(ERROR_HEADER, "Refused"))
         return answer.model_validate_json(reply.data)

@@ -77,8 +77,7 @@ class Websockets:
             stack.enter_context(self._feed.session_listener(identity.user, identity.session, outbox.put))
             if progress:
                 subject = subjects.progress_of_session(identity.user, identity.session)
-                subscription = await self._nats.subscribe(subject, cb=on_progress)
-                stack.push_async_callback(subscription.unsubscribe)
+                await stack.enter_async_context(self._nats.subscribed(subject, on_progress))
             client = await accept(request)
             most = settings.max_websockets_per_user
             if len(self._clients.get(identity.holder, ())) >= most:

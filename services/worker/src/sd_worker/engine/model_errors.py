@@ -20,6 +20,7 @@ from sd_common.model_names import split_revision
 from sd_worker.engine.errors import DownloadDamaged, chain_of
 
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def explain(name: str, error: Exception) -> str:
@@ -90,6 +91,11 @@ def _explain_one(name: str, error: BaseException) -> str | None:
             return (
                 f"The worker's disk is too full for model '{name}': choose another model, or have the operator make "
                 "room in the cache of models"
+            )
+        case OSError() if error.errno in _NO_PERMISSION:
+            return (
+                f"The worker may not use the files of model '{name}': have the operator let it read MODEL_DIR, and "
+                "write to the cache of models (HF_HOME)"
             )
         # diffusers and transformers have no class for this one.
         case OSError() if "safetensors" in str(error) and ("find" in str(error) or "no file named" in str(error)):
