@@ -17,7 +17,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
 from sd_common.streams import StreamSettings, jobs_stream
-from sd_common.subjects import ModelLane
+from sd_common.subjects import ModelLane, TaskRef
 from sd_common.tracing import continued_trace
 from support.client import PATIENCE_S
 from support.jobs import STRAY_SUBJECTS, num_jobs
@@ -37,7 +37,7 @@ async def test_a_job_stands_in_the_stream_as_it_was_published(queue: JobQueue, n
     assert stored.subject == f"jobs.{KEY}"
     assert Job.model_validate_json(stored.data or b"") == job
     assert stored.headers is not None
-    assert stored.headers["Nats-Msg-Id"] == job.task_id
+    assert stored.headers["Nats-Msg-Id"] == f"{job.user}.{job.session}.{job.task_id}"
     assert stored.headers["traceparent"] == _TRACE["traceparent"]
 
 
@@ -48,15 +48,23 @@ async def test_a_job_that_is_published_again_is_one_job(queue: JobQueue, nats_cl
     assert await num_jobs(nats_client) == 1
 
 
+async def test_tasks_of_others_with_the_same_id_have_jobs_of_their_own(queue: JobQueue) -> None:
+    """Services choose ids: `invoice-17` may be anybody's."""
+    refs = [TaskRef(*whose, "invoice-17") for whose in (("alice", "a"), ("alice", "b"), ("bob", "a"))]
+    sequences = [await queue.publish(new_job(ref)) for ref in (*refs, *refs)]
+    assert sequences == [1, 2, 3, 1, 2, 3]
+    assert [await queue.find(ref) for ref in refs] == [1, 2, 3]
+    assert await queue.find(TaskRef("bob", "b", "invoice-17")) is None
+
+
 async def test_a_full_queue_refuses_and_other_models_are_not_concerned(
     nats_client: NatsClient,
 ) -> None:
     await provision_streams(nats_client.jetstream(), _capped_at(2))
     queue = JobQueue(nats_client)
     first, _ = [await queue.publish(new_job()) for _ in range(2)]
-    with pytest.raises(QueueFull, match=f"The queue of model '{MODEL}' is full") as raised:
+    with pytest.raises(QueueFull, match=f"The queue of model '{MODEL}' is full"):
         await queue.publish(new_job())
-    assert raised.value.model == MODEL
     await queue.publish(new_job(model="another"))
     await queue.delete(first)
     await queue.publish(new_job())

@@ -9,6 +9,7 @@ import io
 import pytest
 from PIL import Image
 
+from sd_common.auth_messages import PUBLIC_USER
 from sd_common.blob_store import BlobStore
 from sd_common.job_queue import JobQueue
 from sd_common.lanes import Lane
@@ -50,6 +51,23 @@ async def test_the_more_unfinished_tasks_a_user_has_the_later_is_the_lane_of_one
             ref = new_task(Identity(user=user, session="session"))
             await submitter.submit(ref, Txt2ImgParameters(prompt="x", model="shapes"))
     assert await _lanes(nats_client, 11) == ["first", *["next"] * 7, "rest", "rest", "first"]
+
+
+async def test_a_visitor_does_not_wait_behind_the_tasks_of_others_who_use_public_tokens(
+    submitter: Submitter, nats_client: NatsClient
+) -> None:
+    for session, num_tasks in (("heavy", 10), ("light", 1)):
+        for _ in range(num_tasks):
+            ref = new_task(Identity(user=PUBLIC_USER, session=session))
+            await submitter.submit(ref, Txt2ImgParameters(prompt="x", model="shapes"))
+    assert await _lanes(nats_client, 11) == ["first", *["next"] * 7, "rest", "rest", "first"]
+
+
+async def test_a_user_has_no_turns_more_by_logging_in_again(submitter: Submitter, nats_client: NatsClient) -> None:
+    for session in ("one", "another"):
+        ref = new_task(Identity(user="alice", session=session))
+        await submitter.submit(ref, Txt2ImgParameters(prompt="x", model="shapes"))
+    assert await _lanes(nats_client, 2) == ["first", "next"]
 
 
 async def test_tasks_that_are_submitted_at_once_are_in_the_lanes_of_tasks_one_after_the_other(

@@ -258,14 +258,25 @@ async def test_a_task_that_has_aged_out_is_told_as_such(client: Client, nats_cli
         assert answer.json["detail"] == f"You have no task '{task_id}', or it has aged out"
 
 
+async def _assert_not_denied_until_aborted(client: Client, task_id: str) -> None:
+    answer = await client.get(f"/task/{task_id}")
+    assert answer.status == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json["detail"].startswith(f"Task '{task_id}' is queued or running, but its log has no event until")
+    for _ in range(2):  # again is no error
+        assert (await client.delete(f"/task/{task_id}")).status == 204
+    assert (await client.last_event(task_id))["event_type"] == "aborted"
+
+
 async def test_an_accepted_task_of_which_the_log_does_not_tell_is_not_denied(
     client: Client, nats_client: NatsClient
 ) -> None:
     """NATS went away between its job and its first event; or it has waited for longer than events are kept."""
-    task_id = await client.submit(**_TASK)
+    other, task_id = [await client.submit(**_TASK) for _ in range(2)]
     await nats_client.jetstream().purge_stream("EVENTS")
-    for answer in (await client.get(f"/task/{task_id}"), await client.delete(f"/task/{task_id}")):
-        _assert_unavailable(answer, "The log of this task")
+    await _assert_not_denied_until_aborted(client, task_id)
+    assert await num_jobs(nats_client) == 1
+    assert (await client.get(f"/task/{other}")).status == 503
 
 
 async def test_a_task_that_another_gateway_accepted_and_of_which_the_log_does_not_tell_is_not_denied(
@@ -275,6 +286,15 @@ async def test_a_task_that_another_gateway_accepted_and_of_which_the_log_does_no
     for _ in range(2):  # jobs are read from where the last reading ended
         ref = TaskRef(user, session, str(uuid.uuid4()))
         await JobQueue(nats_client).publish(new_job(ref))
-        for answer in (await client.get(f"/task/{ref.task_id}"), await client.delete(f"/task/{ref.task_id}")):
-            _assert_unavailable(answer, "The log of this task")
+        await _assert_not_denied_until_aborted(client, ref.task_id)
+    assert await num_jobs(nats_client) == 0
     assert (await client.get(f"/task/{uuid.uuid4()}")).status == 404
+
+
+async def test_a_visitor_aborts_a_task_of_a_former_session_of_which_the_log_does_not_tell(
+    client: Client, nats_client: NatsClient
+) -> None:
+    task_id = await client.submit(**_TASK)
+    await client.take_public_token()
+    await nats_client.jetstream().purge_stream("EVENTS")
+    await _assert_not_denied_until_aborted(client, task_id)

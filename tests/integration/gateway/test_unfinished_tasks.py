@@ -68,14 +68,26 @@ async def test_without_a_limit_all_are_taken(start_gateway: StartGateway) -> Non
             await client.submit(**_TASK)
 
 
+async def test_each_session_of_the_public_user_has_a_limit_of_its_own(start_gateway: StartGateway) -> None:
+    _, url = await start_gateway(max_unfinished_tasks_per_user=1)
+    async with Client(url) as visitor, Client(url) as another:
+        await visitor.take_public_token()
+        await another.take_public_token()
+        await visitor.submit(**_TASK)
+        assert (await visitor.post("/task", json=_TASK)).status == 429
+        await another.submit(**_TASK)
+        assert (await another.post("/task", json=_TASK)).status == 429
+
+
 async def test_tasks_count_at_a_gateway_that_has_just_started_and_at_others(start_gateway: StartGateway) -> None:
     first, url = await start_gateway(max_unfinished_tasks_per_user=2)
     async with Client(url) as client:
+        await client.sign_up_and_log_in("alice")
         await client.submit(**_TASK)
     await first.stop()
     _, url = await start_gateway(max_unfinished_tasks_per_user=2)
     _, other_url = await start_gateway(max_unfinished_tasks_per_user=2)
-    async with Client(url) as client, Client(other_url) as other:
+    async with Client(url, client.token) as client, Client(other_url, client.token) as other:
         await client.submit(**_TASK)
         async with asyncio.timeout(PATIENCE_S):
             while (answer := await other.post("/task", json=_TASK)).status == 200:
@@ -126,6 +138,20 @@ async def test_each_user_has_a_count_of_their_own(unfinished: UnfinishedTasks, n
         assert unfinished.count("bob") == 1
     with pytest.raises(TooManyUnfinishedTasks), unfinished.admitted(new_ref("alice")):
         pass
+
+
+async def test_tasks_of_several_sessions_with_the_same_id_count_each(
+    unfinished: UnfinishedTasks, nats_client: NatsClient
+) -> None:
+    """As those of an internal service may be called."""
+    here, there = TaskRef("alice", "here", "invoice-17"), TaskRef("alice", "there", "invoice-17")
+    sequences = [await _submit(nats_client, ref) for ref in (here, there)]
+    await _until(lambda: unfinished.count("alice") == 2)
+    await TaskLog(nats_client).append(here, aborted(here), 1)
+    await _until(lambda: unfinished.count("alice") == 1)
+    assert len(set(sequences)) == 2
+    assert await unfinished.find("alice", "invoice-17") == there
+    assert await unfinished.find("bob", "invoice-17") is None
 
 
 async def test_a_task_that_counts_already_is_admitted_again(unfinished: UnfinishedTasks) -> None:

@@ -79,6 +79,17 @@ async def test_a_picture_goes_where_the_service_wants_it(jobs: JobClient, start_
     assert (await jobs.wait(ref, PATIENCE_S)).result.blob_url == f"{BASE_URL}/blob/{blob_id}"
 
 
+async def test_tasks_of_two_sessions_with_the_same_id_both_end(
+    publisher: NatsClient, start_worker: StartWorker
+) -> None:
+    """At one worker: it runs one of them at a time."""
+    clients = [JobClient(publisher, session=session) for session in ("orders", "reminders")]
+    refs = [await client.submit(_parameters(), task_id="invoice-17") for client in clients]
+    await start_worker(job_ack_wait_s=2)
+    first, second = [await client.wait(ref, PATIENCE_S) for client, ref in zip(clients, refs, strict=True)]
+    assert first.result.blob_url != second.result.blob_url
+
+
 async def test_waiting_for_a_picture_that_cannot_be_made_tells_why(jobs: JobClient, start_worker: StartWorker) -> None:
     await start_worker()
     ref = await jobs.submit(_parameters(model="missing"))

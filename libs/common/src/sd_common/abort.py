@@ -8,6 +8,7 @@ import structlog
 from sd_common.errors import SequenceConflict, TaskEnded, Unavailable
 from sd_common.events import CANCELLED_BY_USER, AbortedEvent, PendingEvent
 from sd_common.job_queue import JobQueue
+from sd_common.logged_event import LoggedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
@@ -41,8 +42,18 @@ class Aborter:
         # The log has it; the rest only saves work. A worker that runs the task drops it at its next step.
         try:
             await self._client.publish(ref.cancels)
-            known = last.known_event if last is not None else None
-            if self._queue is not None and isinstance(known, PendingEvent):
-                await self._queue.delete(known.job_sequence)
+            if self._queue is not None:
+                await _delete_job(self._queue, ref, last)
         except (Unavailable, nats.errors.Error):
             log.warning("work_not_saved_by_abort", task_id=ref.task_id)
+
+
+async def _delete_job(queue: JobQueue, ref: TaskRef, last: LoggedEvent | None) -> None:
+    """Take the job of a task out of the queue that had not started by its `last` event."""
+    if last is None:  # nobody told it, or that has aged out; old jobs are the first that are read
+        job_sequence = await queue.find(ref)
+    else:
+        event = last.known_event
+        job_sequence = event.job_sequence if isinstance(event, PendingEvent) else None
+    if job_sequence is not None:
+        await queue.delete(job_sequence)

@@ -82,7 +82,6 @@ class QueueFull(ContractError):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"The queue of model '{model}' is full: try again when some of its tasks have ended")
-        self.model = model
 
 
 class Unavailable(ContractError):
@@ -92,7 +91,6 @@ class Unavailable(ContractError):
 
     def __init__(self, part: str) -> None:
         super().__init__(f"{part} {self.problem}")
-        self.part = part
 
 
 class StoreFull(Unavailable):
@@ -106,7 +104,6 @@ class BlobNotFound(ContractError):
 
     def __init__(self, blob_id: str) -> None:
         super().__init__(f"There is no blob '{blob_id}': it was never stored, or its retention has passed")
-        self.blob_id = blob_id
 
 
 class BlobTaken(ContractError):
@@ -114,7 +111,6 @@ class BlobTaken(ContractError):
 
     def __init__(self, blob_id: str) -> None:
         super().__init__(f"The blob '{blob_id}' is there already, and of no attempt of this task: name a new one")
-        self.blob_id = blob_id
 
 
 class ModelNotAllowed(ContractError):
@@ -122,7 +118,6 @@ class ModelNotAllowed(ContractError):
 
     def __init__(self, model: str, patterns: Sequence[str]) -> None:
         super().__init__(f"Model '{model}' is not allowed here: name one of {', '.join(patterns)}")
-        self.model = model
 
 
 class BackupError(ContractError):

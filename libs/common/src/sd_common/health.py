@@ -35,8 +35,18 @@ def _parse_port(value: Any) -> Any:
     return None if value == "off" else value
 
 
-#: The type of a setting: a port, 0 for any that is free, `off` for none.
-HealthPort = Annotated[Annotated[int, Field(ge=0, le=65_535)] | None, BeforeValidator(_parse_port)]
+#: Types of settings. The default port is each service's own.
+HealthHost = Annotated[
+    str,
+    Field(
+        description="Address of `/healthz`, `/readyz` and `/metrics`, for operators alone; `0.0.0.0` in a container."
+    ),
+]
+HealthPort = Annotated[
+    Annotated[int, Field(ge=0, le=65_535)] | None,
+    BeforeValidator(_parse_port),
+    Field(description="Port of `/healthz`, `/readyz` and `/metrics`; 0 for any that is free, `off` for none."),
+]
 
 
 class HealthServer:

@@ -25,7 +25,7 @@ from sd_common.nats_client import REQUEST_TIMEOUT_S, NatsClient
 from sd_common.retries import retried_while_away
 from sd_common.stream_reader import StreamReader
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS, jobs_consumer
-from sd_common.subjects import ModelLane
+from sd_common.subjects import ModelLane, TaskRef
 from sd_common.tracing import sent_to, span, trace_headers
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ class JobQueue:
         subject = subjects.jobs_of(job.parameters.model, lane)
 
         async def publish() -> int:
-            headers = {"Nats-Msg-Id": job.task_id, **trace_headers()}
+            headers = {"Nats-Msg-Id": job.ref.message_id, **trace_headers()}
             try:
                 return (await self._js.publish(subject, payload, stream=JOBS, headers=headers)).seq
             except APIError as error:
@@ -102,6 +102,14 @@ class JobQueue:
             except ValidationError:
                 continue  # not a job: the worker that takes it tells
             yield message.sequence, head
+
+    async def find(self, ref: TaskRef) -> int | None:
+        """The sequence of the task's job, or None where there is none. Reads all jobs before it. Raises
+        `Unavailable`."""
+        async for sequence, head in self.heads():
+            if isinstance(head, JobHead) and head.ref == ref:
+                return sequence
+        return None
 
     async def backlog(self, worker: str) -> Backlog:
         """What waits, for `worker` to tell: one request, and one or two more for each lane that has jobs.

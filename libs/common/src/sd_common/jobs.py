@@ -16,7 +16,10 @@ class JobHead(BaseModel):
 
     model_config = Message.model_config
 
-    task_id: Token = Field(description="Names the task; also the `Nats-Msg-Id` of the job.")
+    task_id: Token = Field(
+        description="Names the task, among those of its session. The `Nats-Msg-Id` of the job is "
+        "`USER.SESSION.TASK_ID`: within 120 s, what comes again under it is the same job."
+    )
     user: Token
     session: Token
 

@@ -71,6 +71,11 @@ class TaskRef:
     def cancels(self) -> str:
         return f"cancels.{self.task_id}"
 
+    @property
+    def message_id(self) -> str:
+        """The `Nats-Msg-Id` of its job. All three names: services choose ids, and two may choose the same."""
+        return f"{self.user}.{self.session}.{self.task_id}"
+
 
 @dataclass(frozen=True)
 class ModelLane:

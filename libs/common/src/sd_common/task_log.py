@@ -148,8 +148,7 @@ class TaskLog:
 
     async def num_events(self, subject_filter: str, since: int) -> int:
         """How many events whose subject matches have a sequence of at least `since`."""
-        batch = await self._reader.batch({"batch": 1, "seq": max(since, 1), "next_by_subj": subject_filter})
-        return len(batch.messages) + batch.num_left
+        return await self._reader.num_from(subject_filter, since)
 
     async def replay(
         self, subject_filter: str, since: int, num_at_once: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
 
-from sd_common.health import HealthPort
+from sd_common.health import HealthHost, HealthPort
 from sd_common.nats_users import DEFAULT_PUBLISHER
 from sd_common.settings import Flag, Names, Settings, split_at_commas
 
@@ -41,11 +41,8 @@ class AuthSettings(Settings):
         description="Whether the gateway may get a token of a fresh user at its start, to print a link with it.",
     )
     access_token_expire_minutes: int = Field(default=240, ge=1, description="Minutes for which a token is valid.")
-    health_host: str = Field(
-        default="127.0.0.1",
-        description="Address on which `/healthz`, `/readyz` and `/metrics` are served; `0.0.0.0` in a container.",
-    )
-    health_port: HealthPort = Field(default=8081, description="Port of these; 0 for any that is free, `off` for none.")
+    health_host: HealthHost = "127.0.0.1"
+    health_port: HealthPort = 8081
 
     @property
     def previous_secret_keys(self) -> list[SecretStr]:

@@ -8,6 +8,7 @@ GatewayError
 ├── TooManyUnfinishedTasks the user is at the limit
 ├── IdempotencyKeyReused   another body came under this key before
 ├── TaskNotFound           the user has no such task
+├── TaskWithoutEvent       a task that has not ended, and of which the log has no event
 ├── UnsupportedBody        a body of a type that the operation does not take, or a compressed one
 ├── MalformedBody          a body that cannot be read at all
 ├── BodyTooLarge           a body beyond the limit
@@ -79,6 +80,16 @@ class TaskNotFound(GatewayError):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"You have no task '{task_id}', or it has aged out")
+
+
+class TaskWithoutEvent(GatewayError):
+    """A task that has not ended, and of which the log has no event."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(
+            f"Task '{task_id}' is queued or running, but its log has no event until a worker adds the next one: "
+            f"try again later, or abort it with DELETE /task/{task_id}"
+        )
 
 
 class UnsupportedBody(GatewayError):

@@ -47,7 +47,7 @@ class EventFeed:
         self._task_log = task_log
         self._of_all: list[Listener] = []
         self._of_session: defaultdict[tuple[str, str], set[Listener]] = defaultdict(set)
-        self._of_task: defaultdict[str, set[Listener]] = defaultdict(set)
+        self._of_task: defaultdict[TaskRef, set[Listener]] = defaultdict(set)
         #: What was told lately, for those who have read the log up to the end that a lagging replica shows.
         self.recent = RecentEvents(_NUM_RECENT)
         self._last_sequence = 0
@@ -91,7 +91,7 @@ class EventFeed:
     @contextlib.contextmanager
     def task_listener(self, ref: TaskRef, listener: Listener) -> Iterator[None]:
         """Call `listener` with every event of the task while inside."""
-        with _registered(self._of_task, ref.task_id, listener):
+        with _registered(self._of_task, ref, listener):
             yield
 
     async def _recall(self) -> None:
@@ -171,7 +171,7 @@ class EventFeed:
         self.recent.add(event)
         self._task_log.note(event)
         ref = event.ref
-        of_session, of_task = self._of_session.get((ref.user, ref.session), ()), self._of_task.get(ref.task_id, ())
+        of_session, of_task = self._of_session.get((ref.user, ref.session), ()), self._of_task.get(ref, ())
         for listener in (*self._of_all, *of_session, *of_task):
             try:
                 listener(event)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from sd_common.allowed_models import is_model_allowed
-from sd_common.health import HealthPort
+from sd_common.health import HealthHost, HealthPort
 from sd_common.parameters import ModelName
 from sd_common.settings import Flag, parse_names, split_at_commas
 from sd_common.task_limits import SafetySettings, TaskSettings
@@ -74,7 +74,7 @@ class GatewaySettings(TaskSettings, SafetySettings):
         default=1000,
         ge=0,
         description="Tasks that a user may have queued and running; a submission beyond them is refused with 429. "
-        "0: no limit. All who use public tokens are one user.",
+        "0: no limit. Each session of the public user counts as a user.",
     )
     remote_images: Annotated[RemoteImages, NoDecode, BeforeValidator(parse_remote_images)] = Field(
         default="off",
@@ -126,15 +126,8 @@ class GatewaySettings(TaskSettings, SafetySettings):
         description="Largest body of a request. Default: three times `MAX_UPLOAD_BYTES`, which two pictures as data "
         "URLs need.",
     )
-    health_host: str = Field(
-        default="127.0.0.1",
-        description="Address of `/healthz`, `/readyz` and `/metrics` for operators; `0.0.0.0` in a container.",
-    )
-    health_port: HealthPort = Field(
-        default=8083,
-        description="Port of these, which the public one keeps the metrics from; 0 for any that is free, `off` for "
-        "none.",
-    )
+    health_host: HealthHost = "127.0.0.1"
+    health_port: HealthPort = 8083
     shutdown_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that requests under way have to end once the gateway is told to stop."
     )

@@ -22,6 +22,7 @@ from sd_gateway.authn import Identity
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.settings import GatewaySettings
+from sd_gateway.task_set import holder_of
 from sd_gateway.unfinished_tasks import UnfinishedTasks
 
 
@@ -72,7 +73,7 @@ class Submitter:
                 user=ref.user,
                 session=ref.session,
                 blob_id=blob_id or new_blob_id(),
-                parameters=await self._input_pictures.stored(parameters, Identity(ref.user, ref.session).holder),
+                parameters=await self._input_pictures.stored(parameters, holder_of(ref)),
             )
             await queue_task(self._queue, self._task_log, job, lane_of(num_others))
 

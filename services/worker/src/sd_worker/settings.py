@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from sd_common.allowed_models import is_model_allowed
-from sd_common.health import HealthPort
+from sd_common.health import HealthHost, HealthPort
 from sd_common.model_names import canonical_model_name
 from sd_common.parameters import ModelName
 from sd_common.settings import Flag, Names, parse_names
@@ -98,10 +98,8 @@ class WorkerSettings(TaskSettings, SafetySettings):
     drain_timeout_s: float = Field(
         default=300.0, ge=0, description="Seconds that running tasks have to end once the worker is told to stop."
     )
-    health_host: str = Field(
-        default="127.0.0.1", description="Address of `/healthz`, `/readyz` and `/metrics`; `0.0.0.0` in a container."
-    )
-    health_port: HealthPort = Field(default=8082, description="Port of these; 0 for any that is free, `off` for none.")
+    health_host: HealthHost = "127.0.0.1"
+    health_port: HealthPort = 8082
     worker_name: str = Field(
         default_factory=_name_of_this_process,
         max_length=200,

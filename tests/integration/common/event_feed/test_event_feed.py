@@ -13,6 +13,7 @@ from nats.js.errors import NoStreamResponseError
 from sd_common.logged_event import LoggedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.nats_settings import NatsSettings
+from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
 from sd_gateway.event_feed import EventFeed
 
@@ -46,6 +47,18 @@ async def test_a_listener_hears_its_session_and_its_task_alone(feed: EventFeed, 
     assert {event.ref for event in of_session.events} == {mine, same_session}
     assert {event.ref for event in of_task.events} == {mine}
     assert of_session.sequences == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_listener_hears_nothing_of_the_tasks_of_others_with_the_same_id(
+    feed: EventFeed, task_log: TaskLog
+) -> None:
+    mine, *others = [TaskRef(*whose, "invoice-17") for whose in (("alice", "a"), ("alice", "b"), ("bob", "a"))]
+    heard = Heard()
+    with feed.task_listener(mine, heard):
+        for ref in (*others, mine):
+            last = await live(task_log, ref)
+        await heard.until(last)
+    assert {event.ref for event in heard.events} == {mine}
 
 
 async def test_a_listener_that_has_left_hears_nothing(feed: EventFeed, task_log: TaskLog) -> None:

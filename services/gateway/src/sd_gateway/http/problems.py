@@ -26,6 +26,7 @@ from sd_gateway.errors import (
     NotAuthenticated,
     OriginNotAllowed,
     TaskNotFound,
+    TaskWithoutEvent,
     TooManyRequests,
     TooManyUnfinishedTasks,
     UnsupportedBody,
@@ -93,7 +94,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
         case TooManyRequests():
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(error.retry_after_s)}
-        case Unavailable() | EndOfLaterVersion():
+        case Unavailable() | EndOfLaterVersion() | TaskWithoutEvent():
             retry_after_s = _RETRY_AFTER_STORE_FULL_S if isinstance(error, StoreFull) else _RETRY_AFTER_S
             return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {"Retry-After": str(retry_after_s)}
         case GatewayError():

@@ -9,11 +9,12 @@ from aiohttp import web
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from sd_common.errors import SubjectError, Unavailable
+from sd_common.errors import SubjectError
 from sd_common.events import PendingEvent
 from sd_common.logged_event import LoggedEvent
 from sd_common.parameters import AnyParameters, TaskParameters
-from sd_gateway.errors import TaskNotFound
+from sd_common.subjects import TaskRef
+from sd_gateway.errors import TaskNotFound, TaskWithoutEvent
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.bodies import read_json
 from sd_gateway.http.inputs import read_header
@@ -93,7 +94,9 @@ async def create_task(request: web.Request) -> web.Response:
 
 
 async def get_task(request: web.Request) -> web.Response:
-    last = await _last_event(request)
+    ref, last = await _find_task(request)
+    if last is None:
+        raise TaskWithoutEvent(ref.task_id)
     body = last.shown()
     if (job_sequence := _job_sequence(last)) is not None:
         position = await request.app[PARTS].queue_positions.of(job_sequence)
@@ -108,24 +111,28 @@ def _job_sequence(last: LoggedEvent) -> int | None:
 
 
 async def delete_task(request: web.Request) -> web.Response:
-    last = await _last_event(request)
-    await request.app[PARTS].aborter.abort(last.ref)
+    ref, _ = await _find_task(request)
+    await request.app[PARTS].aborter.abort(ref)
     return web.Response(status=204)
 
 
-async def _last_event(request: web.Request) -> LoggedEvent:
+async def _find_task(request: web.Request) -> tuple[TaskRef, LoggedEvent | None]:
+    """The user's task of the path, and its last event.
+
+    None where it has not ended and the log has no event of it: NATS went away, or was full, between its job and its
+    first event, or these have aged out. Raises `TaskNotFound`, `Unavailable`.
+    """
     identity = await authenticate(request)
-    task_id = request.match_info["task_id"]
+    parts, task_id = request.app[PARTS], request.match_info["task_id"]
     try:
-        last = await request.app[PARTS].task_log.last_of_user(identity.user, task_id)
-    except SubjectError:
-        last = None
-    if last is None:
-        if await request.app[PARTS].unfinished_tasks.find(identity.user, task_id):
-            # Its job is queued, and NATS went away, or was full, before the log was told: its worker tells.
-            raise Unavailable("The log of this task")
-        raise TaskNotFound(task_id)
-    return last
+        last = await parts.task_log.last_of_user(identity.user, task_id)
+    except SubjectError:  # no task is called so
+        raise TaskNotFound(task_id) from None
+    if last is not None:
+        return last.ref, last
+    if (ref := await parts.unfinished_tasks.find(identity.user, task_id)) is not None:
+        return ref, None
+    raise TaskNotFound(task_id)
 
 
 _TASK_ID = {"task_id": "What `POST /task` answered."}
