@@ -73,7 +73,8 @@ async def _until(is_so: Callable[[], bool], within_s: float) -> None:
 
 
 def _task(**parameters: object) -> Json:
-    return {"params_type": "txt2img", "prompt": "a red circle on a blue background", "model": "shapes", **parameters}
+    """Of the overlay's default model."""
+    return {"params_type": "txt2img", "prompt": "a red circle on a blue background", **parameters}
 
 
 async def test_keda_reads_the_true_backlog_at_every_server(cluster: Cluster, client: Client) -> None:
@@ -110,6 +111,7 @@ async def test_a_task_goes_through(client: Client, workers: list[Pod]) -> None:
         task_id = await client.submit(**_task(steps=4))
         *_, last = await events.of_task(task_id)
     assert last["event_type"] == "finished"
+    assert last["result"]["parameters_used"]["model"] == "shapes"
     blob_url = last["result"]["blob_url"]
     assert blob_url.startswith("https://sd.example.org/blob/"), "where the ingress of the overlay is"
     picture = await client.picture(blob_url.removeprefix("https://sd.example.org"))
