@@ -37,13 +37,16 @@ test: setup ## Run all tests (PYTEST_ARGS are handed to pytest)
 fidelity: setup ## Compare the pictures of every family, scheduler and kind with diffusers' own; minutes
 	$(BIN)/python -m pytest tests/unit/engine -m fidelity $(PYTEST_ARGS)
 
+# Where `support` is, which tests and benchmarks share.
+chaos fuzz bench: export PYTHONPATH = tests
+
 chaos: setup ## Kill, stop and restart everything under load, for CHAOS_SECONDS (600) from CHAOS_SEED; fails where a promise is broken
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m chaos
-	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py --check-goals
+	OMP_NUM_THREADS=1 $(BIN)/python -m chaos
+	$(BIN)/python benchmarks/cancels.py --check-goals
 	$(BIN)/python benchmarks/websockets.py --check-goals
 
 fuzz: setup ## Run the tests with random input on and on, for FUZZ_SECONDS (600) from FUZZ_SEED; prints what repeats a failure
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m fuzz $(PYTEST_ARGS)
 
 check: setup ## Lint, types, import rules, drift of generated files, known vulnerabilities
 	$(BIN)/ruff check .
@@ -82,11 +85,11 @@ bench: setup ## Measure latency, rates, start-up, memory, disk, fairness and how
 	$(BIN)/python benchmarks/waiting.py
 	$(BIN)/python benchmarks/model_loads.py
 	$(BIN)/python benchmarks/backlog.py
-	PYTHONPATH=tests $(BIN)/python benchmarks/memory.py
-	PYTHONPATH=tests $(BIN)/python benchmarks/cancels.py
-	PYTHONPATH=tests $(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/cancels.py
+	$(BIN)/python benchmarks/storage.py
 	$(BIN)/python benchmarks/fairness.py
-	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python benchmarks/autoscaling.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/autoscaling.py
 	$(BIN)/python benchmarks/websockets.py
 
 train-shapes: setup ## Train the bundled model, from where a stopped run left off

@@ -58,8 +58,7 @@ async def measure(deployment: Deployment, arguments: argparse.Namespace) -> list
     deployment.start_auth()
     deployment.start_gateway()
     async with Client(deployment.gateway_url()) as client:
-        while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
-            await asyncio.sleep(0.1)
+        await client.until_ready()
         await client.take_public_token()
         queued_ms = await of_queued(client, arguments.queued, arguments.cancels)
         step_ms, running_ms = await of_running(client, deployment)

@@ -26,7 +26,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for model in MODELS:
             shutil.copytree("models/shapes", Path(directory) / "models" / model)
-        log_file = Path(directory) / "log"
         env = {
             "ENABLE_PUBLIC_ACCESS": "1",
             "WORKERS": "2",
@@ -35,9 +34,9 @@ def main() -> None:
             "MODEL_SWAP_AFTER_S": str(SWAP_AFTER_S),
             "LOG_LEVEL": "INFO",
         }
-        with embedded_stack(env, log_file) as base_url:
-            submit_all(base_url, models)
-        loads = log_file.read_text().count("model loaded")
+        with embedded_stack(env) as stack:
+            submit_all(stack.base_url, models)
+            loads = stack.log.count("model loaded")
     first_come = num_loads_of_first_come(models)
     rows = [["model loads", str(loads), str(first_come), f"{loads / first_come:.2f}", "≤ 0.2"]]
     print_table([f"{NUM_TASKS} tasks", "here", "first come first served", "ratio", "goal"], rows)

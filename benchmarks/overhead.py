@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     rounds = parser.parse_args().rounds
     run_pipeline = create_pipeline()
-    with embedded_stack({"ENABLE_PUBLIC_ACCESS": "1"}) as base_url:
-        url = f"{base_url}/txt2img?{urllib.parse.urlencode(PARAMETERS)}"
+    with embedded_stack({"ENABLE_PUBLIC_ACCESS": "1"}) as stack:
+        url = f"{stack.base_url}/txt2img?{urllib.parse.urlencode(PARAMETERS)}"
         pipeline_ms, request_ms = [], []
         for round_number in range(rounds + 3):
             own, whole = timed_ms(run_pipeline), timed_ms(lambda: fetch(url))

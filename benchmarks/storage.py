@@ -1,4 +1,4 @@
-"""What tasks take on the disks of NATS and of the S3 server: `PYTHONPATH=tests python benchmarks/storage.py`.
+"""What tasks take on the disks of NATS and of the S3 server.
 
 One copy; a cluster with `NATS_REPLICAS=3` has three. Prints bytes a task.
 """
@@ -47,8 +47,7 @@ async def measure(deployment: Deployment, num_tasks: int) -> list[list[str]]:
     deployment.start_gateway()
     nats = await connect(servers.nats_settings_of(deployment.nats), "benchmark")
     async with Client(deployment.gateway_url()) as client:
-        while (await client.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
-            await asyncio.sleep(0.1)
+        await client.until_ready()
         await client.take_public_token()
         task_ids = []
         for number in range(num_tasks):

@@ -26,12 +26,12 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=32)
     arguments = parser.parse_args()
     env = {"WORKERS": "0", "ENABLE_PUBLIC_ACCESS": "1", "JOBS_MAX_PER_MODEL": "1000000"}
-    with embedded_stack(env) as base_url:
-        request = urllib.request.Request(f"{base_url}/token/all", method="POST")
+    with embedded_stack(env) as stack:
+        request = urllib.request.Request(f"{stack.base_url}/token/all", method="POST")
         with urllib.request.urlopen(request) as response:
             token = json.load(response)["access_token"]
-        asyncio.run(submit_all(base_url, token, 500, arguments.connections))  # warm up
-        latencies_ms, took_s = asyncio.run(submit_all(base_url, token, arguments.tasks, arguments.connections))
+        asyncio.run(submit_all(stack.base_url, token, 500, arguments.connections))  # warm up
+        latencies_ms, took_s = asyncio.run(submit_all(stack.base_url, token, arguments.tasks, arguments.connections))
     rows = [
         ["accepted per second (goal 800)", f"{len(latencies_ms) / took_s:.0f}"],
         ["latency p50, ms", f"{statistics.median(latencies_ms):.1f}"],

@@ -30,9 +30,9 @@ def main() -> None:
     num_tasks = parser.parse_args().tasks
     torch.set_num_threads(os.cpu_count() or 1)
     before = of_engine(num_tasks)
-    with embedded_stack({"ENABLE_PUBLIC_ACCESS": "1"}) as base_url:
-        of_service(base_url, 8)  # loads, and measures the row cap
-        whole = max(of_service(base_url, num_tasks) for _ in range(2))
+    with embedded_stack({"ENABLE_PUBLIC_ACCESS": "1"}) as stack:
+        of_service(stack.base_url, 8)  # loads, and measures the row cap
+        whole = max(of_service(stack.base_url, num_tasks) for _ in range(2))
     bare = max(before, of_engine(num_tasks))
     rows = [
         ["bare engine", f"{bare:.2f}", ""],

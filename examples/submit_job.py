@@ -1,4 +1,4 @@
-"""An internal service: submits a job straight to NATS, without a gateway, and follows it to its picture.
+"""A publisher: submits a job straight to NATS, without a gateway, and follows it to its picture.
 
 make run                                     # in another terminal
 set -a; . data/publisher.env; set +a         # NATS_URL, with the user name and password of an internal publisher

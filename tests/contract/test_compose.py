@@ -147,6 +147,13 @@ def test_compose_runs_five_workers() -> None:
     assert compose()["services"]["worker"]["deploy"]["replicas"] == 5
 
 
+def test_compose_runs_as_many_workers_as_env_says() -> None:
+    """And goes on doing so: what `--scale` says, the next `up` undoes."""
+    assert compose(env=(("WORKER_REPLICAS", "2"),))["services"]["worker"]["deploy"]["replicas"] == 2
+    assert compose(GPU, env=(("WORKER_REPLICAS", "2"),))["services"]["worker"]["deploy"]["replicas"] == 1
+    assert "--scale" not in (ROOT / "docs/containers.md").read_text() + (ROOT / "docs/operations.md").read_text()
+
+
 def test_compose_links_follow_the_published_port() -> None:
     gateway = compose(env=(("PORT", "9000"),))["services"]["gateway"]
     assert [port["published"] for port in gateway["ports"]] == ["9000"]

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
@@ -36,6 +37,7 @@ from sd_common.health import READY_WITHIN_S
 from sd_common.nats_conf import configuration
 from sd_common.nats_users import users
 from sd_gateway.client_socket import PING_INTERVAL_S
+from sd_gateway.default_models import default_models
 from sd_gateway.settings import GatewaySettings
 from supply_chain.dockerfiles import ROOT
 
@@ -292,6 +294,31 @@ def test_gateways_behind_an_ingress_know_whom_to_believe_about_addresses(kustomi
     environment = containers_of(kustomization)["gateway"].environment
     trusted = GatewaySettings(_env_file=None, trusted_proxies=environment.get("TRUSTED_PROXIES", "")).trusted_proxies
     assert bool(trusted) is bool(of_kind(kustomization, "Ingress"))
+
+
+@pytest.mark.parametrize("kustomization", [DEV, PRODUCTION])
+def test_tasks_that_name_no_model_take_one_that_is_allowed(kustomization: str) -> None:
+    environment = containers_of(kustomization)["gateway"].environment
+    names = ("ALLOWED_MODELS", "DEFAULT_MODEL")
+    given: dict[str, Any] = {name.lower(): environment[name] for name in names if name in environment}
+    assert list(default_models(GatewaySettings(_env_file=None, **given)).values()) == ["shapes"] * 3
+
+
+def test_production_keeps_pictures_for_a_while_and_not_for_ever() -> None:
+    """Else their disk is full one day, and no task ends any more."""
+    environment = containers_of(PRODUCTION)["provision"].environment
+    days, events_s = environment["PICTURES_MAX_AGE_DAYS"], environment["EVENTS_MAX_AGE_S"]
+    assert days is not None
+    assert events_s is not None
+    assert int(days) * 86400 > int(events_s), "events name pictures"
+
+
+def test_what_provisioning_that_failed_has_said_can_be_read_the_next_day() -> None:
+    """Pods that are tried again in place are deleted once the last try has failed, their logs with them."""
+    job = of_kind(BASE, "Job")["provision"]
+    assert pod_of(job)["restartPolicy"] == "Never"
+    assert job["spec"]["ttlSecondsAfterFinished"] >= 24 * 3600
+    assert "kubectl -n stable-diffusion logs job/provision" in README
 
 
 def test_production_is_reached_by_https_where_links_say() -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from prometheus_rule import prometheus_rule, with_runbooks
+from sd_gateway.http.routes import OPERATIONS
 from supply_chain.dockerfiles import ROOT
 from support.metrics import Declared, declared
 
@@ -21,7 +22,7 @@ METRICS = [each for group in GROUPS.values() for each in group]
 #: What Prometheus itself adds, and the two of every process that the dashboard shows.
 LABELS_OF_PROMETHEUS = {"job", "instance", "le"}
 OF_PROMETHEUS = {"up", "process_resident_memory_bytes", "process_cpu_seconds_total"}
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+PAGE = (ROOT / "docs" / "operations.md").read_text()
 RULES = [
     rule
     for group in yaml.safe_load((ROOT / "monitoring" / "alerts.yml").read_text())["groups"]
@@ -47,7 +48,7 @@ def _row(metric: Declared) -> str:
 
 @pytest.mark.parametrize("title", GROUPS)
 def test_the_page_for_operators_has_a_row_for_every_metric_and_no_other(title: str) -> None:
-    section = re.split(r"^#+ ", OPERATIONS.partition(f"\n### {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    section = re.split(r"^#+ ", PAGE.partition(f"\n### {title}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert rows == [_row(metric) for metric in GROUPS[title]]
 
@@ -113,6 +114,36 @@ def test_alerts_ask_for_what_is_shown(rule: dict[str, Any]) -> None:
 )
 def test_panels_ask_for_what_is_shown(title: str, query: str) -> None:
     _check_query(query)
+
+
+def _matchers(query: str, metric: str) -> list[dict[str, tuple[str, str]]]:
+    """Of each selector of a metric: by label, the operator and the value."""
+    return [
+        {matcher.name: (str(matcher.op).rpartition(".")[2], matcher.value) for matcher in node.matchers.matchers}
+        for node in _nodes(query)
+        if isinstance(node, promql_parser.VectorSelector) and node.name == metric
+    ]
+
+
+def test_shares_of_errors_leave_out_probes() -> None:
+    """They come often and are answered with 200 while requests fail, or with 503 where nobody else is refused."""
+    queries = [rule["expr"] for rule in RULES] + [target["expr"] for panel in PANELS for target in panel["targets"]]
+    shares = [query for query in queries if "sd_http_requests_total{" in query and "status" in query]
+    assert len(shares) == 2
+    for query in shares:
+        selectors = _matchers(query, "sd_http_requests_total")
+        assert [each["route"] for each in selectors] == [("NotRe", "/healthz|/readyz")] * 2
+    assert {"/healthz", "/readyz"} <= {operation.path for operation in OPERATIONS}
+
+
+def test_an_alert_sees_each_instance_of_every_service() -> None:
+    jobs = {
+        each["job_name"]
+        for each in yaml.safe_load((ROOT / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
+    }
+    [rule] = [rule for rule in RULES if rule["alert"] == "InstanceGone"]
+    [matchers] = _matchers(rule["expr"], "up")
+    assert set(matchers["job"][1].split("|")) == jobs
 
 
 def test_every_metric_is_on_the_dashboard() -> None:
@@ -193,7 +224,7 @@ def test_summaries_name_labels_that_the_query_leaves(rule: dict[str, Any]) -> No
 
 
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
-    section = OPERATIONS.partition("\n## Runbooks\n")[2].partition("\n## ")[0]
+    section = PAGE.partition("\n## Runbooks\n")[2].partition("\n## ")[0]
     assert re.findall(r"^### (\w+)$", section, re.MULTILINE) == [rule["alert"] for rule in RULES]
 
 

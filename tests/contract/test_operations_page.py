@@ -18,7 +18,7 @@ import pytest
 import yaml
 from contract.manifests import COMPOSE
 from contract.rendered import PRODUCTION, manifests
-from contract.test_settings_documented import EVERY_SETTING
+from contract.test_settings_documented import EVERY_SETTING, OF_COMPOSE
 
 from sd_common.nats_users import users
 from sd_embedded.child_process import installed
@@ -36,7 +36,7 @@ _OF_RCLONE = re.compile(r"RCLONE_CONFIG_PICTURES_(TYPE|PROVIDER|ENDPOINT|ACCESS_
 
 
 def test_every_setting_is_one() -> None:
-    known = EVERY_SETTING | _VARIABLES | {user.password_variable for user in users()}
+    known = EVERY_SETTING | OF_COMPOSE | _VARIABLES | {user.password_variable for user in users()}
     named = set(re.findall(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b", _TEXT))
     assert {name for name in named - known if not _OF_RCLONE.fullmatch(name)} == set()
 
@@ -52,7 +52,7 @@ def test_every_metric_is_shown() -> None:
 def test_every_name_is_in_the_code() -> None:
     """Of log lines, codes, fields of answers, and columns."""
     names = {name for code in _CODE for name in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", code) if "/" not in code}
-    elsewhere = {"grafana_dashboard", "max_file_store", "sync_interval"}  # of Grafana, and of nats-server
+    elsewhere = {"grafana_dashboard"} | {"max_file_store", "sync_interval", "meta_cluster", "max_storage"}  # of NATS
     assert {name for name in names - elsewhere if name not in _SOURCES and not name.startswith("sd_")} == set()
 
 
@@ -117,7 +117,10 @@ def test_commands_of_docker_compose_are_known_and_name_its_services() -> None:
     assert len(commands) > 10
     for words in commands:
         told = _help(installed("docker-compose"), words[0])
-        own = words[: words.index("provision") + 1] if words[0] == "run" else words
+        own = words
+        if words[0] in ("run", "exec"):  # what follows the service is a command inside of it
+            [service, *_] = [word for word in words if word in services]
+            own = words[: words.index(service) + 1]
         _check_options(own, told)
         if words[0] in ("up", "stop"):
             assert {word for word in own[1:] if not word.startswith("-") and "=" not in word} <= set(services), words
@@ -129,7 +132,7 @@ def test_commands_of_docker_compose_are_known_and_name_its_services() -> None:
 
 def test_commands_of_kubectl_are_known_and_name_what_is_there() -> None:
     there = {f"{each['kind'].lower()}/{each['metadata']['name']}" for each in manifests(PRODUCTION)}
-    there |= {f"pvc/data-nats-{number}" for number in range(3)}
+    there |= {f"{name}nats-{number}" for name in ("pvc/data-", "pod/") for number in range(3)}
     commands = list(_commands("kubectl"))
     assert len(commands) > 10
     for words in commands:

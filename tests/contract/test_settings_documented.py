@@ -23,7 +23,7 @@ PACKAGES = {
 }
 #: docker-compose's own, read by no service.
 OF_COMPOSE = {"NATS_IMAGE", "MINIO_IMAGE", "PROMETHEUS_IMAGE", "GRAFANA_IMAGE", "GRAFANA_PORT", "TORCH_INDEX_URL"}
-OF_COMPOSE |= {"IMAGE_REVISION", "IMAGE_SOURCE"}
+OF_COMPOSE |= {"IMAGE_REVISION", "IMAGE_SOURCE", "WORKER_REPLICAS"}
 #: Read by docker-compose itself.
 OF_COMPOSE_ITSELF = {"COMPOSE_FILE"}
 #: They are made up anew in each process.

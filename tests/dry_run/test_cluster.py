@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import secrets
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,7 +16,9 @@ from dry_run.cluster import Cluster
 from dry_run.keda import metric_of
 from dry_run.pods import Pod
 
+from sd_common.streams import EVENTS, JOBS
 from support.client import Client, Events, Json
+from support.operations_page import section
 
 #: Of pods that start side by side, on a machine that does other things too.
 _READY_WITHIN_S = 120.0
@@ -73,7 +77,8 @@ async def _until(is_so: Callable[[], bool], within_s: float) -> None:
 
 
 def _task(**parameters: object) -> Json:
-    return {"params_type": "txt2img", "prompt": "a red circle on a blue background", "model": "shapes", **parameters}
+    """Of the overlay's default model."""
+    return {"params_type": "txt2img", "prompt": "a red circle on a blue background", **parameters}
 
 
 async def test_keda_reads_the_true_backlog_at_every_server(cluster: Cluster, client: Client) -> None:
@@ -97,6 +102,29 @@ def test_every_probe_answers(cluster: Cluster, services: dict[str, Pod], workers
         assert [probe for probe in pod.probes if not pod.is_answered(probe)] == [], pod.name
 
 
+def test_every_server_of_nats_tells_operators_who_leads(cluster: Cluster) -> None:
+    """What `docs/operations.md` has them ask, and look at in the answers."""
+    asked = dict.fromkeys(re.findall(r"http://127\.0\.0\.1:8222(/[^\s\"]+)", section("Asking NATS")))
+    names = {server.name for server in cluster.nats}
+    for server in cluster.nats:
+        health, streams = (_json_of(f"http://127.0.0.1:{server.port('monitor')}{path}") for path in asked)
+        assert health == {"status": "ok"}
+        assert streams["meta_cluster"]["leader"] in names
+        assert streams["config"]["max_storage"] > streams["storage"]
+        [account] = streams["account_details"]
+        clusters = {stream["name"]: stream["cluster"] for stream in account["stream_detail"]}
+        assert {JOBS, EVENTS} <= set(clusters)
+        for each in clusters.values():
+            assert each["leader"] in names
+            assert {"current"} <= set(each["replicas"][0])
+
+
+def _json_of(url: str) -> Json:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        told: Json = json.load(answer)
+    return told
+
+
 def test_prometheus_finds_metrics_of_every_service(services: dict[str, Pod], workers: list[Pod]) -> None:
     [endpoint] = of_kind(PRODUCTION, "PodMonitor")["stable-diffusion-api"]["spec"]["podMetricsEndpoints"]
     for pod in (*services.values(), *workers):
@@ -110,6 +138,7 @@ async def test_a_task_goes_through(client: Client, workers: list[Pod]) -> None:
         task_id = await client.submit(**_task(steps=4))
         *_, last = await events.of_task(task_id)
     assert last["event_type"] == "finished"
+    assert last["result"]["parameters_used"]["model"] == "shapes"
     blob_url = last["result"]["blob_url"]
     assert blob_url.startswith("https://sd.example.org/blob/"), "where the ingress of the overlay is"
     picture = await client.picture(blob_url.removeprefix("https://sd.example.org"))

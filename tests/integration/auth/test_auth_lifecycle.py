@@ -137,13 +137,17 @@ async def test_stop_can_be_repeated(auth: AuthApp) -> None:
 
 
 async def test_too_many_requests_at_once_are_refused_rather_than_kept_waiting(
-    auth: AuthApp, nats_client: NatsClient
+    provisioned: NatsSettings, start_auth: StartAuth, nats_client: NatsClient
 ) -> None:
+    auth = await start_auth(create_auth_settings(health_port=0))
     answers = await asyncio.gather(*(log_in(nats_client, f"user{n}") for n in range(160)), return_exceptions=True)
     codes = [answer.code for answer in answers if isinstance(answer, Refused)]
     assert len(codes) == 160
     assert set(codes) == {"401", "503"}
     assert codes.count("401") >= MAX_REQUESTS_AT_ONCE
+    page = await scrape(f"http://127.0.0.1:{auth.health_port}/metrics")
+    for outcome, code in (("refused", "401"), ("failed", "503")):  # operators see a short service by what has failed
+        assert page.value("sd_auth_requests_total", operation="log_in", outcome=outcome) == codes.count(code)
 
 
 async def test_the_service_is_found_by_its_name(auth: AuthApp, nats_client: NatsClient) -> None:

@@ -179,8 +179,7 @@ async def test_storing_the_same_record_again_is_no_conflict(provisioned: NatsSet
 
 async def test_a_deleted_user_can_sign_up_again(auth: AuthApp, nats_client: NatsClient) -> None:
     await sign_up(nats_client, "alice")
-    bucket = await nats_client.jetstream().key_value(USERS_BUCKET)
-    await bucket.delete("alice")
+    assert await Users(Bucket(nats_client, USERS_BUCKET)).delete("alice")
     with pytest.raises(Refused) as refused:
         await log_in(nats_client, "alice")
     assert refused.value.code == "401"

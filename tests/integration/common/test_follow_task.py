@@ -1,4 +1,4 @@
-"""What an internal service hears of a task: each event once, in order, whatever its connection does."""
+"""What a publisher hears of a task: each event once, in order, whatever its connection does."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ async def proxy(nats_server: NatsServer, provisioned: NatsSettings) -> AsyncIter
 
 @pytest.fixture
 async def following(proxy: NatsProxy) -> AsyncIterator[NatsClient]:
-    """The internal service's connection, which can be cut."""
-    client = await connect(proxy.settings, "internal-service")
+    """The publisher's connection, which can be cut."""
+    client = await connect(proxy.settings, "publisher")
     yield client
     await client.shut()
 

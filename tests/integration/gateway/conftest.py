@@ -21,11 +21,9 @@ from sd_gateway.remote_pictures import INTERNET, Reach
 from sd_gateway.settings import GatewaySettings
 from support.client import Client
 from support.servers import NatsServer, nats_settings_of
+from support.stack import NO_RATES
 
-#: All tests come from one address.
-_NO_RATES: dict[str, Any] = dict.fromkeys(
-    ("sign_up_rate", "log_in_rate", "public_token_rate", "name_rate", "request_rate")
-)
+_NO_RATES: dict[str, Any] = {name.lower(): None for name in NO_RATES}
 
 StartGateway = Callable[..., Awaitable[tuple[GatewayApp, str]]]
 StartAuth = Callable[..., Awaitable[AuthApp]]

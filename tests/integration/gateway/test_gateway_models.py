@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from integration.gateway.conftest import StartGateway
 from nats.aio.msg import Msg
+from structlog.testing import capture_logs
 
 from sd_common import subjects
 from sd_common.announcements import AnnouncedModel, WorkerAnnouncement
@@ -133,6 +134,7 @@ async def test_what_is_no_announcement_is_ignored(start_gateway: StartGateway, n
     [
         ({}, {"txt2img": DEFAULT_MODEL, "img2img": DEFAULT_MODEL, "inpaint": DEFAULT_INPAINT_MODEL}),
         ({"default_model": "shapes"}, {"txt2img": "shapes", "img2img": "shapes", "inpaint": "shapes"}),
+        ({"allowed_models": ("shapes", DEFAULT_INPAINT_MODEL)}, {"inpaint": DEFAULT_INPAINT_MODEL}),
     ],
 )
 async def test_the_default_model_of_each_kind_is_told(
@@ -141,6 +143,22 @@ async def test_the_default_model_of_each_kind_is_told(
     _, url = await start_gateway(**settings)
     async with Client(url) as client:
         assert (await client.get("/models")).json == {"models": [], "default_models": default_models}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [
+        ({"allowed_models": (DEFAULT_MODEL, DEFAULT_INPAINT_MODEL)}, []),
+        ({"allowed_models": ("shapes",), "default_model": "shapes"}, []),
+        ({"allowed_models": ("shapes",)}, [["txt2img", "img2img", "inpaint"]]),
+    ],
+)
+async def test_a_gateway_that_refuses_tasks_without_a_model_warns_at_its_start(
+    start_gateway: StartGateway, settings: dict[str, Any], kinds: list[list[TaskKind]]
+) -> None:
+    with capture_logs() as logs:
+        await start_gateway(**settings)
+    assert [line["kinds"] for line in logs if line["event"] == "no_default_model"] == kinds
 
 
 async def test_a_token_that_is_not_valid_is_refused(start_gateway: StartGateway) -> None:

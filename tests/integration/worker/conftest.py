@@ -107,7 +107,7 @@ async def start_worker(
 
 
 class Tasks:
-    """Publishes jobs as an internal service does, and hears what becomes of them."""
+    """Publishes jobs as a publisher does, and hears what becomes of them."""
 
     def __init__(self, client: NatsClient) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""An internal service with the rights of a publisher and no more, and a real worker."""
+"""A publisher, with its rights and no more, and a real worker."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def nats_server() -> Iterator[NatsServer]:
 
 @pytest_asyncio.fixture
 async def publisher(nats_server: NatsServer, provisioned: NatsSettings) -> AsyncIterator[NatsClient]:
-    client = await connect(nats_settings_of(nats_server, PUBLISHER), "internal-service")
+    client = await connect(nats_settings_of(nats_server, PUBLISHER), "publisher")
     yield client
     await client.shut()
 

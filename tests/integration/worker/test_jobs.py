@@ -1,4 +1,4 @@
-"""What a worker does with jobs, also with those that internal services publish straight onto NATS."""
+"""What a worker does with jobs, also with those that publishers publish straight onto NATS."""
 
 from __future__ import annotations
 

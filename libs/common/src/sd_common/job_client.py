@@ -1,4 +1,4 @@
-"""For internal services: submit tasks without a gateway, follow them, wait for their pictures, cancel them.
+"""For publishers: submit tasks without a gateway, follow them, wait for their pictures, cancel them.
 
 It asks NATS for no more than an internal publisher may, whose user name is NAME:
 
@@ -30,7 +30,7 @@ from sd_common.task_log import TaskLog
 
 
 class JobClient:
-    """Tasks of one internal service, over a connection that it brings."""
+    """Tasks of one publisher, over a connection that it brings."""
 
     def __init__(self, client: NatsClient, user: str | None = None, session: str = "jobs") -> None:
         """Tasks belong to `user`, which is the user name in `NATS_URL` unless given, and to `session`, a name of the

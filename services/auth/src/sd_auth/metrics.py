@@ -14,7 +14,8 @@ class AuthMetrics:
         self.process = process or ProcessMetrics()
         self._requests = Counter(
             "sd_auth_requests_total",
-            "Requests to the auth service, by their `outcome`: `ok`, `refused`, `failed`, `unanswered`.",
+            "Requests to the auth service, by their `outcome`: `ok`, `refused` for what they ask, `failed` (a part is "
+            "away or full, too many at once, or a defect), `unanswered`.",
             ["operation", "outcome"],
             registry=self.process.registry,
         )

@@ -117,10 +117,10 @@ class AuthService:
                     await request.respond(answer.encode())
                 else:
                     await request.respond_error(code, answer)
-                outcome = "ok" if code is None else "failed" if code == _INTERNAL_ERROR else "refused"
+                outcome = "ok" if code is None else "failed" if code.startswith("5") else "refused"
             except (nats.errors.Error, ValueError):  # disconnected, or the request names no reply subject
                 outcome = "unanswered"
-            if code in (_UNAVAILABLE, _STORE_FULL, _INTERNAL_ERROR):
+            if code is not None and code.startswith("5"):
                 current.set_attribute("error.type", code)
                 current.set_status(StatusCode.ERROR)
             seconds = time.perf_counter() - started_at

@@ -56,6 +56,15 @@ class Users:
             return None
         return FoundUser(UserRecord.model_validate_json(entry.value or b""), entry.revision or 0)
 
+    async def delete(self, username: str) -> bool:
+        """Delete the user of this name, whatever its record says; False where there was none."""
+        try:
+            await self._bucket.answered(lambda bucket: bucket.get(username))
+        except KeyNotFoundError:
+            return False
+        await self._bucket.answered(lambda bucket: bucket.delete(username))
+        return True
+
     async def replace_hash(self, found: FoundUser, password_hash: str) -> None:
         """Store another hash of the same password, unless somebody changed the user meanwhile."""
         value = found.record.model_copy(update={"password_hash": password_hash}).model_dump_json().encode()

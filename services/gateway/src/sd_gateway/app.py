@@ -14,6 +14,7 @@ from sd_common.health import serving_health
 from sd_common.nats_client import NatsClient
 from sd_common.nats_settings import NatsSettings
 from sd_common.s3_client import SHORT_PATIENCE, MinioSettings
+from sd_gateway.default_models import warn_of_kinds_without_default_model
 from sd_gateway.errors import AccountRefused
 from sd_gateway.http.server import create_runner
 from sd_gateway.metrics import GatewayMetrics
@@ -54,6 +55,7 @@ class GatewayApp:
         Raises `OSError` where a port cannot be listened on; what had started is stopped again then.
         """
         settings, process = self._settings, self._metrics.process
+        warn_of_kinds_without_default_model(settings)
         async with AsyncExitStack() as stack:
             client = NatsClient(self._nats_settings, "gateway", process.nats)
             stack.push_async_callback(client.shut)

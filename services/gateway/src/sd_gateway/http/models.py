@@ -7,17 +7,12 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from sd_common.allowed_models import is_model_allowed
 from sd_common.model_names import model_key
-from sd_common.parameters import DEFAULT_INPAINT_MODEL, DEFAULT_MODEL, DefaultParameters, TaskKind
+from sd_common.parameters import DefaultParameters, TaskKind
+from sd_gateway.default_models import default_models
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
 from sd_gateway.served_models import ServedModel
-
-_DEFAULT_MODELS: dict[TaskKind, str] = {
-    "txt2img": DEFAULT_MODEL,
-    "img2img": DEFAULT_MODEL,
-    "inpaint": DEFAULT_INPAINT_MODEL,
-}
 
 
 class Model(BaseModel):
@@ -42,20 +37,22 @@ class Models(BaseModel):
     """The models that workers have at hand, and those of tasks that name none."""
 
     models: list[Model] = Field(description="By name.")
-    default_models: dict[TaskKind, str] = Field(description="The model of tasks that name none, by kind.")
+    default_models: dict[TaskKind, str] = Field(
+        description="The model of tasks that name none, by kind. A kind that is not here has none that the operator "
+        "allows: its tasks must name one."
+    )
 
 
 async def list_models(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     await authenticate(request)
-    default_model = parts.settings.default_model
     models = Models(
         models=[
             _model(served)
             for served in parts.served_models.current()
             if is_model_allowed(served.name, parts.settings.allowed_models)
         ],
-        default_models={kind: default_model or usual for kind, usual in _DEFAULT_MODELS.items()},
+        default_models=default_models(parts.settings),
     )
     headers = {"Cache-Control": "no-store"}
     return web.Response(body=models.model_dump_json().encode(), content_type="application/json", headers=headers)
