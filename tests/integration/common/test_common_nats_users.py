@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import pytest
 from nats.aio.msg import Msg
@@ -20,6 +19,7 @@ from sd_common.nats_users import SERVICES, publisher
 from sd_common.provision import provision_streams
 from sd_common.streams import USERS_BUCKET, StreamSettings
 from sd_common.subjects import ModelLane, TaskRef
+from support.connections import is_let_in
 from support.servers import AMONG_THE_STREAMS, TESTER, NatsServerWithUsers, nats_server_with_users
 
 P, G, A, W = (service.name for service in SERVICES)
@@ -309,14 +309,7 @@ async def test_what_a_workers_consumers_push_is_stored_nowhere_and_reaches_nobod
 async def test_nobody_gets_in_without_the_password_of_a_user(
     server: NatsServerWithUsers, credentials: dict[str, str]
 ) -> None:
-    address = urlsplit(server.url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    options = json.dumps({"verbose": False, "pedantic": False, "lang": "test", "version": "1", **credentials})
-    await reader.readline()
-    writer.write(f"CONNECT {options}\r\nPING\r\n".encode())
-    assert b"Authorization Violation" in await reader.readline()
-    writer.close()
-    await writer.wait_closed()
+    assert not await is_let_in(server.url, **credentials)
 
 
 async def _ignore(_: object) -> None:
