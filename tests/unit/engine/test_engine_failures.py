@@ -7,12 +7,14 @@ import torch
 from unit.engine.recorder import (
     CreateEngine,
     EngineUnderTest,
+    GatedLoader,
     RaisingLoader,
     img2img,
     network_of,
     txt2img,
 )
 
+from sd_worker.engine.devices import Device
 from sd_worker.engine.errors import DeviceUnavailable, EngineStopped
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.model_loading import ModelSource
@@ -103,6 +105,19 @@ def test_memory_that_runs_out_alone_fails_the_task_after_one_try(
     assert isinstance(engine.run(txt2img("c")), Finished)
 
 
+def test_who_asks_for_a_model_that_is_too_large_is_not_told_to_ask_for_a_smaller_picture(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    engine = create_engine(RaisingLoader(source, torch.OutOfMemoryError("CUDA out of memory")))
+
+    outcome = engine.run(txt2img("a"))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "out_of_memory"
+    assert "too little memory to load model 'sd1': choose a smaller model" in outcome.reason
+    assert "picture" not in outcome.reason
+
+
 @pytest.mark.parametrize(
     "error",
     [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
@@ -158,3 +173,21 @@ def test_a_device_that_has_failed_hands_all_tasks_back_and_takes_no_more(
     with pytest.raises(EngineStopped):
         engine.engine.submit(txt2img("c"))
     assert engine.engine.has_failed()
+
+
+def test_a_device_that_has_failed_during_a_load_hands_all_tasks_back_and_takes_no_more(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    """No machine has this device: models are read, and cannot be moved there."""
+    loader = GatedLoader(source)
+    engine = create_engine(loader, Device(torch.device("cuda:99"), torch.float32), budget_bytes=2**30)
+    for task_id, model in (("a", "sd1"), ("b", "sd1"), ("c", "sdxl")):
+        engine.engine.submit(txt2img(task_id, model=model))
+    loader.gate.set()
+
+    outcomes = {engine.recorder.next_outcome() for _ in range(3)}
+
+    assert outcomes == {Cancelled("a"), Cancelled("b"), Cancelled("c")}
+    assert engine.engine.has_failed()
+    with pytest.raises(EngineStopped):
+        engine.engine.submit(txt2img("d"))

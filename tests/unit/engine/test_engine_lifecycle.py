@@ -78,6 +78,22 @@ def test_loading_is_told_only_where_the_model_is_not_resident(engine: EngineUnde
     assert engine.engine.resident_models() == ("sd1",)
 
 
+def test_the_wait_for_room_is_no_part_of_the_load(source: ModelSource) -> None:
+    engine = TickedEngine(source, row_caps=RowCaps(CPU, fixed=2))  # room for one of them
+
+    outcomes = engine.run([txt2img("first", steps=10), txt2img("second"), txt2img("third")], per_join=3)
+
+    first, second, third = (outcomes[task_id] for task_id in ("first", "second", "third"))
+    assert isinstance(first, Finished)
+    assert isinstance(second, Finished)
+    assert isinstance(third, Finished)
+    assert 0 < first.timings.loading_s == second.timings.loading_s == third.timings.loading_s
+    assert first.timings.loaded_at is not None
+    assert first.timings.loaded_at <= first.timings.began_at < second.timings.began_at < third.timings.began_at
+    assert engine.finish(txt2img("resident")).timings.loading_s == 0
+    engine.stop()
+
+
 def test_a_queued_task_is_cancelled_at_once_and_never_runs(create_engine: CreateEngine, source: ModelSource) -> None:
     loader = GatedLoader(source)
     engine = create_engine(loader)

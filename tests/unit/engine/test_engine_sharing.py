@@ -251,6 +251,7 @@ def test_sdxl_in_float16_decodes_in_float32_and_goes_on_in_float16(model_dir: Pa
 
     differences = Alone(engine).differences(tasks, outcomes)
     assert max(int(values.max()) for values in differences.values()) <= 4
+    assert all(outcome.timings.decoding_s > 0 for outcome in outcomes.values() if isinstance(outcome, Finished))
     engine.stop()
 
 

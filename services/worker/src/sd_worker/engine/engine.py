@@ -94,7 +94,7 @@ class Engine:
         """
         with torch.inference_mode():  # it is set for a thread, so for all its greenlets
             self._take_what_threads_did()
-            self._outcomes += self._waiting.look_after_models()
+            self._look_after_models()
             self._start_waiting()
             if self._running.need_a_pass:
                 self._running.make_a_pass()
@@ -129,6 +129,12 @@ class Engine:
                 self._running.go_on(done)
             else:
                 self._outcomes.append(done)
+
+    def _look_after_models(self) -> None:
+        failures = self._waiting.look_after_models()
+        if any(failure.code == "internal" for failure in failures):
+            self._models.check_device()
+        self._outcomes += failures
 
     def _start_waiting(self) -> None:
         for found in self._waiting.startable(self._may_begin):

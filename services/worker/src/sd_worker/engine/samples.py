@@ -12,7 +12,7 @@ from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.pipelines import GeneratedPicture, PassEnd, generate, planned_steps
 from sd_worker.engine.rendezvous import Call, Rendezvous
-from sd_worker.engine.tasks import Progress, Stage, Timings
+from sd_worker.engine.tasks import Progress, Timings
 from sd_worker.engine.waiting_tasks import Waiting
 
 #: Called when a sample has come a step further, with its latents, where its pipeline shows them.
@@ -33,7 +33,8 @@ class Sample:
         self._on_step = on_step
         self._told_step = 0
         self._started_at = time.perf_counter()
-        self._reached: dict[Stage, float] = {}
+        self._denoising_at: float | None = None
+        self._decoding_at: float | None = None
         self.rendezvous: Rendezvous[GeneratedPicture] = Rendezvous(self._generate)
 
     def resume(self, result: object = None) -> Call | None:
@@ -55,13 +56,12 @@ class Sample:
 
     def timings(self, generated_at: float, png_s: float) -> Timings:
         """The stages of a sample that had its pixels at `generated_at`."""
-        denoising_at = self._reached.get("denoise", self._started_at)
-        decoding_at = self._reached.get("decode", generated_at)
-        requested_at = self.waiting.load_requested_at
-        loading_s = 0.0 if requested_at is None else self._started_at - requested_at
+        denoising_at = self._started_at if self._denoising_at is None else self._denoising_at
+        decoding_at = generated_at if self._decoding_at is None else self._decoding_at
         return Timings(
+            loaded_at=self.waiting.loaded_at,
+            loading_s=self.waiting.loading_s,
             began_at=self._started_at,
-            loading_s=loading_s,
             encoding_s=denoising_at - self._started_at,
             denoising_s=decoding_at - denoising_at,
             decoding_s=generated_at - decoding_at,
@@ -70,8 +70,8 @@ class Sample:
 
     def _parked(self) -> Call | None:
         call = self.rendezvous.parked
-        if isinstance(call, NetworkCall):
-            self._reached.setdefault(call.stage, time.perf_counter())
+        if isinstance(call, NetworkCall) and self._denoising_at is None:
+            self._denoising_at = time.perf_counter()
         return call
 
     def take_model(self) -> LoadedModel:
@@ -90,3 +90,6 @@ class Sample:
         if step > self._told_step:
             self._told_step = step
             self._on_step(self, end.latents)
+        if end.num_done >= end.num_passes:
+            # Not when its decoder is called: some pipelines do that unseen (`sharing`).
+            self._decoding_at = time.perf_counter()

@@ -63,13 +63,15 @@ class Progress:
 class Timings:
     """Where a finished task's time in the engine went, in seconds.
 
-    `loading_s` for its model (0 where that was resident), `encoding_s` for the
-    prompt and the pictures it starts from, `denoising_s` and `decoding_s` together with others, `png_s` for the PNG.
-    `began_at` is when encoding began, by `time.perf_counter()`.
+    `loading_s` until its model was there, at `loaded_at` (0 and None where that was resident); then it may have waited
+    for room. `encoding_s` from `began_at` for the prompt and the pictures it starts from, `denoising_s` together with
+    others, `decoding_s` for the pixels and the safety check, `png_s` for the PNG. Both times are by
+    `time.perf_counter()`.
     """
 
-    began_at: float
+    loaded_at: float | None
     loading_s: float
+    began_at: float
     encoding_s: float
     denoising_s: float
     decoding_s: float

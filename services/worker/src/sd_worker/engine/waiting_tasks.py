@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
 from sd_worker.engine.default_parameters import with_defaults
 from sd_worker.engine.errors import InvalidInput
-from sd_worker.engine.failures import failure_of
+from sd_worker.engine.failures import failure_of, load_failure_of
 from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.models import Models
 from sd_worker.engine.pipelines import planned_steps
@@ -26,11 +26,19 @@ class Waiting:
     task: EngineTask
     #: When its model began to be loaded; None: it was resident.
     load_requested_at: float | None = None
+    #: When it was there then, and how long that took.
+    loaded_at: float | None = None
+    loading_s: float = 0.0
     told_load: LoadProgress | None = None
     #: Memory ran out for it before, so it gets the device for itself.
     is_retry: bool = False
     #: What it will take up, once its model has said its defaults.
     room: Room | None = None
+
+    def model_has_come(self, now: float) -> None:
+        """The task may yet wait for room."""
+        if self.load_requested_at is not None:
+            self.loaded_at, self.loading_s = now, now - self.load_requested_at
 
     def complete_for(self, model: LoadedModel) -> Room:
         """Complete the task with its model's defaults. Raises `InvalidInput` where the two do not go together."""
@@ -115,7 +123,11 @@ class WaitingTasks:
         wanted = dict.fromkeys(waiting.task.parameters.model for waiting in self._waiting.values())
         for name, error in self._models.poll(tuple(wanted)).items():
             if error is not None:
-                failures += [failure_of(waiting.task, error) for waiting in self._of_model(name)]
+                failures += [load_failure_of(waiting.task, error) for waiting in self._of_model(name)]
+                continue
+            now = time.perf_counter()
+            for waiting in self._of_model(name):
+                waiting.model_has_come(now)
         for failure in failures:
             self.remove(failure.task_id)
         self._tell_of_models()
@@ -155,10 +167,11 @@ class WaitingTasks:
         return [waiting for waiting in self._waiting.values() if waiting.task.parameters.model == name]
 
     def _tell_of_models(self) -> None:
+        now = time.perf_counter()
         for name, progress in self._models.coming.items():
             for waiting in self._of_model(name):
                 if waiting.load_requested_at is None:
-                    waiting.load_requested_at = time.perf_counter()
+                    waiting.load_requested_at = now
                 if progress is not None and progress != waiting.told_load:
                     waiting.told_load = progress
                     steps = planned_steps(waiting.task.parameters)
