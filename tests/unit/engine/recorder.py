@@ -78,7 +78,7 @@ class EngineUnderTest:
 def load_now(models: Models, name: str) -> LoadedModel:
     """Load a model as the engine does, and wait for it."""
     changed = threading.Event()
-    models.on_change = changed.set
+    models.on_change(changed.set)
     while name not in (ended := models.poll([name])):
         assert changed.wait(TIMEOUT_S)
         changed.clear()

@@ -20,7 +20,6 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.errors import TaskAlreadySubmitted
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.models import Models
 from sd_worker.engine.row_caps import RowCaps
@@ -59,7 +58,7 @@ def test_every_pass_is_told_with_the_share_of_it_that_was_used(source: ModelSour
 
 @pytest.mark.parametrize("scheduler", ["plms", "ddim", "heun"])
 def test_progress_counts_the_steps_that_were_asked_for(engine: EngineUnderTest, scheduler: str) -> None:
-    """PLMS makes one pass more than steps, Heun nearly twice as many."""
+    """PLMS takes one scheduler step more, Heun nearly twice as many."""
     engine.finish(txt2img("a", steps=6, scheduler=scheduler))
     engine.finish(img2img("b", steps=6, strength=0.5, scheduler=scheduler))
 
@@ -161,7 +160,7 @@ def test_a_task_id_is_taken_once_at_a_time(create_engine: CreateEngine, source: 
     engine = create_engine(loader)
     engine.engine.submit(txt2img("t"))
 
-    with pytest.raises(TaskAlreadySubmitted):
+    with pytest.raises(ValueError, match="has not ended"):
         engine.engine.submit(txt2img("t"))
     loader.gate.set()
     assert isinstance(engine.recorder.next_outcome(), Finished)
@@ -233,7 +232,7 @@ def test_tasks_submitted_and_cancelled_from_many_threads_get_one_outcome_each(en
     assert engine.recorder.outcomes.empty()
 
 
-def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_more(
+def test_a_load_that_waits_for_memory_is_given_up_when_nobody_wants_the_model_any_more(
     create_engine: CreateEngine, source: ModelSource
 ) -> None:
     engine = create_engine(budget_bytes=1)
@@ -242,7 +241,7 @@ def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_
     def submit_and_cancel(progress: Progress) -> None:
         if progress.task_id == "running" and progress.step == 1:
             engine.engine.submit(txt2img("unwanted", model="owner/sd2"))
-        if progress.task_id == "running" and engine.models.waits_for_room and not waits.is_set():
+        if progress.task_id == "running" and engine.models.waits_for_memory and not waits.is_set():
             waits.set()
             engine.engine.cancel("unwanted")
             engine.engine.submit(txt2img("next", steps=2))

@@ -297,14 +297,14 @@ def test_loads_and_evictions_are_told(source: ModelSource) -> None:
     assert models.memory() == MemoryUse(1, source.load("owner/sd2").num_bytes)
 
 
-def test_a_model_waits_for_room_until_no_sample_runs_on_the_others(source: ModelSource) -> None:
+def test_a_model_waits_for_memory_until_no_sample_runs_on_the_others(source: ModelSource) -> None:
     models = Models(source, CPU, budget_bytes=source.load("sd1").num_bytes + 1000)
     sd1 = load_now(models, "sd1")
     models.pin(sd1)
     read = threading.Event()
-    models.on_change = read.set
+    models.on_change(read.set)
     assert models.poll(["owner/sd2"]) == {}
-    while not models.waits_for_room:
+    while not models.waits_for_memory:
         assert read.wait(TIMEOUT_S)
         read.clear()
         assert models.poll(["owner/sd2"]) == {}
@@ -325,9 +325,9 @@ def test_a_model_that_was_dropped_counts_until_its_last_sample_has_ended(source:
     models.pin(dropped)
     models.drop("sd1")
     changed = threading.Event()
-    models.on_change = changed.set
+    models.on_change(changed.set)
     assert models.poll(["sd1"]) == {}
-    while not models.waits_for_room:
+    while not models.waits_for_memory:
         assert changed.wait(TIMEOUT_S)
         changed.clear()
         assert models.poll(["sd1"]) == {}

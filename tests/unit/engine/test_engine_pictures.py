@@ -24,7 +24,7 @@ from unit.engine.recorder import (
 
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.pipelines import create_task_pipeline
-from sd_worker.engine.rendezvous import Rendezvous
+from sd_worker.engine.rendezvous import Rendezvous, Returned
 from sd_worker.engine.sharing import ThreadCall, share
 from sd_worker.engine.tasks import EngineTask, Failed
 
@@ -144,7 +144,7 @@ def test_the_safety_check_runs_in_another_thread_while_the_engine_goes_on(source
     assert engine.finish(txt2img(model="flags-none", safety_filter=False)).nsfw_content_detected is None
 
     (thread,) = threads
-    assert thread.startswith("engine-finishing")
+    assert thread.startswith("engine-helper")
     engine.stop()
 
 
@@ -156,9 +156,9 @@ def test_a_safety_check_takes_keywords(source: ModelSource) -> None:
     pixels = torch.zeros(1, 3, 64, 64)
     check = Rendezvous(lambda: pipeline.run_safety_checker(image=pixels, device=pixels.device, dtype=pixels.dtype))
 
-    check.resume()
+    check.start()
     assert isinstance(check.parked, ThreadCall)
-    check.resume(check.parked.run())
+    check.resume(Returned(check.parked.run()))
 
     assert check.error is None
     assert check.ended is not None
@@ -171,7 +171,7 @@ def test_a_picture_that_cannot_be_encoded_fails_its_task(
     def run_out(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("sd_worker.engine.finishing.encode_png", run_out)
+    monkeypatch.setattr("sd_worker.engine.helper_threads.encode_png", run_out)
     outcome = engine.run(txt2img("a"))
     monkeypatch.undo()
 

@@ -84,7 +84,7 @@ async def _has_room(bridge: EngineBridge) -> bool:
         (Workload(0.5, 0.5), True),
         (Workload(1.0, 0.25), True),  # fills the gap when one of them ends
         (Workload(1.25, 0.25), False),
-        (Workload(0.1, 0.1, waits_for_room=True), False),  # a model that is loaded waits for those that run
+        (Workload(0.1, 0.1, waits_for_memory=True), False),  # a model that is loaded waits for those that run
     ],
 )
 async def test_a_job_is_taken_while_it_makes_little_more_than_a_full_pass(workload: Workload, has_room: bool) -> None:

@@ -139,7 +139,7 @@ class EngineBridge:
 
     def _has_room(self) -> bool:
         workload = self._workload
-        if workload.waits_for_room:
+        if workload.waits_for_memory:
             return False
         # What the engine tells may be from before it took the last ones.
         num_coming = self._num_coming + self._num_submitted - workload.num_taken

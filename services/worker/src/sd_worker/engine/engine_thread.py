@@ -12,7 +12,7 @@ from typing import ParamSpec
 import torch
 
 from sd_worker.engine.engine import Engine
-from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
+from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.models import Models
 from sd_worker.engine.reports import KnownModel, MemoryUse, PassMade, Workload
 from sd_worker.engine.row_caps import RowCaps
@@ -70,13 +70,13 @@ class EngineThread:
         self._thread.start()
 
     def submit(self, task: EngineTask) -> None:
-        """Take a task. Raises `EngineStopped` after `drain` or `stop`, `TaskAlreadySubmitted` while a task of its id
-        has no outcome."""
+        """Take a task. Raises `EngineStopped` after `drain` or `stop`, `ValueError` while a task of its id has no
+        outcome."""
         with self._changed:
             if self._is_draining or self._is_stopping:
                 raise EngineStopped("The engine takes no more tasks")
             if task.task_id in self._task_ids:
-                raise TaskAlreadySubmitted(task.task_id)
+                raise ValueError(f"Task {task.task_id} was submitted before and has not ended")
             self._task_ids.add(task.task_id)
             self._order(lambda: self._engine.submit(task))
 

@@ -25,8 +25,8 @@ class Workload:
 
     passes: float = 0.0
     passes_per_task: float = 1.0
-    #: The model that is being loaded waits until no sample runs on others.
-    waits_for_room: bool = False
+    #: The model that is being loaded waits until no sample runs on those that must go for it.
+    waits_for_memory: bool = False
     #: Tasks that have begun, and those that wait for their model or for room.
     num_samples: int = 0
     num_waiting: int = 0

@@ -45,7 +45,7 @@ class Progress:
     """How far a running task is: `step` of `steps` denoising steps are done (0 while its model is awaited).
 
     `steps` is what the client asked for (img2img: the share of it that `strength` leaves), also with a scheduler that
-    makes more passes than steps. It stays the same for the life of a task, but for one that leaves it to the model:
+    takes more steps of its own. It stays the same for the life of a task, but for one that leaves it to the model:
     what that says is known when it is loaded.
 
     `bytes_done` and `bytes_total` are of its model, while that is downloaded or loaded; None where they are not known.

@@ -64,18 +64,14 @@ def room_of(task: EngineTask, model: LoadedModel) -> Room:
 class WaitingTasks:
     """Has models loaded for those that wait, tells them how far that is, and says which may begin."""
 
-    def __init__(
-        self, models: Models, rooms: Rooms, *, on_progress: Callable[[Progress], None], on_change: Callable[[], None]
-    ) -> None:
-        """`on_change` is called from another thread when a model has come further."""
+    def __init__(self, models: Models, rooms: Rooms, on_progress: Callable[[Progress], None]) -> None:
         self._models = models
-        self._models.on_change = on_change
         self._rooms = rooms
         self._on_progress = on_progress
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         #: Since `startable` looked.
         self._has_new = False
-        self._num_left_before = 0
+        self._num_departures_before = 0
 
     def __iter__(self) -> Iterator[str]:
         """Their ids, in the order of submission."""
@@ -99,7 +95,7 @@ class WaitingTasks:
     @property
     def may_start(self) -> bool:
         """Whether a task has come, or a sample has made room, since `startable` looked."""
-        return self._has_new or self._rooms.num_left != self._num_left_before
+        return self._has_new or self._rooms.num_departures != self._num_departures_before
 
     def add(self, task: EngineTask) -> None:
         """Put a task behind the others."""
@@ -140,11 +136,11 @@ class WaitingTasks:
         Where one finds no room in its place, later ones that need less do not go there before it: they could keep it
         waiting for ever.
         """
-        self._has_new, self._num_left_before = False, self._rooms.num_left
+        self._has_new, self._num_departures_before = False, self._rooms.num_departures
         full_places: set[Hashable] = set()
         for waiting in tuple(self._waiting.values()):
-            # While a load waits for room, samples that run end first, or others would keep the room taken for ever.
-            if self._models.waits_for_room or self._rooms.is_full or not may_begin(waiting):
+            # While a load waits for memory, samples that run end first, or others would keep it taken for ever.
+            if self._models.waits_for_memory or self._rooms.is_full or not may_begin(waiting):
                 return
             model = self._models.get(waiting.task.parameters.model)
             if model is None:
