@@ -15,10 +15,11 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.errors import EngineStopped, ModelUnavailable
-from sd_worker.engine.loaded_model import OnLoadProgress, ReadModel, ignore_progress
+from sd_worker.engine.loaded_model import OnLoadProgress, ReadModel
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.reports import MOST_FETCHES, LoadProgress
 from sd_worker.engine.tasks import Cancelled, Failed, Finished
+from support.read_model import read_model
 
 
 class SlowHub(WrappedLoader):
@@ -35,7 +36,7 @@ class SlowHub(WrappedLoader):
     def is_at_hand(self, name: str) -> bool:
         return name not in self._told
 
-    def fetch(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> ReadModel:
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
         with self._changed:
             self.running.append(name)
             self._changed.notify_all()
@@ -162,7 +163,7 @@ def test_a_fetch_that_fails_fails_the_tasks_of_its_model_alone(
     failed = [engine.recorder.next_outcome() for _ in range(2)]
     assert [each.task_id for each in failed if isinstance(each, Failed)] == ["a", "b"]
     with pytest.raises(ModelUnavailable):
-        source.load("missing")
+        read_model(source, "missing")
     hub.release("owner/sd2")
     assert engine.recorder.next_outcome().task_id == "c"
 

@@ -27,6 +27,7 @@ from sd_worker.engine.pipelines import create_task_pipeline
 from sd_worker.engine.rendezvous import Rendezvous, Returned
 from sd_worker.engine.sharing import ThreadCall, share
 from sd_worker.engine.tasks import EngineTask, Failed
+from support.read_model import read_model
 
 
 def text_of(image: Image.Image) -> dict[str, object]:
@@ -150,7 +151,7 @@ def test_the_safety_check_runs_in_another_thread_while_the_engine_goes_on(source
 
 def test_a_safety_check_takes_keywords(source: ModelSource) -> None:
     """Some of diffusers' pipelines call it so."""
-    model = source.load("flags-all")
+    model = read_model(source, "flags-all")
     pipeline: Any = create_task_pipeline(model, txt2img(model="flags-all").parameters)
     share(pipeline, model.sharing, model.prompts, "t", None)
     pixels = torch.zeros(1, 3, 64, 64)

@@ -21,11 +21,12 @@ from sd_worker.engine.loaded_model import LoadedModel
 from sd_worker.engine.model_loading import ModelSource
 from sd_worker.engine.pipelines import call_arguments, create_task_pipeline
 from sd_worker.engine.tasks import EngineTask
+from support.read_model import read_model
 
 
 @pytest.fixture
 def model(source: ModelSource) -> LoadedModel:
-    return source.load("sd1")
+    return read_model(source, "sd1")
 
 
 def functions_called(function: Callable[[], object]) -> set[str]:

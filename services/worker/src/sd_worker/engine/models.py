@@ -12,7 +12,7 @@ from functools import partial
 from sd_worker.engine.devices import Device, is_out_of_memory
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.fetches import Fetches
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, ReadModel
+from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
 from sd_worker.engine.reports import KnownModel, LoadProgress, ModelChange, ModelLoad
 from sd_worker.engine.resident_models import ResidentModels
 
@@ -125,7 +125,7 @@ class Models(ResidentModels):
         missing = [name for name in missing if name not in self._loads]
         for name in missing:
             if name not in self._fetches and self._loader.is_at_hand(name):
-                self._loads[name] = _Load(name, partial(self._loader.load, name), time.perf_counter())
+                self._loads[name] = _Load(name, partial(_fetch_and_read, self._loader, name), time.perf_counter())
         for fetch in self._fetches.poll([name for name in missing if name not in self._loads]):
             if (error := fetch.result.exception()) is None:
                 self._loads[fetch.name] = _Load(fetch.name, fetch.result.result(), fetch.begun_at)
@@ -184,6 +184,11 @@ class Models(ResidentModels):
             return
         load.has_ended, load.error, load.model = True, error, None
         self._free()
+
+
+def _fetch_and_read(loader: ModelLoader, name: str, on_progress: OnLoadProgress) -> LoadedModel:
+    """A model at hand, of which nothing is downloaded."""
+    return loader.fetch(name, on_progress)(on_progress)
 
 
 def _moved(model: LoadedModel, device: Device) -> LoadedModel:

@@ -30,6 +30,7 @@ class _Recipe:
     options: Config = field(default_factory=dict)
 
 
+#: `docs/engine.md` tells users of them.
 _RECIPES: Mapping[SchedulerName, _Recipe] = {
     "plms": _Recipe("PNDMScheduler", {"skip_prk_steps": True}),
     "ddim": _Recipe("DDIMScheduler"),
@@ -43,6 +44,7 @@ _RECIPES: Mapping[SchedulerName, _Recipe] = {
     "dpmpp_2m_karras": _Recipe(
         "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", **_SECOND_ORDER, **_KARRAS_SIGMAS}
     ),
+    # Needs no torchsde.
     "dpmpp_sde": _Recipe(
         "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_SECOND_ORDER, **_PLAIN_SIGMAS}
     ),
