@@ -71,7 +71,7 @@ def test_an_error_in_the_middle_makes_the_model_be_loaded_afresh(engine: EngineU
 
     assert isinstance(outcome, Failed)
     assert outcome.code == "internal"
-    assert engine.engine.resident_models() == ()
+    assert engine.models.resident() == ()
     assert engine.finish(txt2img("c")).png == before
 
 
@@ -84,14 +84,14 @@ def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_ag
     unet = network_of(engine.models, "sd1", "unet")
 
     def run_out(*_: object) -> None:
-        if "owner/sd2" in engine.engine.resident_models():
+        if "owner/sd2" in engine.models.resident():
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     unet.register_forward_pre_hook(run_out)
     del unet
 
     assert isinstance(engine.run(txt2img("b")), Finished)
-    assert engine.engine.resident_models() == ("sd1",)
+    assert engine.models.resident() == ("sd1",)
 
 
 def test_memory_that_runs_out_alone_fails_the_task_after_one_try(

@@ -110,7 +110,7 @@ def test_a_model_at_hand_is_loaded_and_its_task_ends_while_as_many_are_fetched_a
 
     assert finished.task_id == "quick"
     assert hub.running == names
-    assert sorted(engine.engine.fetching_models()) == names
+    assert sorted(engine.models.fetching()) == names
 
 
 def test_no_more_are_fetched_side_by_side_than_may_be_and_the_next_when_one_has_ended(
@@ -177,7 +177,7 @@ def test_a_fetch_that_nobody_wants_any_more_keeps_no_place_and_ends_at_its_next_
 
     assert engine.recorder.next_outcome() == Cancelled("of-0")
     hub.wait_until(*names, "owner/sd2")  # it has not heard yet
-    assert "0" not in engine.engine.fetching_models()
+    assert "0" not in engine.models.fetching()
     hub.tell("0", 1)
     hub.wait_until(*names[1:], "owner/sd2")
     assert hub.given_up == ["0"]

@@ -74,7 +74,7 @@ def test_loading_is_told_only_where_the_model_is_not_resident(engine: EngineUnde
     loading = [p for p in engine.recorder.progress if p.stage == "loading"]
     assert {(p.task_id, p.step, p.steps) for p in loading} == {("a", 0, 2)}
     assert all(p.bytes_total is not None and p.bytes_total > 1_000_000 for p in loading)
-    assert engine.engine.resident_models() == ("sd1",)
+    assert engine.models.resident() == ("sd1",)
 
 
 def test_the_wait_for_room_is_no_part_of_the_load(source: ModelSource) -> None:
@@ -135,7 +135,7 @@ def test_cancelling_during_the_load_takes_effect_at_once(create_engine: CreateEn
     # The load was not in vain.
     engine.finish(txt2img("next"))
     assert engine.recorder.steps_of("t") == []
-    assert engine.engine.resident_models() == ("sd1",)
+    assert engine.models.resident() == ("sd1",)
 
 
 def test_cancelling_what_is_unknown_or_has_ended_does_nothing(engine: EngineUnderTest) -> None:
@@ -255,4 +255,4 @@ def test_a_load_that_waits_for_memory_is_given_up_when_nobody_wants_the_model_an
     assert next_outcome.task_id == "next"  # beside the one that runs
     engine.engine.cancel("running")
     assert engine.recorder.next_outcome() == Cancelled("running")
-    assert engine.engine.resident_models() == ("sd1",)
+    assert engine.models.resident() == ("sd1",)

@@ -369,7 +369,7 @@ def test_a_model_that_has_run_tasks_can_be_freed_too(engine: EngineUnderTest) ->
     engine.models.drop_unused()
 
     assert unet() is None
-    assert engine.engine.resident_models() == ()
+    assert engine.models.resident() == ()
 
 
 def test_the_cpu_computes_in_float32() -> None:

@@ -79,7 +79,7 @@ def test_a_drain_gives_up_a_load(create_engine: CreateEngine, source: ModelSourc
     loader.gate.set()
     assert loader.left.wait(TIMEOUT_S)
     assert engine.engine.stop(TIMEOUT_S)
-    assert engine.engine.resident_models() == ()
+    assert engine.models.resident() == ()
     assert not engine.engine.has_failed()
 
 

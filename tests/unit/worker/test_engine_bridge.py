@@ -13,8 +13,24 @@ from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress
 from sd_worker.engine_bridge import EngineBridge
 
 
+class NoModels:
+    def resident(self) -> Sequence[str]:
+        return ()
+
+    def fetching(self) -> Sequence[str]:
+        return ()
+
+    def known(self) -> Sequence[KnownModel]:
+        return ()
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse(0, 0)
+
+
 class ToldEngine:
     """Does what the test says."""
+
+    models = NoModels()
 
     def __init__(
         self,
@@ -37,18 +53,6 @@ class ToldEngine:
 
     def has_failed(self) -> bool:
         return False
-
-    def resident_models(self) -> Sequence[str]:
-        return ()
-
-    def fetching_models(self) -> Sequence[str]:
-        return ()
-
-    def known_models(self) -> Sequence[KnownModel]:
-        return ()
-
-    def memory(self) -> MemoryUse:
-        return MemoryUse(0, 0)
 
 
 def _bridge() -> tuple[EngineBridge, ToldEngine]:
