@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, OnLoadProgress
+from sd_worker.engine.models.loaded_model import LoadedModel, ModelLoader, OnLoadProgress
 
 
 def read_model(loader: ModelLoader, name: str, on_progress: OnLoadProgress = lambda progress: None) -> LoadedModel:

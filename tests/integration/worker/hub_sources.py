@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
 from support.read_model import read_model
 
 NAME = "owner/tiny"

@@ -76,7 +76,7 @@ async def test_an_attempt_that_breaks_its_workers_device_counts(
 
     unet = broken._engine._engine._models.get("tiny").pipeline.components["unet"]  # type: ignore[union-attr]
     unet.register_forward_pre_hook(fail_in_a_pass)
-    monkeypatch.setattr("sd_worker.engine.resident_models.check_device", fail)
+    monkeypatch.setattr("sd_worker.engine.models.resident_models.check_device", fail)
     await tasks.publish("t")
     await tasks.wait_for("t", "started")
     await start_worker("sound")

@@ -16,9 +16,9 @@ from integration.worker.hub_sources import NAME, reason_of, source
 from safetensors.torch import load_file, save_file
 
 from sd_common.parameters import DefaultParameters
-from sd_worker.engine import hub_download
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models import hub_download
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import LoadProgress
 from support.hub import TOKEN, Hub
 from support.read_model import read_model

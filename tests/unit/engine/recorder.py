@@ -15,8 +15,8 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.engine_thread import EngineThread
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
+from sd_worker.engine.models.loads import Models
 from sd_worker.engine.reports import KnownModel, PassMade
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import EngineTask, Finished, Outcome, Progress

@@ -18,8 +18,8 @@ from unit.engine.recorder import PROMPT, TickedEngine, initial_image, picture, t
 
 from sd_worker.engine.batches import NetworkCall, run_together
 from sd_worker.engine.diffusers_api import load_pipeline
-from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.loaded_model import LoadedModel
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.pipelines import GeneratedPicture, OnSchedulerStep
 from sd_worker.engine.prompt_cache import PromptCache
 from sd_worker.engine.rendezvous import Rendezvous, Returned

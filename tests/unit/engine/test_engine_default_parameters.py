@@ -15,9 +15,9 @@ from huggingface_hub import constants
 from unit.engine.recorder import PROMPT, EngineUnderTest, img2img, initial_image, inpaint, picture
 
 from sd_common.parameters import DefaultParameters, Img2ImgParameters, Txt2ImgParameters
-from sd_worker.engine.default_parameters import DEFAULTS_FILE, with_defaults, with_trained_size
 from sd_worker.engine.errors import InvalidInput, ModelUnavailable
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.default_parameters import DEFAULTS_FILE, with_defaults, with_trained_size
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.tasks import EngineTask, Failed
 from support.read_model import read_model
 

@@ -17,7 +17,7 @@ from unit.engine.recorder import (
 from sd_worker.engine.devices import Device
 from sd_worker.engine.errors import DeviceUnavailable, EngineStopped
 from sd_worker.engine.failures import failure_of
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.tasks import Cancelled, Failed, Finished, Progress
 
 
@@ -165,7 +165,7 @@ def test_a_device_that_has_failed_hands_all_tasks_back_and_takes_no_more(
         raise DeviceUnavailable("Device 'cuda' has failed: restart the worker")
 
     unet.register_forward_pre_hook(fail)
-    monkeypatch.setattr("sd_worker.engine.resident_models.check_device", fail_too)
+    monkeypatch.setattr("sd_worker.engine.models.resident_models.check_device", fail_too)
     engine.engine.submit(txt2img("a"))
     engine.engine.submit(txt2img("b", model="sdxl"))
 

@@ -15,8 +15,8 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.errors import EngineStopped, ModelUnavailable
-from sd_worker.engine.loaded_model import OnLoadProgress, ReadModel
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.loaded_model import OnLoadProgress, ReadModel
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import MOST_FETCHES, LoadProgress
 from sd_worker.engine.tasks import Cancelled, Failed, Finished
 from support.read_model import read_model

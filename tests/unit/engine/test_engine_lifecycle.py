@@ -20,8 +20,8 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import Cancelled, Finished, Outcome, Progress
 

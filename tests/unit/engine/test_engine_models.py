@@ -23,9 +23,9 @@ from unit.engine.recorder import CPU, TIMEOUT_S, EngineUnderTest, load_now, txt2
 from sd_common.parameters import DefaultParameters, TaskKind
 from sd_worker.engine.devices import choose_device, default_budget_bytes
 from sd_worker.engine.errors import DeviceUnavailable, ModelUnavailable
-from sd_worker.engine.model_errors import explain
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_errors import explain
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import KnownModel, MemoryUse, ModelChange, ModelDropped, ModelLoad
 from support.read_model import read_model
 

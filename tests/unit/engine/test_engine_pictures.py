@@ -22,7 +22,7 @@ from unit.engine.recorder import (
     txt2img,
 )
 
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.pipelines import create_task_pipeline
 from sd_worker.engine.rendezvous import Rendezvous, Returned
 from sd_worker.engine.sharing import ThreadCall, share

@@ -19,8 +19,8 @@ from unit.engine.stock import SCHEDULERS
 
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.devices import Device
-from sd_worker.engine.loaded_model import LoadedModel, OnLoadProgress, ReadModel
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.loaded_model import LoadedModel, OnLoadProgress, ReadModel
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.sharing import Sharing, sharing_of
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished
 from support.read_model import read_model

@@ -19,7 +19,7 @@ import torch
 from sd_worker.engine.errors import TaskCancelled, drop_tracebacks
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.helper_threads import HelperThreads
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
 from sd_worker.engine.passes import Passes
 from sd_worker.engine.reports import PassMade, Workload
 from sd_worker.engine.rooms import Rooms

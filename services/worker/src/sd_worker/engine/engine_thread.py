@@ -13,7 +13,7 @@ import torch
 
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
 from sd_worker.engine.reports import ModelsView, PassMade, Workload
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress

@@ -12,8 +12,8 @@ from sd_common.parameters import MIN_SIDE_PX, AnyParameters, Img2ImgParameters, 
 from sd_worker.engine.diffusers_api import Pipeline, copy_view, view_pipeline
 from sd_worker.engine.diffusers_facts import nsfw_content_detected, side_multiple_px, takes_argument
 from sd_worker.engine.errors import InvalidInput
-from sd_worker.engine.kinds import NetworkInput, network_input
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models.kinds import NetworkInput, network_input
+from sd_worker.engine.models.loaded_model import LoadedModel
 from sd_worker.engine.schedulers import check_steps, create_scheduler
 from sd_worker.engine.sharing import share, unshare
 from sd_worker.engine.tasks import EngineTask

@@ -113,7 +113,7 @@ class ModelsHere:
 
 
 class ModelsView(Protocol):
-    """What any thread may ask of an engine's models (`models.Models`). The answers come at once, but for `known`, which
+    """What any thread may ask of an engine's models (`models.loads.Models`). All answer at once, but for `known`, which
     reads files."""
 
     def resident(self) -> Sequence[str]: ...

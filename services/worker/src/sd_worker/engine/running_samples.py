@@ -10,8 +10,8 @@ from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.errors import TaskCancelled
 from sd_worker.engine.groups import Groups
 from sd_worker.engine.helper_threads import HelperThreads
-from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loaded_model import LoadedModel
+from sd_worker.engine.models.loads import Models
 from sd_worker.engine.passes import Passes
 from sd_worker.engine.rendezvous import Returned
 from sd_worker.engine.rooms import Rooms

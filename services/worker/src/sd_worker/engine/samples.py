@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from sd_common.parameters import AnyParameters
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models.loaded_model import LoadedModel
 from sd_worker.engine.pipelines import GeneratedPicture, SchedulerStep, generate, planned_steps
 from sd_worker.engine.rendezvous import Rendezvous
 from sd_worker.engine.tasks import Progress, Timings

@@ -8,11 +8,11 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 
 from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
-from sd_worker.engine.default_parameters import with_defaults
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.failures import failure_of, load_failure_of
-from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.default_parameters import with_defaults
+from sd_worker.engine.models.loaded_model import LoadedModel
+from sd_worker.engine.models.loads import Models
 from sd_worker.engine.pipelines import planned_steps
 from sd_worker.engine.reports import LoadProgress
 from sd_worker.engine.rooms import Room, Rooms

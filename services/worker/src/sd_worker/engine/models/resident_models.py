@@ -14,7 +14,7 @@ from sd_worker.engine.devices import (
     free_unused_memory,
     gpu_memory_bytes,
 )
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models.loaded_model import LoadedModel
 from sd_worker.engine.reports import KnownModel, MemoryUse, ModelChange, ModelDropped
 
 

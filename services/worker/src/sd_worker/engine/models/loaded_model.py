@@ -12,7 +12,7 @@ import torch
 from sd_common.parameters import DefaultParameters
 from sd_worker.engine.diffusers_api import Config, Pipeline
 from sd_worker.engine.diffusers_facts import component_config
-from sd_worker.engine.kinds import kinds_of_model
+from sd_worker.engine.models.kinds import kinds_of_model
 from sd_worker.engine.prompt_cache import PromptCache
 from sd_worker.engine.reports import KnownModel, LoadProgress
 from sd_worker.engine.sharing import Sharing, sharing_of

@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 
 from sd_common.parameters import DefaultParameters
-from sd_worker.engine.default_parameters import DEFAULTS_FILE, read_default_parameters, with_trained_size
 from sd_worker.engine.devices import is_out_of_memory
 from sd_worker.engine.diffusers_api import load_pipeline, silence_libraries
 from sd_worker.engine.diffusers_facts import trained_size_px
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.hub_download import HubModel, download, find_on_hub
-from sd_worker.engine.kinds import kinds_of_model
-from sd_worker.engine.loaded_model import LoadedModel, OnLoadProgress, ReadModel
-from sd_worker.engine.model_directory import INDEX_FILE, LocalModel, ModelDirectory, read_json, sizes_below
-from sd_worker.engine.model_errors import explain, needs_code
-from sd_worker.engine.model_files import needed_files
+from sd_worker.engine.models.default_parameters import DEFAULTS_FILE, read_default_parameters, with_trained_size
+from sd_worker.engine.models.hub_download import HubModel, download, find_on_hub
+from sd_worker.engine.models.kinds import kinds_of_model
+from sd_worker.engine.models.loaded_model import LoadedModel, OnLoadProgress, ReadModel
+from sd_worker.engine.models.model_directory import INDEX_FILE, LocalModel, ModelDirectory, read_json, sizes_below
+from sd_worker.engine.models.model_errors import explain, needs_code
+from sd_worker.engine.models.model_files import needed_files
+from sd_worker.engine.models.tuning import Tuning, tune
 from sd_worker.engine.reports import KnownModel, LoadProgress
-from sd_worker.engine.tuning import Tuning, tune
 
 _log = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from functools import partial
 
 from sd_worker.engine.devices import Device, is_out_of_memory
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.fetches import Fetches
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
+from sd_worker.engine.models.fetches import Fetches
+from sd_worker.engine.models.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
+from sd_worker.engine.models.resident_models import ResidentModels
 from sd_worker.engine.reports import KnownModel, LoadProgress, ModelChange, ModelLoad
-from sd_worker.engine.resident_models import ResidentModels
 
 
 @dataclass
