@@ -272,7 +272,7 @@ def test_one_worker_tells_of_the_download_of_another(
 
     with ThreadPoolExecutor(1) as threads:
         with WeakFileLock(tmp_path / "cache" / ".locks" / "models--owner--tiny" / lock):
-            loading = threads.submit(source().load, NAME, on_progress)
+            loading = threads.submit(read_model, source(), NAME, on_progress)
             assert is_waiting.wait(PATIENCE_S)
             assert told[1].bytes_done == told[0].bytes_done + partial.stat().st_size
         loading.result(PATIENCE_S)
