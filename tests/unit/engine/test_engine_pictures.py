@@ -57,6 +57,19 @@ def test_the_seed_of_the_task_is_told(engine: EngineUnderTest) -> None:
     assert finished.timings.denoising_s > 0
 
 
+@pytest.mark.parametrize("make", [txt2img, img2img, inpaint])
+@pytest.mark.parametrize(
+    ("model", "scheduler"),
+    [("sd1", "plms"), ("sd1", "heun"), ("owner/sd2", "ddim"), ("sdxl", "euler"), ("sd3", "euler"), ("flux", "euler")],
+)
+def test_each_stage_is_timed_in_every_family(
+    engine: EngineUnderTest, make: Callable[..., EngineTask], model: str, scheduler: str
+) -> None:
+    timings = engine.finish(make(model=model, scheduler=scheduler)).timings
+
+    assert min(timings.encoding_s, timings.denoising_s, timings.decoding_s, timings.png_s) > 0
+
+
 @pytest.mark.parametrize("prompt", ["a red circle", "ein großer Kreis", "赤い円 🔴"])
 def test_the_png_tells_how_it_was_made(engine: EngineUnderTest, prompt: str) -> None:
     finished = engine.finish(txt2img(seed=7, prompt=prompt))
