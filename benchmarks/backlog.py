@@ -30,7 +30,7 @@ from sd_common.puller import Puller
 from sd_common.streams import JOBS, StreamSettings, jobs_consumer_name
 from sd_common.subjects import ModelLane
 from sd_embedded.nats_server import NatsServer
-from sd_worker.held_models import ModelsHere
+from sd_worker.engine.reports import ModelsHere
 from sd_worker.job_source import JobSource
 
 _SETTLED_AFTER_S = 2.0

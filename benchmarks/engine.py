@@ -30,8 +30,8 @@ from table import print_table
 from sd_common.parameters import Txt2ImgParameters
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.schedulers import create_scheduler
 from sd_worker.engine.tasks import EngineTask, Finished, Outcome

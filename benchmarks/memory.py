@@ -20,11 +20,12 @@ from table import print_table
 from sd_common.parameters import Txt2ImgParameters
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import EngineTask, Finished, Outcome
 from support import tiny_pipelines
+from support.read_model import read_model
 
 MOST_GROWTH = 0.05
 #: Tasks of a model in a row, of sizes and prompts that are all different.
@@ -55,7 +56,7 @@ def measure(model_dir: Path, num_warm_up: int, num_tasks: int) -> tuple[float, l
         )
     ]
     source = ModelSource(model_dir, dtype=torch.float32)
-    two_models = sum(sorted(source.load(name).num_bytes for name in names)[1:])
+    two_models = sum(sorted(read_model(source, name).num_bytes for name in names)[1:])
     outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
     device = Device(torch.device("cpu"), torch.float32)
     models = Models(source, device, budget_bytes=two_models)

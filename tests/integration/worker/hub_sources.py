@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
+from support.read_model import read_model
 
 NAME = "owner/tiny"
 
@@ -18,5 +19,5 @@ def source(dtype: torch.dtype = torch.float32, token: str | None = None) -> Mode
 def reason_of(name: str, token: str | None = None) -> str:
     """The sentence that tells why a model cannot be loaded."""
     with pytest.raises(ModelUnavailable) as caught:
-        source(token=token).load(name)
+        read_model(source(token=token), name)
     return str(caught.value)

@@ -74,9 +74,9 @@ async def test_an_attempt_that_breaks_its_workers_device_counts(
     def fail_in_a_pass(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    unet = broken._engine._engine._models.get("tiny").pipeline.components["unet"]  # type: ignore[union-attr]
+    unet = broken._engine._engine.models.get("tiny").pipeline.components["unet"]  # type: ignore[union-attr]
     unet.register_forward_pre_hook(fail_in_a_pass)
-    monkeypatch.setattr("sd_worker.engine.resident_models.check_device", fail)
+    monkeypatch.setattr("sd_worker.engine.models.resident_models.check_device", fail)
     await tasks.publish("t")
     await tasks.wait_for("t", "started")
     await start_worker("sound")

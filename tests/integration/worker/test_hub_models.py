@@ -16,11 +16,12 @@ from integration.worker.hub_sources import NAME, reason_of, source
 from safetensors.torch import load_file, save_file
 
 from sd_common.parameters import DefaultParameters
-from sd_worker.engine import hub_download
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models import hub_download
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import LoadProgress
 from support.hub import TOKEN, Hub
+from support.read_model import read_model
 
 #: The first that is downloaded, and the largest.
 CHECKER = "safety_checker/model.safetensors"
@@ -62,13 +63,13 @@ def test_what_a_pipeline_needs_is_downloaded_and_nothing_else(
         (own_tiny / unneeded).write_bytes(b"unneeded")
     hub.add(NAME, own_tiny)
 
-    model = source().load(NAME)
+    model = read_model(source(), NAME)
 
     needed = {path.relative_to(tiny).as_posix() for path in tiny.rglob("*") if path.is_file()}
     assert downloaded(tmp_path / "cache") == needed
     assert model.name == NAME
     assert model.default_parameters == DefaultParameters(steps=7, width=64, height=64)
-    assert model.num_bytes == ModelSource(tiny.parent, dtype=torch.float32).load(tiny.name).num_bytes
+    assert model.num_bytes == read_model(ModelSource(tiny.parent, dtype=torch.float32), tiny.name).num_bytes
 
 
 def test_progress_tells_the_download_and_the_load(hub: Hub, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +79,7 @@ def test_progress_tells_the_download_and_the_load(hub: Hub, tiny: Path, monkeypa
     small = sum((tiny / name).stat().st_size for name in ("model_index.json", "default_parameters.json"))
     told: list[LoadProgress] = []
 
-    source().load(NAME, told.append)
+    read_model(source(), NAME, told.append)
 
     downloads = [progress for progress in told if progress.stage == "downloading"]
     assert downloads[0] == LoadProgress("downloading", small, total)
@@ -94,18 +95,18 @@ def test_progress_is_not_told_at_every_chunk(hub: Hub, tiny: Path, monkeypatch: 
     hub.add(NAME, tiny)
     told: list[LoadProgress] = []
 
-    source().load(NAME, told.append)
+    read_model(source(), NAME, told.append)
 
     assert [progress.stage for progress in told] == ["downloading", "downloading", "loading", "loading"]
 
 
 def test_a_model_in_the_cache_is_not_downloaded_again(hub: Hub, tiny: Path) -> None:
     hub.add(NAME, tiny)
-    source().load(NAME)
+    read_model(source(), NAME)
     hub.requests.clear()
     told: list[LoadProgress] = []
 
-    source().load(NAME, told.append)
+    read_model(source(), NAME, told.append)
 
     assert [progress.stage for progress in told] == ["loading", "loading"]
     assert not any(request.path.startswith(("/large/", f"/{NAME}/resolve")) for request in hub.requests)
@@ -128,7 +129,7 @@ def test_weights_come_in_one_format(
         (own_tiny / lacking / "diffusion_pytorch_model.fp16.safetensors").unlink()
     hub.add(NAME, own_tiny)
 
-    model = source(dtype).load(NAME)
+    model = read_model(source(dtype), NAME)
 
     weights = [name for name in downloaded(tmp_path / "cache") if name.endswith(".safetensors")]
     assert len(weights) == 4
@@ -144,7 +145,7 @@ def test_weights_that_are_there_in_float16_alone_are_taken_for_any_format(hub: H
         weights.unlink()
     hub.add(NAME, own_tiny)
 
-    unet = source(torch.float32).load(NAME).pipeline.components["unet"]
+    unet = read_model(source(torch.float32), NAME).pipeline.components["unet"]
 
     assert isinstance(unet, torch.nn.Module)
     assert next(unet.parameters()).dtype == torch.float32
@@ -159,8 +160,8 @@ def test_a_revision_is_loaded_and_its_commit_told(
     new = hub.add(NAME, own_tiny, "main")
     caplog.set_level(logging.INFO)
 
-    at_revision = source().load(f"{NAME}@{old if revision == 'commit' else revision}")
-    newest = source().load(NAME)
+    at_revision = read_model(source(), f"{NAME}@{old if revision == 'commit' else revision}")
+    newest = read_model(source(), NAME)
 
     assert (at_revision.default_parameters.steps, newest.default_parameters.steps) == (7, 9)
     commits = [vars(record)["commit"] for record in caplog.records if record.message == "model loaded"]
@@ -169,12 +170,12 @@ def test_a_revision_is_loaded_and_its_commit_told(
 
 def test_a_newer_commit_costs_what_has_changed(hub: Hub, own_tiny: Path) -> None:
     hub.add(NAME, own_tiny)
-    source().load(NAME)
+    read_model(source(), NAME)
     hub.requests.clear()
     shutil.copy(own_tiny / "default_parameters.json", own_tiny / "tokenizer" / "added.json")
     hub.add(NAME, own_tiny)
 
-    source().load(NAME)
+    read_model(source(), NAME)
 
     assert hub.contents_asked_for() == []
 
@@ -183,7 +184,7 @@ def test_a_newer_commit_costs_what_has_changed(hub: Hub, own_tiny: Path) -> None
 def test_the_token_opens_what_is_gated_or_private(hub: Hub, tiny: Path, kind: str) -> None:
     hub.add(NAME, tiny, gated=kind == "gated", private=kind == "private")
 
-    source(token=TOKEN).load(NAME)
+    read_model(source(token=TOKEN), NAME)
 
     assert {request.token for request in hub.requests if request.path.startswith(f"/{NAME}/resolve")} == {TOKEN}
     assert {request.token for request in hub.contents_asked_for()} == {None}
@@ -194,14 +195,14 @@ def test_a_download_that_was_cut_goes_on_where_it_ended(hub: Hub, tmp_path: Path
     size = (tiny / UNET).stat().st_size
     hub.cut_after[UNET] = size // 2
     with pytest.raises(ModelUnavailable, match="The hub failed to give model 'owner/tiny': try again later"):
-        source().load(NAME)
+        read_model(source(), NAME)
     [partial] = tmp_path.glob("cache/**/*.incomplete")
     present = partial.stat().st_size
     assert size // 2 - 1000 < present <= size // 2
     hub.cut_after.clear()
     hub.requests.clear()
 
-    source().load(NAME)
+    read_model(source(), NAME)
 
     sha256 = partial.name.removesuffix(".incomplete")
     [request] = [request for request in hub.contents_asked_for() if sha256 in request.path]
@@ -226,13 +227,13 @@ def test_who_is_told_of_the_progress_may_stop_the_download(
             raise Stop
 
     with pytest.raises(Stop):
-        source().load(NAME, stop_half_way)
+        read_model(source(), NAME, stop_half_way)
     [partial] = tmp_path.glob("cache/**/*.incomplete")
     present = partial.stat().st_size
     hub.requests.clear()
     told: list[LoadProgress] = []
 
-    source().load(NAME, told.append)
+    read_model(source(), NAME, told.append)
 
     assert f"bytes={present}-" in {request.byte_range for request in hub.contents_asked_for()}
     assert told[0].bytes_done > 0
@@ -248,7 +249,7 @@ def test_what_is_not_what_the_hub_has_is_thrown_away(hub: Hub, tmp_path: Path, t
     partial.write_bytes(b"x" * partial.stat().st_size)
 
     assert reason_of(NAME) == "Model 'owner/tiny' was damaged on its way from the hub: try again"
-    source().load(NAME)
+    read_model(source(), NAME)
 
 
 def test_one_worker_tells_of_the_download_of_another(
@@ -271,7 +272,7 @@ def test_one_worker_tells_of_the_download_of_another(
 
     with ThreadPoolExecutor(1) as threads:
         with WeakFileLock(tmp_path / "cache" / ".locks" / "models--owner--tiny" / lock):
-            loading = threads.submit(source().load, NAME, on_progress)
+            loading = threads.submit(read_model, source(), NAME, on_progress)
             assert is_waiting.wait(PATIENCE_S)
             assert told[1].bytes_done == told[0].bytes_done + partial.stat().st_size
         loading.result(PATIENCE_S)
@@ -281,13 +282,13 @@ def test_one_worker_tells_of_the_download_of_another(
 
 def test_a_downloaded_model_outlives_the_hub(hub: Hub, tiny: Path) -> None:
     commit = hub.add(NAME, tiny, "main", "v1")
-    source().load(NAME)
-    source().load(f"{NAME}@v1")
+    read_model(source(), NAME)
+    read_model(source(), f"{NAME}@v1")
     hub.status = 503
 
-    source().load(NAME)
-    source().load(f"{NAME}@v1")
-    source().load(f"{NAME}@{commit}")
+    read_model(source(), NAME)
+    read_model(source(), f"{NAME}@v1")
+    read_model(source(), f"{NAME}@{commit}")
 
 
 def test_a_model_with_code_of_its_own_is_refused_before_its_weights_come(hub: Hub, own_tiny: Path) -> None:

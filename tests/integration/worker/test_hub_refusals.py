@@ -15,7 +15,7 @@ from integration.worker.conftest import StartWorker, Tasks
 from integration.worker.hub_sources import NAME, reason_of
 
 from sd_common.events import AbortedEvent
-from sd_worker.engine import hub_blobs
+from sd_worker.engine.models import hub_blobs
 from support.hub import TOKEN, TOKEN_OF_A_STRANGER, Hub
 
 WRONG_TOKEN = "hf_wrong"

@@ -27,7 +27,7 @@ from sd_common.streams import JOBS, StreamSettings, jobs_consumer_name, jobs_str
 from sd_common.subjects import ModelLane
 from sd_worker import backlog_watch
 from sd_worker.backlog_watch import INTERVAL_S
-from sd_worker.held_models import ModelsHere
+from sd_worker.engine.reports import ModelsHere
 from sd_worker.job_source import JobSource
 from support import servers
 from support.jobs import STRAY_SUBJECTS

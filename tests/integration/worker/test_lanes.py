@@ -23,7 +23,7 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
 from sd_worker.backlog_watch import INTERVAL_S
-from sd_worker.held_models import ModelsHere
+from sd_worker.engine.reports import ModelsHere
 from sd_worker.job_source import JobSource
 from support.servers import NatsServer, nats_settings_of
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from unit.engine.recorder import KINDS, PROMPT, TickedEngine, picture
 
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models.loaded_model import LoadedModel
 from sd_worker.engine.tasks import EngineTask, Finished, Outcome
 
 Pixels = npt.NDArray[np.int16]

@@ -12,9 +12,9 @@ from unit.engine.recorder import CPU, MAX_ROWS, EngineUnderTest, Recorder
 
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.loaded_model import ModelLoader
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loaded_model import ModelLoader
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.row_caps import RowCaps
 from support import tiny_pipelines
 

@@ -15,8 +15,8 @@ from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgPa
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.engine_thread import EngineThread
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel, ignore_progress
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
+from sd_worker.engine.models.loads import Models
 from sd_worker.engine.reports import KnownModel, PassMade
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import EngineTask, Finished, Outcome, Progress
@@ -78,7 +78,7 @@ class EngineUnderTest:
 def load_now(models: Models, name: str) -> LoadedModel:
     """Load a model as the engine does, and wait for it."""
     changed = threading.Event()
-    models.on_change = changed.set
+    models.on_change(changed.set)
     while name not in (ended := models.poll([name])):
         assert changed.wait(TIMEOUT_S)
         changed.clear()
@@ -175,11 +175,8 @@ class WrappedLoader:
     def is_at_hand(self, name: str) -> bool:
         return self._loader.is_at_hand(name)
 
-    def fetch(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> ReadModel:
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
         return self._loader.fetch(name, on_progress)
-
-    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
-        return self._loader.load(name, on_progress)
 
     def known(self) -> Sequence[KnownModel]:
         return self._loader.known()
@@ -194,13 +191,18 @@ class GatedLoader(WrappedLoader):
         self.gate = threading.Event()
         self.left = threading.Event()
 
-    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
         self.entered.set()
         assert self.gate.wait(TIMEOUT_S)
-        try:
-            return self._loader.load(name, on_progress)
-        finally:
-            self.left.set()
+        read = self._loader.fetch(name, on_progress)
+
+        def read_and_leave(on_progress: OnLoadProgress) -> LoadedModel:
+            try:
+                return read(on_progress)
+            finally:
+                self.left.set()
+
+        return read_and_leave
 
 
 class RaisingLoader(WrappedLoader):
@@ -210,10 +212,10 @@ class RaisingLoader(WrappedLoader):
         super().__init__(loader)
         self._errors = list(errors)
 
-    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
         if self._errors:
             raise self._errors.pop(0)
-        return self._loader.load(name, on_progress)
+        return self._loader.fetch(name, on_progress)
 
 
 def initial_image(width: int = 64, height: int = 64) -> Image.Image:

@@ -16,7 +16,7 @@ from unit.engine.recorder import CPU, TickedEngine, img2img, inpaint, txt2img
 from unit.engine.stock import SCHEDULERS, stock_picture
 
 from sd_worker.engine.devices import Device
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.pipelines import call_arguments
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 

@@ -18,11 +18,11 @@ from unit.engine.recorder import PROMPT, TickedEngine, initial_image, picture, t
 
 from sd_worker.engine.batches import NetworkCall, run_together
 from sd_worker.engine.diffusers_api import load_pipeline
-from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.pipelines import GeneratedPicture, OnPass
+from sd_worker.engine.models.loaded_model import LoadedModel
+from sd_worker.engine.models.model_loading import ModelSource
+from sd_worker.engine.pipelines import GeneratedPicture, OnSchedulerStep
 from sd_worker.engine.prompt_cache import PromptCache
-from sd_worker.engine.rendezvous import Rendezvous
+from sd_worker.engine.rendezvous import Rendezvous, Returned
 from sd_worker.engine.sharing import share, sharing_of
 from sd_worker.engine.tasks import EngineTask, Finished
 
@@ -77,7 +77,7 @@ def make_a_pass(samples: list[Rendezvous[Image.Image]]) -> tuple[str, int]:
     together = [(sample, call) for sample, call in waiting if call.group == group]
     results = run_together([call for _, call in together])
     for (sample, _), result in zip(together, results, strict=True):
-        sample.resume(result)
+        sample.resume(Returned(result))
     return type(network).__name__, sum(call.num_rows for _, call in together)
 
 
@@ -88,7 +88,7 @@ def test_control_images_in_one_pass_give_pictures_within_a_grey_level_of_the_sto
     passes = []
     with torch.inference_mode():
         for sample in samples:
-            sample.resume()
+            sample.start()
         while any(sample.ended is None for sample in samples):
             passes.append(make_a_pass(samples))
 
@@ -108,7 +108,9 @@ def test_the_engine_runs_it_alone_bit_for_bit_and_in_company_within_a_grey_level
 ) -> None:
     """Its own ticks; only what a task's pipeline is, and what it is called with, comes from here."""
 
-    def generate(model: LoadedModel, task: EngineTask, on_pass: OnPass, num_fixed_rows: int | None) -> GeneratedPicture:
+    def generate(
+        model: LoadedModel, task: EngineTask, on_scheduler_step: OnSchedulerStep, num_fixed_rows: int | None
+    ) -> GeneratedPicture:
         own = own_pipeline(model.pipeline)
         share(own, model.sharing, model.prompts, task.task_id, num_fixed_rows)
         return GeneratedPicture(own(**arguments(int(task.task_id))).images[0], None)

@@ -15,10 +15,11 @@ from huggingface_hub import constants
 from unit.engine.recorder import PROMPT, EngineUnderTest, img2img, initial_image, inpaint, picture
 
 from sd_common.parameters import DefaultParameters, Img2ImgParameters, Txt2ImgParameters
-from sd_worker.engine.default_parameters import DEFAULTS_FILE, with_defaults, with_trained_size
 from sd_worker.engine.errors import InvalidInput, ModelUnavailable
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.default_parameters import DEFAULTS_FILE, with_defaults, with_trained_size
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.tasks import EngineTask, Failed
+from support.read_model import read_model
 
 diffusers = import_module("diffusers")
 
@@ -184,9 +185,9 @@ def test_a_repository_of_the_hub_may_carry_defaults_too(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     source = ModelSource(None, dtype=torch.float32)
 
-    assert source.load("owner/own").default_parameters == DefaultParameters.model_validate(OWN)
+    assert read_model(source, "owner/own").default_parameters == DefaultParameters.model_validate(OWN)
     (repository / "snapshots" / "0123456789abcdef" / DEFAULTS_FILE).unlink()
-    assert source.load("owner/own").default_parameters == DefaultParameters(width=64, height=64)
+    assert read_model(source, "owner/own").default_parameters == DefaultParameters(width=64, height=64)
     (repository / "snapshots" / "0123456789abcdef" / DEFAULTS_FILE).write_text('{"steps": 0}')
     with pytest.raises(ModelUnavailable, match="wrong default_parameters"):
-        source.load("owner/own")
+        read_model(source, "owner/own")

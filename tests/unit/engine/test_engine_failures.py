@@ -7,15 +7,17 @@ import torch
 from unit.engine.recorder import (
     CreateEngine,
     EngineUnderTest,
+    GatedLoader,
     RaisingLoader,
     img2img,
     network_of,
     txt2img,
 )
 
+from sd_worker.engine.devices import Device
 from sd_worker.engine.errors import DeviceUnavailable, EngineStopped
 from sd_worker.engine.failures import failure_of
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.tasks import Cancelled, Failed, Finished, Progress
 
 
@@ -69,7 +71,7 @@ def test_an_error_in_the_middle_makes_the_model_be_loaded_afresh(engine: EngineU
 
     assert isinstance(outcome, Failed)
     assert outcome.code == "internal"
-    assert engine.engine.resident_models() == ()
+    assert engine.models.resident() == ()
     assert engine.finish(txt2img("c")).png == before
 
 
@@ -82,14 +84,14 @@ def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_ag
     unet = network_of(engine.models, "sd1", "unet")
 
     def run_out(*_: object) -> None:
-        if "owner/sd2" in engine.engine.resident_models():
+        if "owner/sd2" in engine.models.resident():
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     unet.register_forward_pre_hook(run_out)
     del unet
 
     assert isinstance(engine.run(txt2img("b")), Finished)
-    assert engine.engine.resident_models() == ("sd1",)
+    assert engine.models.resident() == ("sd1",)
 
 
 def test_memory_that_runs_out_alone_fails_the_task_after_one_try(
@@ -101,6 +103,19 @@ def test_memory_that_runs_out_alone_fails_the_task_after_one_try(
 
     assert [getattr(outcome, "code", None) for outcome in (first, second)] == ["out_of_memory"] * 2
     assert isinstance(engine.run(txt2img("c")), Finished)
+
+
+def test_who_asks_for_a_model_that_is_too_large_is_not_told_to_ask_for_a_smaller_picture(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    engine = create_engine(RaisingLoader(source, torch.OutOfMemoryError("CUDA out of memory")))
+
+    outcome = engine.run(txt2img("a"))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "out_of_memory"
+    assert "too little memory to load model 'sd1': choose a smaller model" in outcome.reason
+    assert "picture" not in outcome.reason
 
 
 @pytest.mark.parametrize(
@@ -150,7 +165,7 @@ def test_a_device_that_has_failed_hands_all_tasks_back_and_takes_no_more(
         raise DeviceUnavailable("Device 'cuda' has failed: restart the worker")
 
     unet.register_forward_pre_hook(fail)
-    monkeypatch.setattr("sd_worker.engine.resident_models.check_device", fail_too)
+    monkeypatch.setattr("sd_worker.engine.models.resident_models.check_device", fail_too)
     engine.engine.submit(txt2img("a"))
     engine.engine.submit(txt2img("b", model="sdxl"))
 
@@ -158,3 +173,21 @@ def test_a_device_that_has_failed_hands_all_tasks_back_and_takes_no_more(
     with pytest.raises(EngineStopped):
         engine.engine.submit(txt2img("c"))
     assert engine.engine.has_failed()
+
+
+def test_a_device_that_has_failed_during_a_load_hands_all_tasks_back_and_takes_no_more(
+    create_engine: CreateEngine, source: ModelSource
+) -> None:
+    """No machine has this device: models are read, and cannot be moved there."""
+    loader = GatedLoader(source)
+    engine = create_engine(loader, Device(torch.device("cuda:99"), torch.float32), budget_bytes=2**30)
+    for task_id, model in (("a", "sd1"), ("b", "sd1"), ("c", "sdxl")):
+        engine.engine.submit(txt2img(task_id, model=model))
+    loader.gate.set()
+
+    outcomes = {engine.recorder.next_outcome() for _ in range(3)}
+
+    assert outcomes == {Cancelled("a"), Cancelled("b"), Cancelled("c")}
+    assert engine.engine.has_failed()
+    with pytest.raises(EngineStopped):
+        engine.engine.submit(txt2img("d"))

@@ -15,10 +15,11 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.errors import EngineStopped, ModelUnavailable
-from sd_worker.engine.loaded_model import OnLoadProgress, ReadModel, ignore_progress
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.loaded_model import OnLoadProgress, ReadModel
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import MOST_FETCHES, LoadProgress
 from sd_worker.engine.tasks import Cancelled, Failed, Finished
+from support.read_model import read_model
 
 
 class SlowHub(WrappedLoader):
@@ -35,7 +36,9 @@ class SlowHub(WrappedLoader):
     def is_at_hand(self, name: str) -> bool:
         return name not in self._told
 
-    def fetch(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> ReadModel:
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
+        if self.is_at_hand(name):
+            return super().fetch(name, on_progress)
         with self._changed:
             self.running.append(name)
             self._changed.notify_all()
@@ -109,7 +112,7 @@ def test_a_model_at_hand_is_loaded_and_its_task_ends_while_as_many_are_fetched_a
 
     assert finished.task_id == "quick"
     assert hub.running == names
-    assert sorted(engine.engine.fetching_models()) == names
+    assert sorted(engine.models.fetching()) == names
 
 
 def test_no_more_are_fetched_side_by_side_than_may_be_and_the_next_when_one_has_ended(
@@ -162,7 +165,7 @@ def test_a_fetch_that_fails_fails_the_tasks_of_its_model_alone(
     failed = [engine.recorder.next_outcome() for _ in range(2)]
     assert [each.task_id for each in failed if isinstance(each, Failed)] == ["a", "b"]
     with pytest.raises(ModelUnavailable):
-        source.load("missing")
+        read_model(source, "missing")
     hub.release("owner/sd2")
     assert engine.recorder.next_outcome().task_id == "c"
 
@@ -176,7 +179,7 @@ def test_a_fetch_that_nobody_wants_any_more_keeps_no_place_and_ends_at_its_next_
 
     assert engine.recorder.next_outcome() == Cancelled("of-0")
     hub.wait_until(*names, "owner/sd2")  # it has not heard yet
-    assert "0" not in engine.engine.fetching_models()
+    assert "0" not in engine.models.fetching()
     hub.tell("0", 1)
     hub.wait_until(*names[1:], "owner/sd2")
     assert hub.given_up == ["0"]

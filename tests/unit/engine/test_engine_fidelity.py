@@ -14,7 +14,7 @@ from unit.engine.stock import SCHEDULERS, stock_picture
 
 from sd_common.parameters import SchedulerName
 from sd_worker.engine.devices import Device
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.tasks import EngineTask
 
 pytestmark = pytest.mark.fidelity

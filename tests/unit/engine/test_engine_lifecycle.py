@@ -20,9 +20,8 @@ from unit.engine.recorder import (
 )
 
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.errors import TaskAlreadySubmitted
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import Cancelled, Finished, Outcome, Progress
 
@@ -59,7 +58,7 @@ def test_every_pass_is_told_with_the_share_of_it_that_was_used(source: ModelSour
 
 @pytest.mark.parametrize("scheduler", ["plms", "ddim", "heun"])
 def test_progress_counts_the_steps_that_were_asked_for(engine: EngineUnderTest, scheduler: str) -> None:
-    """PLMS makes one pass more than steps, Heun nearly twice as many."""
+    """PLMS takes one scheduler step more, Heun nearly twice as many."""
     engine.finish(txt2img("a", steps=6, scheduler=scheduler))
     engine.finish(img2img("b", steps=6, strength=0.5, scheduler=scheduler))
 
@@ -75,7 +74,23 @@ def test_loading_is_told_only_where_the_model_is_not_resident(engine: EngineUnde
     loading = [p for p in engine.recorder.progress if p.stage == "loading"]
     assert {(p.task_id, p.step, p.steps) for p in loading} == {("a", 0, 2)}
     assert all(p.bytes_total is not None and p.bytes_total > 1_000_000 for p in loading)
-    assert engine.engine.resident_models() == ("sd1",)
+    assert engine.models.resident() == ("sd1",)
+
+
+def test_the_wait_for_room_is_no_part_of_the_load(source: ModelSource) -> None:
+    engine = TickedEngine(source, row_caps=RowCaps(CPU, fixed=2))  # room for one of them
+
+    outcomes = engine.run([txt2img("first", steps=10), txt2img("second"), txt2img("third")], per_join=3)
+
+    first, second, third = (outcomes[task_id] for task_id in ("first", "second", "third"))
+    assert isinstance(first, Finished)
+    assert isinstance(second, Finished)
+    assert isinstance(third, Finished)
+    assert 0 < first.timings.loading_s == second.timings.loading_s == third.timings.loading_s
+    assert first.timings.loaded_at is not None
+    assert first.timings.loaded_at <= first.timings.began_at < second.timings.began_at < third.timings.began_at
+    assert engine.finish(txt2img("resident")).timings.loading_s == 0
+    engine.stop()
 
 
 def test_a_queued_task_is_cancelled_at_once_and_never_runs(create_engine: CreateEngine, source: ModelSource) -> None:
@@ -120,7 +135,7 @@ def test_cancelling_during_the_load_takes_effect_at_once(create_engine: CreateEn
     # The load was not in vain.
     engine.finish(txt2img("next"))
     assert engine.recorder.steps_of("t") == []
-    assert engine.engine.resident_models() == ("sd1",)
+    assert engine.models.resident() == ("sd1",)
 
 
 def test_cancelling_what_is_unknown_or_has_ended_does_nothing(engine: EngineUnderTest) -> None:
@@ -145,7 +160,7 @@ def test_a_task_id_is_taken_once_at_a_time(create_engine: CreateEngine, source: 
     engine = create_engine(loader)
     engine.engine.submit(txt2img("t"))
 
-    with pytest.raises(TaskAlreadySubmitted):
+    with pytest.raises(ValueError, match="has not ended"):
         engine.engine.submit(txt2img("t"))
     loader.gate.set()
     assert isinstance(engine.recorder.next_outcome(), Finished)
@@ -217,7 +232,7 @@ def test_tasks_submitted_and_cancelled_from_many_threads_get_one_outcome_each(en
     assert engine.recorder.outcomes.empty()
 
 
-def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_more(
+def test_a_load_that_waits_for_memory_is_given_up_when_nobody_wants_the_model_any_more(
     create_engine: CreateEngine, source: ModelSource
 ) -> None:
     engine = create_engine(budget_bytes=1)
@@ -226,7 +241,7 @@ def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_
     def submit_and_cancel(progress: Progress) -> None:
         if progress.task_id == "running" and progress.step == 1:
             engine.engine.submit(txt2img("unwanted", model="owner/sd2"))
-        if progress.task_id == "running" and engine.models.waits_for_room and not waits.is_set():
+        if progress.task_id == "running" and engine.models.waits_for_memory and not waits.is_set():
             waits.set()
             engine.engine.cancel("unwanted")
             engine.engine.submit(txt2img("next", steps=2))
@@ -240,4 +255,4 @@ def test_a_load_that_waits_for_room_is_given_up_when_nobody_wants_the_model_any_
     assert next_outcome.task_id == "next"  # beside the one that runs
     engine.engine.cancel("running")
     assert engine.recorder.next_outcome() == Cancelled("running")
-    assert engine.engine.resident_models() == ("sd1",)
+    assert engine.models.resident() == ("sd1",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.model_files import NeededFiles, needed_files
+from sd_worker.engine.models.model_files import NeededFiles, needed_files
 
 _INDEX: dict[str, object] = {
     "_class_name": "FluxPipeline",

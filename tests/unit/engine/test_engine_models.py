@@ -23,10 +23,11 @@ from unit.engine.recorder import CPU, TIMEOUT_S, EngineUnderTest, load_now, txt2
 from sd_common.parameters import DefaultParameters, TaskKind
 from sd_worker.engine.devices import choose_device, default_budget_bytes
 from sd_worker.engine.errors import DeviceUnavailable, ModelUnavailable
-from sd_worker.engine.model_errors import explain
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_errors import explain
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import KnownModel, MemoryUse, ModelChange, ModelDropped, ModelLoad
+from support.read_model import read_model
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def own_dir(tmp_path: Path, model_dir: Path) -> Path:
 
 def reason_of(source: ModelSource, name: str) -> str:
     with pytest.raises(ModelUnavailable) as caught:
-        source.load(name)
+        read_model(source, name)
     return str(caught.value)
 
 
@@ -61,7 +62,7 @@ _ALL_KINDS = ("txt2img", "img2img", "inpaint")
     [("sd1", _ALL_KINDS), ("sd1-inpainting", ("inpaint",)), ("owner/sd2", _ALL_KINDS), ("sdxl", _ALL_KINDS)],
 )
 def test_a_model_tells_its_kinds_and_size(source: ModelSource, name: str, kinds: tuple[TaskKind, ...]) -> None:
-    model = source.load(name)
+    model = read_model(source, name)
 
     assert model.known == KnownModel(name, kinds, DefaultParameters(width=64, height=64), is_resident=True)
     assert model.num_bytes > 4 * 100_000
@@ -111,7 +112,7 @@ def test_where_a_safety_checker_is_required_a_model_without_one_is_refused(model
     known = [model.name for model in strict.known()]
     assert name not in known
     assert {"flags-all", "flags-none"} <= set(known)
-    strict.load("flags-none")
+    read_model(strict, "flags-none")
 
 
 def test_an_index_that_names_a_checker_its_pipeline_does_not_take_is_no_way_around(
@@ -128,9 +129,9 @@ def test_an_index_that_names_a_checker_its_pipeline_does_not_take_is_no_way_arou
 
 
 def test_weights_are_cast_to_the_devices_format(model_dir: Path) -> None:
-    bfloat16 = ModelSource(model_dir, dtype=torch.bfloat16).load("sd1")
+    bfloat16 = read_model(ModelSource(model_dir, dtype=torch.bfloat16), "sd1")
 
-    assert bfloat16.num_bytes < 0.6 * source_of(model_dir).load("sd1").num_bytes
+    assert bfloat16.num_bytes < 0.6 * read_model(source_of(model_dir), "sd1").num_bytes
 
 
 def test_a_model_with_the_class_names_of_old_loads(tmp_path: Path, model_dir: Path) -> None:
@@ -140,7 +141,7 @@ def test_a_model_with_the_class_names_of_old_loads(tmp_path: Path, model_dir: Pa
     index = json.loads(index_file.read_text())
     index_file.write_text(json.dumps({**index, "feature_extractor": ["transformers", "CLIPFeatureExtractor"]}))
 
-    assert source_of(tmp_path).load("old").pipeline.components["feature_extractor"] is not None
+    assert read_model(source_of(tmp_path), "old").pipeline.components["feature_extractor"] is not None
 
 
 @pytest.mark.parametrize("name", ["absent", "..", ".", "owner"])
@@ -263,7 +264,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_task_alone(engine: EngineUnderT
 
 
 def test_the_least_recently_used_model_goes_when_the_budget_is_full(source: ModelSource) -> None:
-    two_models = source.load("sd1").num_bytes + source.load("sd1-inpainting").num_bytes + 1000
+    two_models = read_model(source, "sd1").num_bytes + read_model(source, "sd1-inpainting").num_bytes + 1000
     models = Models(source, CPU, budget_bytes=two_models)
     sd1 = load_now(models, "sd1")
     load_now(models, "sd1-inpainting")
@@ -278,7 +279,7 @@ def test_the_least_recently_used_model_goes_when_the_budget_is_full(source: Mode
 
 def test_loads_and_evictions_are_told(source: ModelSource) -> None:
     changes: list[ModelChange] = []
-    one_model = source.load("sd1").num_bytes + 1000
+    one_model = read_model(source, "sd1").num_bytes + 1000
     models = Models(source, CPU, one_model, changes.append)
     load_now(models, "sd1")
     sd1_bytes = models.memory().models_bytes
@@ -294,17 +295,17 @@ def test_loads_and_evictions_are_told(source: ModelSource) -> None:
     ]
     assert all(change.seconds > 0 for change in changes if isinstance(change, ModelLoad))
     assert 0 < sd1_bytes <= one_model
-    assert models.memory() == MemoryUse(1, source.load("owner/sd2").num_bytes)
+    assert models.memory() == MemoryUse(1, read_model(source, "owner/sd2").num_bytes)
 
 
-def test_a_model_waits_for_room_until_no_sample_runs_on_the_others(source: ModelSource) -> None:
-    models = Models(source, CPU, budget_bytes=source.load("sd1").num_bytes + 1000)
+def test_a_model_waits_for_memory_until_no_sample_runs_on_the_others(source: ModelSource) -> None:
+    models = Models(source, CPU, budget_bytes=read_model(source, "sd1").num_bytes + 1000)
     sd1 = load_now(models, "sd1")
     models.pin(sd1)
     read = threading.Event()
-    models.on_change = read.set
+    models.on_change(read.set)
     assert models.poll(["owner/sd2"]) == {}
-    while not models.waits_for_room:
+    while not models.waits_for_memory:
         assert read.wait(TIMEOUT_S)
         read.clear()
         assert models.poll(["owner/sd2"]) == {}
@@ -320,14 +321,14 @@ def test_a_model_waits_for_room_until_no_sample_runs_on_the_others(source: Model
 
 def test_a_model_that_was_dropped_counts_until_its_last_sample_has_ended(source: ModelSource) -> None:
     """As after an internal error, when it is to be loaded afresh."""
-    models = Models(source, CPU, budget_bytes=source.load("sd1").num_bytes + 1000)
+    models = Models(source, CPU, budget_bytes=read_model(source, "sd1").num_bytes + 1000)
     dropped = load_now(models, "sd1")
     models.pin(dropped)
     models.drop("sd1")
     changed = threading.Event()
-    models.on_change = changed.set
+    models.on_change(changed.set)
     assert models.poll(["sd1"]) == {}
-    while not models.waits_for_room:
+    while not models.waits_for_memory:
         assert changed.wait(TIMEOUT_S)
         changed.clear()
         assert models.poll(["sd1"]) == {}
@@ -368,7 +369,7 @@ def test_a_model_that_has_run_tasks_can_be_freed_too(engine: EngineUnderTest) ->
     engine.models.drop_unused()
 
     assert unet() is None
-    assert engine.engine.resident_models() == ()
+    assert engine.models.resident() == ()
 
 
 def test_the_cpu_computes_in_float32() -> None:

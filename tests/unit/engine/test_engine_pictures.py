@@ -22,11 +22,12 @@ from unit.engine.recorder import (
     txt2img,
 )
 
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.pipelines import create_task_pipeline
-from sd_worker.engine.rendezvous import Rendezvous
+from sd_worker.engine.rendezvous import Rendezvous, Returned
 from sd_worker.engine.sharing import ThreadCall, share
 from sd_worker.engine.tasks import EngineTask, Failed
+from support.read_model import read_model
 
 
 def text_of(image: Image.Image) -> dict[str, object]:
@@ -54,6 +55,19 @@ def test_the_seed_of_the_task_is_told(engine: EngineUnderTest) -> None:
 
     assert finished.parameters_used.seed == 2**64 - 1
     assert finished.timings.denoising_s > 0
+
+
+@pytest.mark.parametrize("make", [txt2img, img2img, inpaint])
+@pytest.mark.parametrize(
+    ("model", "scheduler"),
+    [("sd1", "plms"), ("sd1", "heun"), ("owner/sd2", "ddim"), ("sdxl", "euler"), ("sd3", "euler"), ("flux", "euler")],
+)
+def test_each_stage_is_timed_in_every_family(
+    engine: EngineUnderTest, make: Callable[..., EngineTask], model: str, scheduler: str
+) -> None:
+    timings = engine.finish(make(model=model, scheduler=scheduler)).timings
+
+    assert min(timings.encoding_s, timings.denoising_s, timings.decoding_s, timings.png_s) > 0
 
 
 @pytest.mark.parametrize("prompt", ["a red circle", "ein großer Kreis", "赤い円 🔴"])
@@ -144,21 +158,21 @@ def test_the_safety_check_runs_in_another_thread_while_the_engine_goes_on(source
     assert engine.finish(txt2img(model="flags-none", safety_filter=False)).nsfw_content_detected is None
 
     (thread,) = threads
-    assert thread.startswith("engine-finishing")
+    assert thread.startswith("engine-helper")
     engine.stop()
 
 
 def test_a_safety_check_takes_keywords(source: ModelSource) -> None:
     """Some of diffusers' pipelines call it so."""
-    model = source.load("flags-all")
+    model = read_model(source, "flags-all")
     pipeline: Any = create_task_pipeline(model, txt2img(model="flags-all").parameters)
     share(pipeline, model.sharing, model.prompts, "t", None)
     pixels = torch.zeros(1, 3, 64, 64)
     check = Rendezvous(lambda: pipeline.run_safety_checker(image=pixels, device=pixels.device, dtype=pixels.dtype))
 
-    check.resume()
+    check.start()
     assert isinstance(check.parked, ThreadCall)
-    check.resume(check.parked.run())
+    check.resume(Returned(check.parked.run()))
 
     assert check.error is None
     assert check.ended is not None
@@ -171,7 +185,7 @@ def test_a_picture_that_cannot_be_encoded_fails_its_task(
     def run_out(*_: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr("sd_worker.engine.finishing.encode_png", run_out)
+    monkeypatch.setattr("sd_worker.engine.helper_threads.encode_png", run_out)
     outcome = engine.run(txt2img("a"))
     monkeypatch.undo()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from unit.engine.recorder import TickedEngine, network_of, txt2img
 
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.prompt_cache import PromptCache
 
 #: Bytes of an embedding below.

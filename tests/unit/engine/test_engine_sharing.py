@@ -19,10 +19,11 @@ from unit.engine.stock import SCHEDULERS
 
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.devices import Device
-from sd_worker.engine.loaded_model import LoadedModel, ignore_progress
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.loaded_model import LoadedModel, OnLoadProgress, ReadModel
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.sharing import Sharing, sharing_of
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished
+from support.read_model import read_model
 
 #: Untyped.
 hooks = import_module("accelerate.hooks")
@@ -206,12 +207,17 @@ def test_the_tensors_of_a_sample_that_ends_or_fails_are_freed(
 class Hooked(WrappedLoader):
     """Loads models with a hook of accelerate on their UNet, as offloading has it."""
 
-    def load(self, name: str, on_progress: object = ignore_progress) -> LoadedModel:
-        model = self._loader.load(name)
-        unet = model.pipeline.components["unet"]
-        assert isinstance(unet, torch.nn.Module)
-        hooks.add_hook_to_module(unet, hooks.ModelHook())
-        return LoadedModel(name, model.pipeline, model.default_parameters)
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
+        read = self._loader.fetch(name, on_progress)
+
+        def read_and_hook(on_progress: OnLoadProgress) -> LoadedModel:
+            model = read(on_progress)
+            unet = model.pipeline.components["unet"]
+            assert isinstance(unet, torch.nn.Module)
+            hooks.add_hook_to_module(unet, hooks.ModelHook())
+            return LoadedModel(name, model.pipeline, model.default_parameters)
+
+        return read_and_hook
 
 
 def test_a_model_with_hooks_of_accelerate_runs_alone_and_gives_the_same_pictures(
@@ -233,7 +239,7 @@ def test_a_model_with_hooks_of_accelerate_runs_alone_and_gives_the_same_pictures
 
 def test_a_vae_that_its_pipeline_casts_back_and_forth_decodes_for_one_sample_at_a_time(model_dir: Path) -> None:
     def sharing(name: str, dtype: torch.dtype) -> Sharing:
-        return sharing_of(ModelSource(model_dir, dtype=dtype).load(name).pipeline)
+        return sharing_of(read_model(ModelSource(model_dir, dtype=dtype), name).pipeline)
 
     assert sharing("sdxl", torch.float16) == Sharing(shares_denoising=True, shares_decoding=False)
     assert sharing("sdxl", torch.bfloat16) == Sharing(shares_denoising=True, shares_decoding=True)
@@ -251,6 +257,7 @@ def test_sdxl_in_float16_decodes_in_float32_and_goes_on_in_float16(model_dir: Pa
 
     differences = Alone(engine).differences(tasks, outcomes)
     assert max(int(values.max()) for values in differences.values()) <= 4
+    assert all(outcome.timings.decoding_s > 0 for outcome in outcomes.values() if isinstance(outcome, Finished))
     engine.stop()
 
 

@@ -19,8 +19,8 @@ from unit.engine.recorder import (
 
 from sd_worker.engine.engine_thread import EngineThread, Listeners
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import Cancelled, Finished, Outcome, Progress
 
@@ -79,7 +79,7 @@ def test_a_drain_gives_up_a_load(create_engine: CreateEngine, source: ModelSourc
     loader.gate.set()
     assert loader.left.wait(TIMEOUT_S)
     assert engine.engine.stop(TIMEOUT_S)
-    assert engine.engine.resident_models() == ()
+    assert engine.models.resident() == ()
     assert not engine.engine.has_failed()
 
 

@@ -17,15 +17,16 @@ from unit.engine.stock import SCHEDULERS
 from sd_common.parameters import SchedulerName
 from sd_worker.engine.diffusers_facts import takes_argument
 from sd_worker.engine.errors import InvalidInput
-from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.loaded_model import LoadedModel
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.pipelines import call_arguments, create_task_pipeline
 from sd_worker.engine.tasks import EngineTask
+from support.read_model import read_model
 
 
 @pytest.fixture
 def model(source: ModelSource) -> LoadedModel:
-    return source.load("sd1")
+    return read_model(source, "sd1")
 
 
 def functions_called(function: Callable[[], object]) -> set[str]:

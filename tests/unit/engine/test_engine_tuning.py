@@ -11,10 +11,10 @@ import torch
 from unit.engine.company import Alone, variety
 from unit.engine.recorder import CPU, TickedEngine, network_of, txt2img
 
-from sd_worker.engine.model_loading import ModelSource
+from sd_worker.engine.models.model_loading import ModelSource
+from sd_worker.engine.models.tuning import AttentionBackend, Tuning, choose_attention
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import Finished
-from sd_worker.engine.tuning import AttentionBackend, Tuning, choose_attention
 
 
 @pytest.mark.parametrize("channels_last", [False, True])

@@ -8,8 +8,8 @@ import pytest
 from unit.engine.recorder import CPU, MAX_ROWS, TIMEOUT_S
 
 from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.model_loading import ModelSource
-from sd_worker.engine.models import Models
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import PassMade
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine_bridge import EngineBridge

@@ -13,8 +13,24 @@ from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress
 from sd_worker.engine_bridge import EngineBridge
 
 
+class NoModels:
+    def resident(self) -> Sequence[str]:
+        return ()
+
+    def fetching(self) -> Sequence[str]:
+        return ()
+
+    def known(self) -> Sequence[KnownModel]:
+        return ()
+
+    def memory(self) -> MemoryUse:
+        return MemoryUse(0, 0)
+
+
 class ToldEngine:
     """Does what the test says."""
+
+    models = NoModels()
 
     def __init__(
         self,
@@ -37,18 +53,6 @@ class ToldEngine:
 
     def has_failed(self) -> bool:
         return False
-
-    def resident_models(self) -> Sequence[str]:
-        return ()
-
-    def fetching_models(self) -> Sequence[str]:
-        return ()
-
-    def known_models(self) -> Sequence[KnownModel]:
-        return ()
-
-    def memory(self) -> MemoryUse:
-        return MemoryUse(0, 0)
 
 
 def _bridge() -> tuple[EngineBridge, ToldEngine]:
@@ -84,7 +88,7 @@ async def _has_room(bridge: EngineBridge) -> bool:
         (Workload(0.5, 0.5), True),
         (Workload(1.0, 0.25), True),  # fills the gap when one of them ends
         (Workload(1.25, 0.25), False),
-        (Workload(0.1, 0.1, waits_for_room=True), False),  # a model that is loaded waits for those that run
+        (Workload(0.1, 0.1, waits_for_memory=True), False),  # a model that is loaded waits for those that run
     ],
 )
 async def test_a_job_is_taken_while_it_makes_little_more_than_a_full_pass(workload: Workload, has_room: bool) -> None:

@@ -8,8 +8,8 @@ from pydantic import SecretStr
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.nats_settings import NatsSettings
-from sd_worker.engine.reports import MOST_FETCHES
-from sd_worker.held_models import HeldModelsWatch, ModelsHere
+from sd_worker.engine.reports import MOST_FETCHES, ModelsHere
+from sd_worker.held_models import HeldModelsWatch
 
 _A, _B = model_key("a"), model_key("b")
 

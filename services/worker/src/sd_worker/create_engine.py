@@ -17,10 +17,10 @@ def create_engine(settings: WorkerSettings, metrics: WorkerMetrics) -> CreateEng
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from sd_worker.engine.devices import choose_device
     from sd_worker.engine.engine_thread import EngineThread, Listeners
-    from sd_worker.engine.model_loading import ModelSource
-    from sd_worker.engine.models import Models
+    from sd_worker.engine.models.loads import Models
+    from sd_worker.engine.models.model_loading import ModelSource
+    from sd_worker.engine.models.tuning import Tuning, choose_attention
     from sd_worker.engine.row_caps import RowCaps
-    from sd_worker.engine.tuning import Tuning, choose_attention
 
     device = choose_device(settings.device, settings.dtype)
     choose_attention(settings.attention_backend)

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.reports import KnownModel, MemoryUse, Workload
+from sd_worker.engine.reports import KnownModel, MemoryUse, ModelsHere, ModelsView, Workload
 from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress
-from sd_worker.held_models import ModelsHere
 
 #: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full
 #: one, and a little that waits to fill the place of what ends.
@@ -18,18 +17,16 @@ _MOST_PASSES = 1.25
 
 
 class EngineLike(Protocol):
-    """What is asked of the engine. Its methods return at once, but for `known_models`, which reads files."""
+    """What is asked of the engine. Its methods return at once."""
 
+    @property
+    def models(self) -> ModelsView: ...
     def start(self) -> None: ...
     def submit(self, task: EngineTask) -> None: ...
     def cancel(self, task_id: str) -> None: ...
     def drain(self) -> None: ...
     def stop(self, timeout_s: float) -> bool: ...
     def has_failed(self) -> bool: ...
-    def resident_models(self) -> Sequence[str]: ...
-    def fetching_models(self) -> Sequence[str]: ...
-    def known_models(self) -> Sequence[KnownModel]: ...
-    def memory(self) -> MemoryUse: ...
 
 
 #: Makes the engine, given whom it tells of progress, outcomes and what it has to do.
@@ -69,7 +66,7 @@ class EngineBridge:
 
     def memory(self) -> MemoryUse:
         """What the models in memory take up. Any thread may call it."""
-        return self._engine.memory()
+        return self._engine.models.memory()
 
     async def wait_for_room(self) -> None:
         """Return when the engine could soon start one more task."""
@@ -120,16 +117,16 @@ class EngineBridge:
 
     def resident_models(self) -> Sequence[str]:
         """Names of the models in memory, the most recently used last."""
-        return self._engine.resident_models()
+        return self._engine.models.resident()
 
     def models_here(self) -> ModelsHere:
         """Names of the models in memory, of those that are fetched, and of those at hand when it was last asked for
         them."""
-        return ModelsHere(self._engine.resident_models(), self._engine.fetching_models(), self._at_hand)
+        return ModelsHere(self._engine.models.resident(), self._engine.models.fetching(), self._at_hand)
 
     async def known_models(self) -> Sequence[KnownModel]:
         """The models in memory, and those at hand on disk."""
-        known = await asyncio.to_thread(self._engine.known_models)
+        known = await asyncio.to_thread(self._engine.models.known)
         self._at_hand = tuple(model.name for model in known if not model.is_resident)
         return known
 
@@ -139,7 +136,7 @@ class EngineBridge:
 
     def _has_room(self) -> bool:
         workload = self._workload
-        if workload.waits_for_room:
+        if workload.waits_for_memory:
             return False
         # What the engine tells may be from before it took the last ones.
         num_coming = self._num_coming + self._num_submitted - workload.num_taken

@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import math
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import nats.errors
 import structlog
@@ -25,7 +24,7 @@ from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
 from sd_worker.admission import Memory
-from sd_worker.engine.reports import MOST_FETCHES
+from sd_worker.engine.reports import MOST_FETCHES, ModelsHere
 from sd_worker.spread import spread_s
 
 log = structlog.get_logger(__name__)
@@ -35,16 +34,6 @@ _LOOK_INTERVAL_S = 0.25
 #: A model that nobody has named for this many seconds is named again; after `_SILENCE_S` it counts as dropped.
 _REPEAT_AFTER_S = 5.0
 _SILENCE_S = 3 * _REPEAT_AFTER_S
-
-
-@dataclass(frozen=True)
-class ModelsHere:
-    """Names of models in the memory of this worker (the most recently used last), of those that it is bringing to its
-    disk, and of those that lie there, as far as is known."""
-
-    resident: Sequence[str]
-    fetching: Sequence[str] = ()
-    at_hand: Sequence[str] = ()
 
 
 class HeldModelsWatch:

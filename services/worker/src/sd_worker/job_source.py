@@ -23,7 +23,8 @@ from sd_common.puller import next_of
 from sd_common.subjects import ModelLane, parse_jobs_subject
 from sd_worker.admission import Candidate, admission_order
 from sd_worker.backlog_watch import BacklogWatch
-from sd_worker.held_models import HeldModelsWatch, ModelsHere
+from sd_worker.engine.reports import ModelsHere
+from sd_worker.held_models import HeldModelsWatch
 from sd_worker.lane_pullers import LanePullers
 from sd_worker.lane_turns import LaneTurns
 from sd_worker.spread import spread_s

@@ -43,10 +43,10 @@ def tell_ending(ending: str) -> None:
 
 def record_stages(timings: Timings) -> None:
     """The stages of a picture that was made, each where it was in time."""
-    began_at = wall_time(timings.began_at)
-    if timings.loading_s:
-        record_span("load", began_at - timings.loading_s, began_at)
-    start = began_at
+    if timings.loaded_at is not None:
+        loaded_at = wall_time(timings.loaded_at)
+        record_span("load", loaded_at - timings.loading_s, loaded_at)
+    start = wall_time(timings.began_at)
     for name, seconds in (
         ("encode", timings.encoding_s),
         ("denoise", timings.denoising_s),

@@ -90,7 +90,7 @@ def load_pipeline(directory: Path, *, dtype: torch.dtype, variant: str | None) -
     """The pipeline in a directory, on the CPU, from the `variant` of its weights where a part has it.
 
     Asks the hub for nothing, loads no pickle, and runs no code that comes with the model. Raises of many kinds;
-    `model_errors.explain` knows them.
+    `models.model_errors.explain` knows them.
     """
     with _LOADING:
         return _from_pretrained(

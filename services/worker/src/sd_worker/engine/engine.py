@@ -1,10 +1,10 @@
 """The engine: many tasks' samples on one device, a forward pass a tick.
 
 A task waits until its model is resident and there is room (`waiting_tasks`), then it is a sample until its pipeline has
-a picture (`running_samples`), which helper threads finish (`finishing`):
+a picture (`running_samples`), which `helper_threads` encode:
 
-    submit ─▶ waiting ─▶ sample ⇄ parked at a network ─▶ finishing ─▶ outcome
-                           └⇄ parked at a thread (safety check)
+    submit ─▶ waiting ─▶ sample ⇄ parked at a network ─▶ encoding ─▶ outcome
+                           └⇄ parked at a helper thread (safety check)
 
 `rendezvous` explains how pipelines share a pass. `passes` makes one: `groups` says whose turn it is, `row_caps` how
 many rows it takes, `batches` makes one call of many.
@@ -18,8 +18,8 @@ import torch
 
 from sd_worker.engine.errors import TaskCancelled, drop_tracebacks
 from sd_worker.engine.failures import failure_of
-from sd_worker.engine.finishing import Finishing, Returned
-from sd_worker.engine.models import Models
+from sd_worker.engine.helper_threads import HelperThreads
+from sd_worker.engine.models.loads import Models
 from sd_worker.engine.passes import Passes
 from sd_worker.engine.reports import PassMade, Workload
 from sd_worker.engine.rooms import Rooms
@@ -47,14 +47,15 @@ class Engine:
         `tick`.
         `on_change` is called from other threads when `tick` has something to do again."""
         self._models = models
+        models.on_change(on_change)
         self._rooms = Rooms()
-        self._waiting = WaitingTasks(models, self._rooms, on_progress=on_progress, on_change=on_change)
-        self._finishing = Finishing(on_change)
+        self._waiting = WaitingTasks(models, self._rooms, on_progress)
+        self._helper_threads = HelperThreads(on_change)
         self._running = RunningSamples(
             models,
             self._rooms,
             Passes(row_caps, self._rooms, on_pass),
-            self._finishing,
+            self._helper_threads,
             on_progress=on_progress,
             on_preview=on_preview,
             on_end=self._at_end,
@@ -94,7 +95,7 @@ class Engine:
         """
         with torch.inference_mode():  # it is set for a thread, so for all its greenlets
             self._take_what_threads_did()
-            self._outcomes += self._waiting.look_after_models()
+            self._look_after_models()
             self._start_waiting()
             if self._running.need_a_pass:
                 self._running.make_a_pass()
@@ -112,7 +113,7 @@ class Engine:
         return Workload(
             self._rooms.workload + self._waiting.workload,
             self._rooms.last_share,
-            self._models.waits_for_room,
+            self._models.waits_for_memory,
             num_samples=len(self._running),
             num_waiting=len(self._waiting),
             num_taken=self._num_taken,
@@ -120,15 +121,21 @@ class Engine:
 
     def stop(self) -> None:
         """Let the helper threads end."""
-        self._finishing.stop()
+        self._helper_threads.stop()
         self._models.stop()
 
     def _take_what_threads_did(self) -> None:
-        for done in self._finishing.done():
-            if isinstance(done, Returned):
-                self._running.go_on(done)
+        for done in self._helper_threads.done():
+            if isinstance(done, tuple):
+                self._running.go_on(*done)
             else:
                 self._outcomes.append(done)
+
+    def _look_after_models(self) -> None:
+        failures = self._waiting.look_after_models()
+        if any(failure.code == "internal" for failure in failures):
+            self._models.check_device()
+        self._outcomes += failures
 
     def _start_waiting(self) -> None:
         for found in self._waiting.startable(self._may_begin):
@@ -144,7 +151,7 @@ class Engine:
     def _at_end(self, sample: Sample) -> None:
         """A pipeline has made its picture, or raised: what becomes of the task."""
         if (picture := sample.rendezvous.ended) is not None:
-            self._finishing.finish(sample, picture)
+            self._helper_threads.finish(sample, picture)
             return
         task, error = sample.task, sample.rendezvous.error
         failure = None if error is None or isinstance(error, TaskCancelled) else failure_of(task, error)

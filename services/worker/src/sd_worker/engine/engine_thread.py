@@ -12,9 +12,9 @@ from typing import ParamSpec
 import torch
 
 from sd_worker.engine.engine import Engine
-from sd_worker.engine.errors import EngineStopped, TaskAlreadySubmitted
-from sd_worker.engine.models import Models
-from sd_worker.engine.reports import KnownModel, MemoryUse, PassMade, Workload
+from sd_worker.engine.errors import EngineStopped
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.reports import ModelsView, PassMade, Workload
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress
 
@@ -44,7 +44,7 @@ class EngineThread:
     """
 
     def __init__(self, models: Models, row_caps: RowCaps, listeners: Listeners) -> None:
-        self._models = models
+        self.models: ModelsView = models
         self._listeners = listeners
         self._changed = threading.Condition()
         self._engine = Engine(
@@ -70,13 +70,13 @@ class EngineThread:
         self._thread.start()
 
     def submit(self, task: EngineTask) -> None:
-        """Take a task. Raises `EngineStopped` after `drain` or `stop`, `TaskAlreadySubmitted` while a task of its id
-        has no outcome."""
+        """Take a task. Raises `EngineStopped` after `drain` or `stop`, `ValueError` while a task of its id has no
+        outcome."""
         with self._changed:
             if self._is_draining or self._is_stopping:
                 raise EngineStopped("The engine takes no more tasks")
             if task.task_id in self._task_ids:
-                raise TaskAlreadySubmitted(task.task_id)
+                raise ValueError(f"Task {task.task_id} was submitted before and has not ended")
             self._task_ids.add(task.task_id)
             self._order(lambda: self._engine.submit(task))
 
@@ -106,22 +106,6 @@ class EngineThread:
     def has_failed(self) -> bool:
         """Whether it can do nothing any more: the process must be started anew."""
         return self._has_failed
-
-    def resident_models(self) -> tuple[str, ...]:
-        """Names of the models in memory, the most recently used last."""
-        return self._models.resident()
-
-    def fetching_models(self) -> tuple[str, ...]:
-        """Names of the models that are being brought to the disk for tasks that wait."""
-        return self._models.fetching()
-
-    def known_models(self) -> tuple[KnownModel, ...]:
-        """The models in memory, and those at hand on disk. Reads files."""
-        return self._models.known()
-
-    def memory(self) -> MemoryUse:
-        """What the models in memory take up."""
-        return self._models.memory()
 
     def _order(self, order: Callable[[], None]) -> None:
         self._orders.append(order)

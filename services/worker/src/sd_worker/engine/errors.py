@@ -6,7 +6,6 @@
     ├── DownloadDamaged         a file that is not what the hub says it is
     ├── DeviceUnavailable       a device that this machine does not have
     ├── TaskCancelled           unwinds a running task's pipeline; never leaves the engine
-    ├── TaskAlreadySubmitted    a task id that has not ended yet
     └── EngineStopped           a task submitted after `drain` or `stop`
 
 The messages of `InvalidInput` and `ModelUnavailable` are sentences for the client: they say what to do, and hold no
@@ -61,14 +60,6 @@ class DeviceUnavailable(EngineError):
 
 class TaskCancelled(EngineError):
     """Somebody cancelled the running task."""
-
-
-class TaskAlreadySubmitted(EngineError):
-    """The engine has this task already, and has not told its outcome."""
-
-    def __init__(self, task_id: str) -> None:
-        super().__init__(f"Task {task_id} was submitted before and has not ended")
-        self.task_id = task_id
 
 
 class EngineStopped(EngineError):

@@ -40,3 +40,17 @@ def failure_of(task: EngineTask, error: BaseException) -> Failed:
                 "The worker failed in a way that was not foreseen: try again, "
                 "and tell the operator the task's id if it fails again",
             )
+
+
+def load_failure_of(task: EngineTask, error: BaseException) -> Failed:
+    """As `failure_of`, where the task's model could not be loaded: no smaller picture would help."""
+    if not is_out_of_memory(error):
+        return failure_of(task, error)
+    model = task.parameters.model
+    _log.warning("out of memory: model not loaded", extra={"task_id": task.task_id, "model": model}, exc_info=error)
+    return Failed(
+        task.task_id,
+        "out_of_memory",
+        f"The worker has too little memory to load model '{model}': choose a smaller model, or have the operator give "
+        "the worker more memory or lower MODEL_MEMORY_BUDGET",
+    )

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from sd_worker.engine.batches import NetworkCall, run_together
 from sd_worker.engine.devices import is_out_of_memory
 from sd_worker.engine.groups import Groups
+from sd_worker.engine.rendezvous import Returned
 from sd_worker.engine.reports import PassMade
 from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.row_caps import RowCaps
 from sd_worker.engine.samples import Sample
-
-
-@dataclass(frozen=True)
-class Broken:
-    """In place of a call's result: what it raised."""
-
-    error: Exception
 
 
 class Passes:
@@ -30,17 +23,16 @@ class Passes:
         self._rooms = rooms
         self._on_pass = on_pass
 
-    def make(self, groups: Groups) -> list[tuple[Sample, object]]:
-        """Make one for the group whose turn it is. Returns those that were in it, each with the result of its call, or
-        with `Broken`."""
+    def make(self, groups: Groups) -> list[tuple[Sample, Returned]]:
+        """Make one for the group whose turn it is. Returns those that were in it, and what became of their calls."""
         max_rows = self._max_rows(*groups.first())
         parked = groups.take(max_rows)
         started_at = time.perf_counter()
-        results = run_tolerantly([call for _, call in parked], self._row_caps)
+        returned = run_tolerantly([call for _, call in parked], self._row_caps)
         seconds = time.perf_counter() - started_at
         num_rows = sum(call.num_rows for _, call in parked)
         self._on_pass(PassMade(parked[0][1].stage, num_rows, max(num_rows, max_rows), seconds))
-        return [(sample, result) for (sample, _), result in zip(parked, results, strict=True)]
+        return [(sample, each) for (sample, _), each in zip(parked, returned, strict=True)]
 
     def _max_rows(self, sample: Sample, call: NetworkCall) -> int:
         """The rows of a pass with `call`, which its sample's room learns."""
@@ -55,14 +47,14 @@ class Passes:
         return max_rows
 
 
-def run_tolerantly(calls: Sequence[NetworkCall], row_caps: RowCaps) -> list[object]:
+def run_tolerantly(calls: Sequence[NetworkCall], row_caps: RowCaps) -> list[Returned]:
     """One pass for all calls; where it fails, one for each half of them, and so on: what the call of one does must not
     end the others. Where memory ran out, later passes of the kind are as small."""
     try:
-        return run_together(calls, row_caps.padded(calls))
+        return [Returned(result) for result in run_together(calls, row_caps.padded(calls))]
     except Exception as error:
         if len(calls) == 1:
-            return [Broken(error)]
+            return [Returned(error=error)]
         half = len(calls) // 2
         if is_out_of_memory(error):
             row_caps.lower(calls[0], sum(call.num_rows for call in calls[:half]))

@@ -12,24 +12,27 @@ from sd_common.parameters import MIN_SIDE_PX, AnyParameters, Img2ImgParameters, 
 from sd_worker.engine.diffusers_api import Pipeline, copy_view, view_pipeline
 from sd_worker.engine.diffusers_facts import nsfw_content_detected, side_multiple_px, takes_argument
 from sd_worker.engine.errors import InvalidInput
-from sd_worker.engine.kinds import NetworkInput, network_input
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models.kinds import NetworkInput, network_input
+from sd_worker.engine.models.loaded_model import LoadedModel
 from sd_worker.engine.schedulers import check_steps, create_scheduler
 from sd_worker.engine.sharing import share, unshare
 from sd_worker.engine.tasks import EngineTask
 
 
 @dataclass(frozen=True, eq=False)
-class PassEnd:
-    """A denoising step of the scheduler is done: `num_done` of `num_passes`, and the latents as they are now."""
+class SchedulerStep:
+    """A step of a sample's scheduler, `num_done` of `num_planned`, and the latents that it came to.
+
+    Schedulers may take more of them than the steps that were asked for: PNDM one more, Heun two for each but the last.
+    """
 
     num_done: int
-    num_passes: int
+    num_planned: int
     latents: torch.Tensor | None
 
 
-#: Called after each pass. What it raises ends the pipeline's run.
-OnPass = Callable[[PassEnd], None]
+#: Called after each. What it raises ends the pipeline's run.
+OnSchedulerStep = Callable[[SchedulerStep], None]
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,11 @@ def planned_steps(parameters: AnyParameters) -> int:
 
 
 def generate(
-    model: LoadedModel, task: EngineTask, on_pass: OnPass, num_fixed_rows: int | None = None
+    model: LoadedModel, task: EngineTask, on_scheduler_step: OnSchedulerStep, num_fixed_rows: int | None = None
 ) -> GeneratedPicture:
     """Make the picture of `task`, as the stock pipeline of `model` would. Runs within a `Rendezvous`.
 
-    Raises `InvalidInput` where the model cannot do what is asked, whatever `on_pass` raises, and what torch raises.
+    Raises `InvalidInput` where the model cannot do what is asked, and what `on_scheduler_step` and torch raise.
     """
     pipeline = create_task_pipeline(model, task.parameters)
     share(pipeline, model.sharing, model.prompts, task.task_id, num_fixed_rows)
@@ -60,7 +63,7 @@ def generate(
     def on_step_end(
         running: Pipeline, index: int, _timestep: object, tensors: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        on_pass(PassEnd(index + 1, running.num_timesteps, tensors.get("latents")))
+        on_scheduler_step(SchedulerStep(index + 1, running.num_timesteps, tensors.get("latents")))
         return tensors
 
     try:

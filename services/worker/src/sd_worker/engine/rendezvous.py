@@ -28,6 +28,7 @@ leaves: an error is raised in it at the very place where it is parked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from greenlet import getcurrent, greenlet
@@ -36,14 +37,22 @@ Ended = TypeVar("Ended")
 
 
 class Call(Protocol):
-    """What a sample waits for. Its result is given by `Rendezvous.resume`."""
+    """What a sample waits for."""
 
     def run(self) -> object:
         """Make the call alone, as the pipeline would have."""
 
 
+@dataclass(frozen=True)
+class Returned:
+    """What became of a call: its result, or what it raised instead."""
+
+    result: object = None
+    error: BaseException | None = None
+
+
 def park(call: Call) -> object:
-    """Leave the running sample until the engine has the result of `call`. Raises what the engine throws in."""
+    """Leave the running sample until the engine has the result of `call`. Raises what the engine resumes it with."""
     engine = getcurrent().parent
     if engine is None:
         raise RuntimeError("a shared network was called outside of a sample")
@@ -62,13 +71,16 @@ class Rendezvous(Generic[Ended]):
         self.ended: Ended | None = None
         self.error: BaseException | None = None
 
-    def resume(self, result: object = None) -> None:
-        """Start it, or go on with the result of the call that it is parked at, until it is parked again or ends."""
-        self._switch(lambda: self._greenlet.switch() if self.parked is None else self._greenlet.switch(result))
+    def start(self) -> None:
+        """Run it until it is parked, or ends."""
+        self._switch(self._greenlet.switch)
 
-    def throw(self, error: BaseException) -> None:
-        """Raise `error` where it is parked."""
-        self._switch(lambda: self._greenlet.throw(type(error), error, error.__traceback__))
+    def resume(self, returned: Returned) -> None:
+        """Go on where it is parked, with the result of that call or by raising its error."""
+        if (error := returned.error) is None:
+            self._switch(lambda: self._greenlet.switch(returned.result))
+        else:
+            self._switch(lambda: self._greenlet.throw(type(error), error, error.__traceback__))
 
     def _switch(self, switch: Callable[[], object]) -> None:
         try:

@@ -5,8 +5,9 @@ Like `tasks`, it costs no import of torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from sd_common.parameters import DefaultParameters, TaskKind
 from sd_worker.engine.tasks import Stage
@@ -25,8 +26,8 @@ class Workload:
 
     passes: float = 0.0
     passes_per_task: float = 1.0
-    #: The model that is being loaded waits until no sample runs on others.
-    waits_for_room: bool = False
+    #: The model that is being loaded waits until no sample runs on those that must go for it.
+    waits_for_memory: bool = False
     #: Tasks that have begun, and those that wait for their model or for room.
     num_samples: int = 0
     num_waiting: int = 0
@@ -99,3 +100,23 @@ class MemoryUse:
     models_bytes: int
     gpu_used_bytes: int | None = None
     gpu_total_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelsHere:
+    """Names of models in the memory of this worker (the most recently used last), of those that it is bringing to its
+    disk, and of those that lie there, as far as is known."""
+
+    resident: Sequence[str]
+    fetching: Sequence[str] = ()
+    at_hand: Sequence[str] = ()
+
+
+class ModelsView(Protocol):
+    """What any thread may ask of an engine's models (`models.loads.Models`). All answer at once, but for `known`, which
+    reads files."""
+
+    def resident(self) -> Sequence[str]: ...
+    def fetching(self) -> Sequence[str]: ...
+    def known(self) -> Sequence[KnownModel]: ...
+    def memory(self) -> MemoryUse: ...

@@ -9,7 +9,7 @@ decoding is slower than denoising such samples would pile up: nobody begins whil
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -38,36 +38,21 @@ class _FullPass:
     num_rows_of: dict[int, int] = field(default_factory=dict)
 
 
-class _Inside:
-    """Samples, and how many there are of each room."""
-
-    def __init__(self) -> None:
-        self._rooms: dict[Hashable, Room] = {}
-        self.num_samples: Counter[Room] = Counter()
-
-    def add(self, sample: Hashable, room: Room) -> None:
-        self._rooms[sample] = room
-        self.num_samples[room] += 1
-
-    def remove(self, sample: Hashable) -> Room | None:
-        room = self._rooms.pop(sample, None)
-        if room is not None:
-            self.num_samples[room] -= 1
-            if not self.num_samples[room]:
-                del self.num_samples[room]
-        return room
+#: Samples by what they take up. Shares are multiplied by their number: added up one by one they would be rounded, and a
+#: full pass not be full.
+_Samples = dict[Room, set[Hashable]]
 
 
 class Rooms:
     """The rows that samples take up, by place."""
 
     def __init__(self) -> None:
-        self._denoising = _Inside()
-        self._decoding = _Inside()
+        self._denoising: _Samples = {}
+        self._decoding: _Samples = {}
         self._full_passes: OrderedDict[Hashable, _FullPass] = OrderedDict()
         self.last_share = 1.0
         #: How often somebody has made room for others.
-        self.num_left = 0
+        self.num_departures = 0
 
     @property
     def workload(self) -> float:
@@ -85,28 +70,28 @@ class Rooms:
         return 1.0 if full is None else self._num_rows(room) / full.num_rows
 
     def has_room_for(self, room: Room) -> bool:
-        inside = self._denoising.num_samples.items()
-        taken = sum(self._num_rows(other) * number for other, number in inside if other.place == room.place)
+        inside = self._denoising.items()
+        taken = sum(self._num_rows(other) * len(samples) for other, samples in inside if other.place == room.place)
         full = self._full_passes.get(room.place)
         return taken == 0 or (full is not None and taken + self._num_rows(room) <= full.num_rows)
 
     def enter(self, sample: Hashable, room: Room) -> None:
         """A sample has begun."""
-        self._denoising.add(sample, room)
+        _put(sample, room, self._denoising)
         self.last_share = self.share_of(room)
 
     def begin_decoding(self, sample: Hashable) -> None:
         """A sample needs no more passes of its network. One that does not any more is let pass."""
-        self.num_left += 1
-        room = self._denoising.remove(sample)
+        self.num_departures += 1
+        room = _take(sample, self._denoising)
         if room is not None:
-            self._decoding.add(sample, room)
+            _put(sample, room, self._decoding)
 
     def leave(self, sample: Hashable) -> None:
         """A sample has ended."""
-        self.num_left += 1
-        self._denoising.remove(sample)
-        self._decoding.remove(sample)
+        self.num_departures += 1
+        _take(sample, self._denoising)
+        _take(sample, self._decoding)
 
     def learn(self, room: Room, num_rows: int, full_num_rows: int) -> None:
         """A sample like that of `room` has `num_rows` in a pass, which should have up to `full_num_rows`."""
@@ -117,9 +102,22 @@ class Rooms:
             self._full_passes.popitem(last=False)
         self.last_share = self.share_of(room)
 
-    def _passes(self, samples: _Inside) -> float:
-        return sum(self.share_of(room) * number for room, number in samples.num_samples.items())
+    def _passes(self, inside: _Samples) -> float:
+        return sum(self.share_of(room) * len(samples) for room, samples in inside.items())
 
     def _num_rows(self, room: Room) -> int:
         full = self._full_passes.get(room.place)
         return room.num_rows if full is None else full.num_rows_of.get(room.num_rows, room.num_rows)
+
+
+def _put(sample: Hashable, room: Room, inside: _Samples) -> None:
+    inside.setdefault(room, set()).add(sample)
+
+
+def _take(sample: Hashable, inside: _Samples) -> Room | None:
+    room = next((room for room, samples in inside.items() if sample in samples), None)
+    if room is not None:
+        inside[room].remove(sample)
+        if not inside[room]:
+            del inside[room]
+    return room

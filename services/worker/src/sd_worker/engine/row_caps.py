@@ -16,7 +16,7 @@ import torch
 
 from sd_worker.engine.batches import NetworkCall, run_copies
 from sd_worker.engine.devices import Device, is_out_of_memory, synchronize
-from sd_worker.engine.tuning import raise_recompile_limit
+from sd_worker.engine.models.tuning import raise_recompile_limit
 
 _log = logging.getLogger(__name__)
 

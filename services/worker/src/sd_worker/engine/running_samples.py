@@ -8,11 +8,12 @@ import torch
 
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.errors import TaskCancelled
-from sd_worker.engine.finishing import Finishing, Returned
 from sd_worker.engine.groups import Groups
-from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.models import Models
-from sd_worker.engine.passes import Broken, Passes
+from sd_worker.engine.helper_threads import HelperThreads
+from sd_worker.engine.models.loaded_model import LoadedModel
+from sd_worker.engine.models.loads import Models
+from sd_worker.engine.passes import Passes
+from sd_worker.engine.rendezvous import Returned
 from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.samples import Sample
 from sd_worker.engine.sharing import ThreadCall
@@ -31,7 +32,7 @@ class RunningSamples:
         models: Models,
         rooms: Rooms,
         passes: Passes,
-        finishing: Finishing,
+        helper_threads: HelperThreads,
         *,
         on_progress: Callable[[Progress], None],
         on_preview: Callable[[str, torch.Tensor], None] | None,
@@ -41,7 +42,7 @@ class RunningSamples:
         self._models = models
         self._rooms = rooms
         self._passes = passes
-        self._finishing = finishing
+        self._helper_threads = helper_threads
         self._on_progress = on_progress
         self._on_preview = on_preview
         self._on_end = on_end
@@ -72,18 +73,20 @@ class RunningSamples:
         self._models.pin(model)
         self._rooms.enter(sample, waiting.complete_for(model))
         self._on_progress(sample.progress())
-        self._follow(sample, sample.resume())
+        sample.rendezvous.start()
+        self._follow(sample)
 
     def make_a_pass(self) -> None:
         """One for those whose turn it is, which go on with their results."""
-        for sample, result in self._passes.make(self._groups):
-            self._follow(sample, sample.throw(result.error) if isinstance(result, Broken) else sample.resume(result))
+        for sample, returned in self._passes.make(self._groups):
+            self.go_on(sample, returned)
 
-    def go_on(self, returned: Returned) -> None:
-        """A helper thread has done what a sample waits for."""
-        sample = returned.sample
-        error = TaskCancelled(sample.task.task_id) if sample.is_cancelled else returned.error
-        self._follow(sample, sample.resume(returned.result) if error is None else sample.throw(error))
+    def go_on(self, sample: Sample, returned: Returned) -> None:
+        """What a sample waits for has been done, by a pass or by a helper thread."""
+        if sample.is_cancelled:
+            returned = Returned(error=TaskCancelled(sample.task.task_id))
+        sample.rendezvous.resume(returned)
+        self._follow(sample)
 
     def cancel(self, task_id: str) -> None:
         """End one where it is parked; where that is in a helper thread, when it returns. An unknown one is let pass."""
@@ -93,18 +96,21 @@ class RunningSamples:
         if isinstance(sample.rendezvous.parked, NetworkCall):
             self._groups.discard(sample)
             with torch.inference_mode():  # as in `Engine.tick`: pipelines restore the mode that they were begun in
-                self._follow(sample, sample.throw(TaskCancelled(task_id)))
+                self.go_on(sample, Returned(error=TaskCancelled(task_id)))
 
-    def _follow(self, sample: Sample, call: object) -> None:
+    def _follow(self, sample: Sample) -> None:
         """Put a sample where it waits next, or end it."""
+        call = sample.rendezvous.parked
         match call:
+            case NetworkCall(stage="denoise"):
+                sample.begin_denoising()
+                self._groups.add(sample, call)
             case NetworkCall():
-                if call.stage == "decode":
-                    # The next one begins now: were it to wait for the pixels, the passes meanwhile would be half empty.
-                    self._rooms.begin_decoding(sample)
+                # The next one begins now: were it to wait for the pixels, the passes meanwhile would be half empty.
+                self._rooms.begin_decoding(sample)
                 self._groups.add(sample, call)
             case ThreadCall():
-                self._finishing.run(sample, call)
+                self._helper_threads.run(sample, call)
             case _:
                 self._end(sample)
 

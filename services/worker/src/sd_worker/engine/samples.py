@@ -8,11 +8,10 @@ from collections.abc import Callable
 import torch
 
 from sd_common.parameters import AnyParameters
-from sd_worker.engine.batches import NetworkCall
-from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.pipelines import GeneratedPicture, PassEnd, generate, planned_steps
-from sd_worker.engine.rendezvous import Call, Rendezvous
-from sd_worker.engine.tasks import Progress, Stage, Timings
+from sd_worker.engine.models.loaded_model import LoadedModel
+from sd_worker.engine.pipelines import GeneratedPicture, SchedulerStep, generate, planned_steps
+from sd_worker.engine.rendezvous import Rendezvous
+from sd_worker.engine.tasks import Progress, Timings
 from sd_worker.engine.waiting_tasks import Waiting
 
 #: Called when a sample has come a step further, with its latents, where its pipeline shows them.
@@ -20,7 +19,7 @@ OnStep = Callable[["Sample", torch.Tensor | None], None]
 
 
 class Sample:
-    """A task that has begun. It runs whenever it is resumed, until its next call of something shared."""
+    """A task that has begun. Its `rendezvous` runs it until its next call of something shared."""
 
     def __init__(self, waiting: Waiting, model: LoadedModel, num_fixed_rows: int, on_step: OnStep) -> None:
         """Of a task that is filled in. `num_fixed_rows`: of the passes of a deterministic one."""
@@ -33,18 +32,14 @@ class Sample:
         self._on_step = on_step
         self._told_step = 0
         self._started_at = time.perf_counter()
-        self._reached: dict[Stage, float] = {}
+        self._denoising_at: float | None = None
+        self._decoding_at: float | None = None
         self.rendezvous: Rendezvous[GeneratedPicture] = Rendezvous(self._generate)
 
-    def resume(self, result: object = None) -> Call | None:
-        """Run on; what it waits for then. None: it has ended (`rendezvous.ended`, `rendezvous.error`)."""
-        self.rendezvous.resume(result)
-        return self._parked()
-
-    def throw(self, error: BaseException) -> Call | None:
-        """Raise `error` in it."""
-        self.rendezvous.throw(error)
-        return self._parked()
+    def begin_denoising(self) -> None:
+        """It waits for its network; that it did so before is let pass."""
+        if self._denoising_at is None:
+            self._denoising_at = time.perf_counter()
 
     def progress(self) -> Progress:
         """How far it is."""
@@ -55,24 +50,17 @@ class Sample:
 
     def timings(self, generated_at: float, png_s: float) -> Timings:
         """The stages of a sample that had its pixels at `generated_at`."""
-        denoising_at = self._reached.get("denoise", self._started_at)
-        decoding_at = self._reached.get("decode", generated_at)
-        requested_at = self.waiting.load_requested_at
-        loading_s = 0.0 if requested_at is None else self._started_at - requested_at
+        denoising_at = self._started_at if self._denoising_at is None else self._denoising_at
+        decoding_at = generated_at if self._decoding_at is None else self._decoding_at
         return Timings(
+            loaded_at=self.waiting.loaded_at,
+            loading_s=self.waiting.loading_s,
             began_at=self._started_at,
-            loading_s=loading_s,
             encoding_s=denoising_at - self._started_at,
             denoising_s=decoding_at - denoising_at,
             decoding_s=generated_at - decoding_at,
             png_s=png_s,
         )
-
-    def _parked(self) -> Call | None:
-        call = self.rendezvous.parked
-        if isinstance(call, NetworkCall):
-            self._reached.setdefault(call.stage, time.perf_counter())
-        return call
 
     def take_model(self) -> LoadedModel:
         """The model, which an ended sample must not keep in memory while its picture is encoded."""
@@ -82,11 +70,13 @@ class Sample:
 
     def _generate(self) -> GeneratedPicture:
         assert self._model is not None
-        return generate(self._model, self.task, self._at_pass, self._num_fixed_rows)
+        return generate(self._model, self.task, self._at_scheduler_step, self._num_fixed_rows)
 
-    def _at_pass(self, end: PassEnd) -> None:
-        # A scheduler may make more passes than the steps that were asked for.
-        step = end.num_done * self.steps // end.num_passes
+    def _at_scheduler_step(self, done: SchedulerStep) -> None:
+        step = done.num_done * self.steps // done.num_planned
         if step > self._told_step:
             self._told_step = step
-            self._on_step(self, end.latents)
+            self._on_step(self, done.latents)
+        if done.num_done >= done.num_planned:
+            # Not when its decoder is called: some pipelines do that unseen (`sharing`).
+            self._decoding_at = time.perf_counter()

@@ -1,21 +1,5 @@
 """The noise schedulers that the API names.
 
-| name              | diffusers class                       | options                                   |
-|-------------------|---------------------------------------|-------------------------------------------|
-| `plms`            | `PNDMScheduler`                       | `skip_prk_steps`: without it, it is PNDM  |
-| `ddim`            | `DDIMScheduler`                       |                                           |
-| `k-lms`           | `LMSDiscreteScheduler`                |                                           |
-| `euler`           | `EulerDiscreteScheduler`              |                                           |
-| `euler_a`         | `EulerAncestralDiscreteScheduler`     |                                           |
-| `heun`            | `HeunDiscreteScheduler`               | makes 2 steps - 1 passes                  |
-| `dpmpp_2m`        | `DPMSolverMultistepScheduler`         | `dpmsolver++`, no Karras sigmas           |
-| `dpmpp_2m_karras` | `DPMSolverMultistepScheduler`         | `dpmsolver++`, Karras sigmas              |
-| `dpmpp_sde`       | `DPMSolverMultistepScheduler`         | `sde-dpmsolver++` (needs no torchsde)     |
-| `unipc`           | `UniPCMultistepScheduler`             |                                           |
-| `deis`            | `DEISMultistepScheduler`              |                                           |
-| `lcm`             | `LCMScheduler`                        | at most `original_inference_steps`, 50    |
-| `ddpm`            | `DDPMScheduler`                       |                                           |
-
 Each is made by `from_config` from the model's own scheduler, so that the betas, the prediction type and the spacing are
 the model's, and Karras sigmas too where the name does not tell. What a name stands for is pinned by options, so that a
 model whose own scheduler is of the same class with other options does not change the meaning of the name.
@@ -46,6 +30,7 @@ class _Recipe:
     options: Config = field(default_factory=dict)
 
 
+#: `docs/engine.md` tells users of them.
 _RECIPES: Mapping[SchedulerName, _Recipe] = {
     "plms": _Recipe("PNDMScheduler", {"skip_prk_steps": True}),
     "ddim": _Recipe("DDIMScheduler"),
@@ -59,6 +44,7 @@ _RECIPES: Mapping[SchedulerName, _Recipe] = {
     "dpmpp_2m_karras": _Recipe(
         "DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", **_SECOND_ORDER, **_KARRAS_SIGMAS}
     ),
+    # Needs no torchsde.
     "dpmpp_sde": _Recipe(
         "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_SECOND_ORDER, **_PLAIN_SIGMAS}
     ),

@@ -45,7 +45,7 @@ class Progress:
     """How far a running task is: `step` of `steps` denoising steps are done (0 while its model is awaited).
 
     `steps` is what the client asked for (img2img: the share of it that `strength` leaves), also with a scheduler that
-    makes more passes than steps. It stays the same for the life of a task, but for one that leaves it to the model:
+    takes more steps of its own. It stays the same for the life of a task, but for one that leaves it to the model:
     what that says is known when it is loaded.
 
     `bytes_done` and `bytes_total` are of its model, while that is downloaded or loaded; None where they are not known.
@@ -63,13 +63,15 @@ class Progress:
 class Timings:
     """Where a finished task's time in the engine went, in seconds.
 
-    `loading_s` for its model (0 where that was resident), `encoding_s` for the
-    prompt and the pictures it starts from, `denoising_s` and `decoding_s` together with others, `png_s` for the PNG.
-    `began_at` is when encoding began, by `time.perf_counter()`.
+    `loading_s` until its model was there, at `loaded_at` (0 and None where that was resident); then it may have waited
+    for room. `encoding_s` from `began_at` for the prompt and the pictures it starts from, `denoising_s` together with
+    others, `decoding_s` for the pixels and the safety check, `png_s` for the PNG. Both times are by
+    `time.perf_counter()`.
     """
 
-    began_at: float
+    loaded_at: float | None
     loading_s: float
+    began_at: float
     encoding_s: float
     denoising_s: float
     decoding_s: float

@@ -8,11 +8,11 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 
 from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
-from sd_worker.engine.default_parameters import with_defaults
 from sd_worker.engine.errors import InvalidInput
-from sd_worker.engine.failures import failure_of
-from sd_worker.engine.loaded_model import LoadedModel
-from sd_worker.engine.models import Models
+from sd_worker.engine.failures import failure_of, load_failure_of
+from sd_worker.engine.models.default_parameters import with_defaults
+from sd_worker.engine.models.loaded_model import LoadedModel
+from sd_worker.engine.models.loads import Models
 from sd_worker.engine.pipelines import planned_steps
 from sd_worker.engine.reports import LoadProgress
 from sd_worker.engine.rooms import Room, Rooms
@@ -26,11 +26,19 @@ class Waiting:
     task: EngineTask
     #: When its model began to be loaded; None: it was resident.
     load_requested_at: float | None = None
+    #: When it was there then, and how long that took.
+    loaded_at: float | None = None
+    loading_s: float = 0.0
     told_load: LoadProgress | None = None
     #: Memory ran out for it before, so it gets the device for itself.
     is_retry: bool = False
     #: What it will take up, once its model has said its defaults.
     room: Room | None = None
+
+    def model_has_come(self, now: float) -> None:
+        """The task may yet wait for room."""
+        if self.load_requested_at is not None:
+            self.loaded_at, self.loading_s = now, now - self.load_requested_at
 
     def complete_for(self, model: LoadedModel) -> Room:
         """Complete the task with its model's defaults. Raises `InvalidInput` where the two do not go together."""
@@ -56,18 +64,14 @@ def room_of(task: EngineTask, model: LoadedModel) -> Room:
 class WaitingTasks:
     """Has models loaded for those that wait, tells them how far that is, and says which may begin."""
 
-    def __init__(
-        self, models: Models, rooms: Rooms, *, on_progress: Callable[[Progress], None], on_change: Callable[[], None]
-    ) -> None:
-        """`on_change` is called from another thread when a model has come further."""
+    def __init__(self, models: Models, rooms: Rooms, on_progress: Callable[[Progress], None]) -> None:
         self._models = models
-        self._models.on_change = on_change
         self._rooms = rooms
         self._on_progress = on_progress
         self._waiting: OrderedDict[str, Waiting] = OrderedDict()
         #: Since `startable` looked.
         self._has_new = False
-        self._num_left_before = 0
+        self._num_departures_before = 0
 
     def __iter__(self) -> Iterator[str]:
         """Their ids, in the order of submission."""
@@ -91,7 +95,7 @@ class WaitingTasks:
     @property
     def may_start(self) -> bool:
         """Whether a task has come, or a sample has made room, since `startable` looked."""
-        return self._has_new or self._rooms.num_left != self._num_left_before
+        return self._has_new or self._rooms.num_departures != self._num_departures_before
 
     def add(self, task: EngineTask) -> None:
         """Put a task behind the others."""
@@ -115,7 +119,11 @@ class WaitingTasks:
         wanted = dict.fromkeys(waiting.task.parameters.model for waiting in self._waiting.values())
         for name, error in self._models.poll(tuple(wanted)).items():
             if error is not None:
-                failures += [failure_of(waiting.task, error) for waiting in self._of_model(name)]
+                failures += [load_failure_of(waiting.task, error) for waiting in self._of_model(name)]
+                continue
+            now = time.perf_counter()
+            for waiting in self._of_model(name):
+                waiting.model_has_come(now)
         for failure in failures:
             self.remove(failure.task_id)
         self._tell_of_models()
@@ -128,11 +136,11 @@ class WaitingTasks:
         Where one finds no room in its place, later ones that need less do not go there before it: they could keep it
         waiting for ever.
         """
-        self._has_new, self._num_left_before = False, self._rooms.num_left
+        self._has_new, self._num_departures_before = False, self._rooms.num_departures
         full_places: set[Hashable] = set()
         for waiting in tuple(self._waiting.values()):
-            # While a load waits for room, samples that run end first, or others would keep the room taken for ever.
-            if self._models.waits_for_room or self._rooms.is_full or not may_begin(waiting):
+            # While a load waits for memory, samples that run end first, or others would keep it taken for ever.
+            if self._models.waits_for_memory or self._rooms.is_full or not may_begin(waiting):
                 return
             model = self._models.get(waiting.task.parameters.model)
             if model is None:
@@ -155,10 +163,11 @@ class WaitingTasks:
         return [waiting for waiting in self._waiting.values() if waiting.task.parameters.model == name]
 
     def _tell_of_models(self) -> None:
+        now = time.perf_counter()
         for name, progress in self._models.coming.items():
             for waiting in self._of_model(name):
                 if waiting.load_requested_at is None:
-                    waiting.load_requested_at = time.perf_counter()
+                    waiting.load_requested_at = now
                 if progress is not None and progress != waiting.told_load:
                     waiting.told_load = progress
                     steps = planned_steps(waiting.task.parameters)

@@ -1,4 +1,4 @@
-"""The models that are resident on the device: who runs on them, and which goes when there must be room."""
+"""The models that are resident on the device: who runs on them, and which goes when another needs its memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sd_worker.engine.devices import (
     free_unused_memory,
     gpu_memory_bytes,
 )
-from sd_worker.engine.loaded_model import LoadedModel
+from sd_worker.engine.models.loaded_model import LoadedModel
 from sd_worker.engine.reports import KnownModel, MemoryUse, ModelChange, ModelDropped
 
 
@@ -93,7 +93,8 @@ class ResidentModels:
             self._has_garbage = False
             self._free()
 
-    def _make_room(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
+    def _free_memory_for(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
+        """Drop what must go. Returns whether all of it could: samples may run on the rest."""
         budget_bytes = 0 if is_to_be_alone else self._budget_bytes
         while (in_memory := self._in_memory()) and sum(in_memory) + num_bytes > budget_bytes:
             unused = next((name for name, model in self._models.items() if model not in self._num_samples), None)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from sd_worker.engine.default_parameters import DEFAULTS_FILE
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.model_directory import INDEX_FILE
-from sd_worker.engine.model_errors import lacks_part, lacks_safetensors, needs_code
+from sd_worker.engine.models.default_parameters import DEFAULTS_FILE
+from sd_worker.engine.models.model_directory import INDEX_FILE
+from sd_worker.engine.models.model_errors import lacks_part, lacks_safetensors, needs_code
 
 #: Of a part: its weights, whole or in shards, and the index of the shards. `diffusion_pytorch_model` is what diffusers
 #: calls them, `model` is what transformers does. Other names are not loaded: averaged weights, adapters, other formats.

@@ -12,7 +12,7 @@ import torch
 from sd_common.parameters import DefaultParameters
 from sd_worker.engine.diffusers_api import Config, Pipeline
 from sd_worker.engine.diffusers_facts import component_config
-from sd_worker.engine.kinds import kinds_of_model
+from sd_worker.engine.models.kinds import kinds_of_model
 from sd_worker.engine.prompt_cache import PromptCache
 from sd_worker.engine.reports import KnownModel, LoadProgress
 from sd_worker.engine.sharing import Sharing, sharing_of
@@ -69,21 +69,14 @@ OnLoadProgress = Callable[[LoadProgress], None]
 ReadModel = Callable[[OnLoadProgress], LoadedModel]
 
 
-def ignore_progress(progress: LoadProgress) -> None:
-    """For loads that nobody waits for."""
-
-
 class ModelLoader(Protocol):
-    """Where models come from. `load` is called by one thread at a time, `fetch` by several, also meanwhile."""
+    """Where models come from. `fetch` is called by several threads at a time, what it returns by one."""
 
     def is_at_hand(self, name: str) -> bool:
         """Whether the model is loaded, or refused, without any other machine. Returns at once."""
 
-    def fetch(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> ReadModel:
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
         """Bring all to the disk that the model needs. Raises `ModelUnavailable`, and what `on_progress` raises."""
-
-    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
-        """Fetch the model and read it to the CPU."""
 
     def known(self) -> Sequence[KnownModel]:
         """The models that are at hand, without loading them."""

@@ -1,4 +1,4 @@
-"""What other threads do for samples: safety checks and PNG files. Meanwhile the engine makes its next forward pass."""
+"""Threads that help the engine's own, which makes its next forward pass meanwhile: safety checks, and PNG files."""
 
 from __future__ import annotations
 
@@ -6,45 +6,39 @@ import queue
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.pipelines import GeneratedPicture
 from sd_worker.engine.png import encode_png
+from sd_worker.engine.rendezvous import Returned
 from sd_worker.engine.samples import Sample
 from sd_worker.engine.sharing import ThreadCall
 from sd_worker.engine.tasks import Finished, Outcome
 
 _NUM_THREADS = 2
 
-
-@dataclass(frozen=True)
-class Returned:
-    """A call that a sample waits for has been made."""
-
-    sample: Sample
-    result: object = None
-    error: BaseException | None = None
+#: A sample and what became of the call that it waits for; or what became of a task.
+Done = tuple[Sample, Returned] | Outcome
 
 
-class Finishing:
-    """Helper threads; what they have done is fetched with `done`. `on_done` is called from them, each time."""
+class HelperThreads:
+    """What they have done is fetched with `done`. `on_done` is called from them, each time."""
 
     def __init__(self, on_done: Callable[[], None]) -> None:
-        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="engine-finishing")
-        self._done: queue.SimpleQueue[Returned | Outcome] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="engine-helper")
+        self._done: queue.SimpleQueue[Done] = queue.SimpleQueue()
         self._on_done = on_done
 
     def run(self, sample: Sample, call: ThreadCall) -> None:
-        """Make a call for a sample."""
-        self._submit(lambda: _returned(sample, call))
+        """Make a call for a sample, which waits for it."""
+        self._submit(lambda: (sample, _returned(call)))
 
     def finish(self, sample: Sample, picture: GeneratedPicture) -> None:
         """Make the outcome of a sample whose picture is there."""
         generated_at = time.perf_counter()
         self._submit(lambda: _outcome(sample, picture, generated_at))
 
-    def done(self) -> list[Returned | Outcome]:
+    def done(self) -> list[Done]:
         """What has been done since the last time."""
         done = []
         while not self._done.empty():
@@ -55,7 +49,7 @@ class Finishing:
         """End when the work that is there is done."""
         self._threads.shutdown(wait=False)
 
-    def _submit(self, work: Callable[[], Returned | Outcome]) -> None:
+    def _submit(self, work: Callable[[], Done]) -> None:
         def run() -> None:
             self._done.put(work())
             self._on_done()
@@ -63,11 +57,11 @@ class Finishing:
         self._threads.submit(run)
 
 
-def _returned(sample: Sample, call: ThreadCall) -> Returned:
+def _returned(call: ThreadCall) -> Returned:
     try:
-        return Returned(sample, call.run())
+        return Returned(call.run())
     except BaseException as error:  # raised in the sample instead
-        return Returned(sample, error=error)
+        return Returned(error=error)
 
 
 def _outcome(sample: Sample, picture: GeneratedPicture, generated_at: float) -> Outcome:

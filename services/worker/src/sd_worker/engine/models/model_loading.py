@@ -13,19 +13,19 @@ from pathlib import Path
 import torch
 
 from sd_common.parameters import DefaultParameters
-from sd_worker.engine.default_parameters import DEFAULTS_FILE, read_default_parameters, with_trained_size
 from sd_worker.engine.devices import is_out_of_memory
 from sd_worker.engine.diffusers_api import load_pipeline, silence_libraries
 from sd_worker.engine.diffusers_facts import trained_size_px
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.hub_download import HubModel, download, find_on_hub
-from sd_worker.engine.kinds import kinds_of_model
-from sd_worker.engine.loaded_model import LoadedModel, OnLoadProgress, ReadModel, ignore_progress
-from sd_worker.engine.model_directory import INDEX_FILE, LocalModel, ModelDirectory, read_json, sizes_below
-from sd_worker.engine.model_errors import explain, needs_code
-from sd_worker.engine.model_files import needed_files
+from sd_worker.engine.models.default_parameters import DEFAULTS_FILE, read_default_parameters, with_trained_size
+from sd_worker.engine.models.hub_download import HubModel, download, find_on_hub
+from sd_worker.engine.models.kinds import kinds_of_model
+from sd_worker.engine.models.loaded_model import LoadedModel, OnLoadProgress, ReadModel
+from sd_worker.engine.models.model_directory import INDEX_FILE, LocalModel, ModelDirectory, read_json, sizes_below
+from sd_worker.engine.models.model_errors import explain, needs_code
+from sd_worker.engine.models.model_files import needed_files
+from sd_worker.engine.models.tuning import Tuning, tune
 from sd_worker.engine.reports import KnownModel, LoadProgress
-from sd_worker.engine.tuning import Tuning, tune
 
 _log = logging.getLogger(__name__)
 
@@ -73,11 +73,12 @@ class ModelSource:
         except ModelUnavailable:
             return True
 
-    def fetch(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> ReadModel:
-        """Download what the model needs and is not there; returns what reads it.
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
+        """Download what the model needs and is not there; returns what reads it to the CPU.
 
         `on_progress` is told at the start, about four times a second, and at the end; of nothing where all is there.
         Raises `ModelUnavailable` with a sentence for the client, and what `on_progress` raises: that ends a download.
+        So does what is returned, which tells the start and the end, and `MemoryError` and the like.
         """
         silence_libraries()
         with _explained(name, on_progress) as relay:
@@ -91,11 +92,6 @@ class ModelSource:
                 download(found, files.paths, self._token, relay)
         num_bytes = sum(sizes[path] for path in files.paths)
         return partial(self._read, _Fetched(name, found, files.variant, num_bytes, defaults))
-
-    def load(self, name: str, on_progress: OnLoadProgress = ignore_progress) -> LoadedModel:
-        """The model, on the CPU: fetched, and read, of which `on_progress` is told at the start and at the end. Raises
-        as `fetch` does, and when memory runs out."""
-        return self.fetch(name, on_progress)(on_progress)
 
     def known(self) -> list[KnownModel]:
         """The models below `model_dir`, but for those that would be refused, whose reason is told when one is asked

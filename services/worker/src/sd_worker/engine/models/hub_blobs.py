@@ -66,7 +66,7 @@ def download_blob(file: HubFile, token: str | None, on_bytes: Callable[[int], No
         if not blob.exists():
             if _size_of(partial) > size:
                 partial.unlink()
-            _check_room(blob.parent, size - _size_of(partial))
+            _check_disk(blob.parent, size - _size_of(partial))
             headers = {**build_hf_headers(token=token), "Accept-Encoding": "identity"}
             with _PartialFile(partial, on_bytes) as content:
                 http_get(url, content, resume_size=content.tell(), headers=headers, expected_size=size)
@@ -109,7 +109,7 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _check_room(directory: Path, num_bytes: int) -> None:
+def _check_disk(directory: Path, num_bytes: int) -> None:
     """Better no file at all than a full disk, which other models need too."""
     if shutil.disk_usage(directory).free < num_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -13,9 +13,9 @@ from huggingface_hub import get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, EntryNotFoundError
 
 from sd_common.model_names import split_revision
-from sd_worker.engine.default_parameters import DEFAULTS_FILE
-from sd_worker.engine.hub_blobs import HubFile, download_blob
-from sd_worker.engine.model_directory import INDEX_FILE, sizes_below
+from sd_worker.engine.models.default_parameters import DEFAULTS_FILE
+from sd_worker.engine.models.hub_blobs import HubFile, download_blob
+from sd_worker.engine.models.model_directory import INDEX_FILE, sizes_below
 from sd_worker.engine.reports import LoadProgress
 
 #: Files from this size on, and all weights, are downloaded one after another, with progress, and resumed.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.loaded_model import ModelLoader, ReadModel
+from sd_worker.engine.models.loaded_model import ModelLoader, ReadModel
 from sd_worker.engine.reports import MOST_FETCHES, LoadProgress
 
 

@@ -11,21 +11,21 @@ from functools import partial
 
 from sd_worker.engine.devices import Device, is_out_of_memory
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.fetches import Fetches
-from sd_worker.engine.loaded_model import LoadedModel, ModelLoader, ReadModel
+from sd_worker.engine.models.fetches import Fetches
+from sd_worker.engine.models.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
+from sd_worker.engine.models.resident_models import ResidentModels
 from sd_worker.engine.reports import KnownModel, LoadProgress, ModelChange, ModelLoad
-from sd_worker.engine.resident_models import ResidentModels
 
 
 @dataclass
 class _Load:
     """A model on its way from the disk: read to the CPU, where its size becomes known, and moved to the device once
-    there is room."""
+    there is memory for it."""
 
     name: str
     read: ReadModel
     begun_at: float
-    #: None while it waits for its turn, and once it has been read, for room.
+    #: None while it waits for its turn, and once it has been read, for memory.
     step: Future[LoadedModel] | None = None
     #: Once it has been read.
     model: LoadedModel | None = None
@@ -38,7 +38,7 @@ class _Load:
 
 
 class Models(ResidentModels):
-    """Loads models, and drops those used least recently where they need room.
+    """Loads models, and drops those used least recently where they need memory.
 
     Several are fetched side by side (`fetches`); in another thread one at a time is read and moved to the device. Those
     at hand need no fetch, so that no download keeps them waiting.
@@ -56,14 +56,17 @@ class Models(ResidentModels):
         """`budget_bytes` None: what `default_budget_bytes` says. A model beyond the budget is loaded alone. `on_model`
         is called in the engine's thread, and must not raise."""
         super().__init__(device, budget_bytes, on_model)
-        #: Called from another thread when `poll` has something to do, and when there is progress.
-        self.on_change: Callable[[], None] = lambda: None
+        self._on_change: Callable[[], None] = lambda: None
         self._loader = loader
-        self._fetches = Fetches(loader, lambda: self.on_change())
+        self._fetches = Fetches(loader, lambda: self._on_change())
         #: On the disk, in turn: the first is read, or being moved.
         self._loads: OrderedDict[str, _Load] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         self._is_stopped = False
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when `poll` has something to do, and when there is progress: from other threads."""
+        self._on_change = callback
 
     @property
     def coming(self) -> dict[str, LoadProgress | None]:
@@ -75,8 +78,8 @@ class Models(ResidentModels):
         return self._fetches.names
 
     @property
-    def waits_for_room(self) -> bool:
-        """Whether a model on its way waits until no sample runs on those that must make room for it."""
+    def waits_for_memory(self) -> bool:
+        """Whether a model on its way waits until no sample runs on those that must go for it."""
         load = self._first_load()
         return load is not None and load.model is not None and load.step is None
 
@@ -122,7 +125,7 @@ class Models(ResidentModels):
         missing = [name for name in missing if name not in self._loads]
         for name in missing:
             if name not in self._fetches and self._loader.is_at_hand(name):
-                self._loads[name] = _Load(name, partial(self._loader.load, name), time.perf_counter())
+                self._loads[name] = _Load(name, partial(_fetch_and_read, self._loader, name), time.perf_counter())
         for fetch in self._fetches.poll([name for name in missing if name not in self._loads]):
             if (error := fetch.result.exception()) is None:
                 self._loads[fetch.name] = _Load(fetch.name, fetch.result.result(), fetch.begun_at)
@@ -132,7 +135,7 @@ class Models(ResidentModels):
         return failed
 
     def _give_up_all_but(self, wanted: Sequence[str]) -> None:
-        """Of those that wait, for their turn or for room."""
+        """Of those that wait, for their turn or for memory."""
         unwanted = [load for load in self._loads.values() if load.step is None and load.name not in wanted]
         has_been_read = any(load.model is not None for load in unwanted)
         while unwanted:
@@ -155,7 +158,7 @@ class Models(ResidentModels):
         model = load.model
         if model is None:
             load.step = self._in_thread(lambda: self._read(load))
-        elif self._make_room(model.num_bytes, is_to_be_alone=load.is_to_be_alone):
+        elif self._free_memory_for(model.num_bytes, is_to_be_alone=load.is_to_be_alone):
             load.step = self._in_thread(lambda: _moved(model, self._device))
 
     def _read(self, load: _Load) -> LoadedModel:
@@ -163,13 +166,13 @@ class Models(ResidentModels):
             if self._is_stopped:
                 raise EngineStopped("the load is given up")
             load.progress = progress
-            self.on_change()
+            self._on_change()
 
         return load.read(on_progress)
 
     def _in_thread(self, step: Callable[[], LoadedModel]) -> Future[LoadedModel]:
         future = self._thread.submit(step)
-        future.add_done_callback(lambda _: self.on_change())
+        future.add_done_callback(lambda _: self._on_change())
         return future
 
     def _fail(self, load: _Load, error: BaseException) -> None:
@@ -181,6 +184,11 @@ class Models(ResidentModels):
             return
         load.has_ended, load.error, load.model = True, error, None
         self._free()
+
+
+def _fetch_and_read(loader: ModelLoader, name: str, on_progress: OnLoadProgress) -> LoadedModel:
+    """A model at hand, of which nothing is downloaded."""
+    return loader.fetch(name, on_progress)(on_progress)
 
 
 def _moved(model: LoadedModel, device: Device) -> LoadedModel:

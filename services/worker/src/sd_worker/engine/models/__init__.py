@@ -1,0 +1,1 @@
+"""How a model comes to the device: found, downloaded, read, moved there and kept, or dropped for another."""
