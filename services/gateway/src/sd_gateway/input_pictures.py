@@ -20,12 +20,15 @@ from sd_common.pictures import PictureSettings, open_picture
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.remote_pictures import RemotePictures
 from sd_gateway.remote_urls import is_remote
+from sd_gateway.uninterrupted import uninterrupted
 
 #: RFC 2397, in the base64 form.
 _DATA_URL = re.compile(
     r"data:(?:image/[a-z0-9.+-]+)?(?:;[a-z0-9=.+-]+)*;base64,(?P<base64>.*)", re.DOTALL | re.IGNORECASE
 )
 _FIELDS = ("initial_image", "mask")
+#: Pictures decoded at once: each may take a hundred times as much memory as its file.
+_MAX_DECODED = 4
 
 
 class InputPictures:
@@ -36,6 +39,7 @@ class InputPictures:
         self._remote = remote
         self._base_url = base_url
         self._limits = limits
+        self._decoding = asyncio.Semaphore(_MAX_DECODED)
 
     async def stored(self, parameters: AnyParameters, holder: str) -> AnyParameters:
         """`parameters` of `holder` with every picture named by its blob URL.
@@ -64,10 +68,15 @@ class InputPictures:
 
     async def store(self, data: bytes) -> str:
         """Store an uploaded picture and return its blob URL. Raises `PictureError` where it is not one."""
-        picture = await asyncio.to_thread(open_picture, data, self._limits)
+        content_type = await self._checked(data)
         blob_id = new_blob_id()
-        await self._blobs.put(blob_id, data, picture.content_type)
+        await self._blobs.put(blob_id, data, content_type)
         return blob_url(self._base_url, blob_id)
+
+    async def _checked(self, data: bytes) -> str:
+        """The content type. What it looks like is forgotten."""
+        async with self._decoding:
+            return (await uninterrupted(asyncio.to_thread(open_picture, data, self._limits))).content_type
 
     async def _stored_url(self, url: str, holder: str) -> str:
         if match := _DATA_URL.fullmatch(url):
