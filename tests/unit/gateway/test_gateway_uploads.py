@@ -10,7 +10,6 @@ from sd_gateway.errors import BodyTooLarge, InvalidInput, MalformedBody, Unsuppo
 from sd_gateway.http.uploads import read_upload
 from support.gateway_requests import create_request
 
-
 _BUDGET = ByteBudget(2**20, "bodies")
 
 
