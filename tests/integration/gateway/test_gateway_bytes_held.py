@@ -19,8 +19,7 @@ from yarl import URL
 
 from sd_common.blob_ids import new_blob_id
 from sd_common.blob_store import BlobStore
-from sd_common.pictures import Picture, PictureSettings
-from sd_gateway import input_pictures
+from sd_common.pictures import Picture, PictureSettings, open_picture
 from sd_gateway.http import runner, sending
 from support.client import PATIENCE_S, Client
 from support.raw_http import connect
@@ -250,7 +249,6 @@ async def test_few_pictures_are_decoded_at_once(start_gateway: StartGateway, mon
     """A file of some kilobytes becomes megabytes."""
     num_open = most_open = 0
     counting = threading.Lock()
-    open_picture = input_pictures.open_picture
 
     def counted(data: bytes, limits: PictureSettings) -> Picture:
         nonlocal num_open, most_open
@@ -263,7 +261,7 @@ async def test_few_pictures_are_decoded_at_once(start_gateway: StartGateway, mon
             with counting:
                 num_open -= 1
 
-    monkeypatch.setattr(input_pictures, "open_picture", counted)
+    monkeypatch.setattr("sd_gateway.input_pictures.open_picture", counted)
     with io.BytesIO() as file:
         Image.new("RGB", (2048, 2048)).save(file, "PNG")
         data = file.getvalue()
