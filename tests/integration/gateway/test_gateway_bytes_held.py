@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from integration.gateway.conftest import StartGateway
+from integration.gateway.hostile_servers import answer, network
 from PIL import Image
 from structlog.testing import capture_logs
 from yarl import URL
@@ -20,6 +21,7 @@ from yarl import URL
 from sd_common.blob_ids import new_blob_id
 from sd_common.blob_store import BlobStore
 from sd_common.pictures import Picture, PictureSettings, open_picture
+from sd_gateway.byte_budget import FREE_BYTES
 from sd_gateway.http import runner, sending
 from support.client import PATIENCE_S, Client
 from support.raw_http import connect
@@ -153,10 +155,10 @@ async def test_a_client_that_takes_too_long_for_its_answer_is_cut_off(
 async def test_a_large_blob_comes_whole(start_gateway: StartGateway, blob_path: str) -> None:
     _, url = await start_gateway()
     async with Client(url) as client:
-        answer = await client.get(blob_path)
-        assert answer.body == _PNG + bytes(_BLOB_BYTES - len(_PNG))
-        assert answer.headers["Content-Length"] == str(_BLOB_BYTES)
-        assert (await client.get(blob_path, headers={"If-None-Match": answer.headers["ETag"]})).status == 304
+        told = await client.get(blob_path)
+        assert told.body == _PNG + bytes(_BLOB_BYTES - len(_PNG))
+        assert told.headers["Content-Length"] == str(_BLOB_BYTES)
+        assert (await client.get(blob_path, headers={"If-None-Match": told.headers["ETag"]})).status == 304
 
 
 # Bodies
@@ -243,6 +245,25 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
 
 
 # Pictures
+
+
+async def test_pictures_that_were_fetched_count_as_bodies_do(start_gateway: StartGateway) -> None:
+    with io.BytesIO() as file:
+        Image.effect_noise((512, 512), 100).save(file, "PNG")
+        data = file.getvalue()
+    assert len(data) > 2 * FREE_BYTES
+    async with network() as net:
+        net.internet.answers["/large.png"] = answer(data)
+        app, url = await start_gateway(remote_images="public", reach=net.reach)
+        async with Client(url) as client:
+            body = {"params_type": "img2img", "prompt": "x", "initial_image": net.url("/large.png")}
+            with app._parts.body_bytes.share("somebody") as share:
+                share.take(200 * 2**20)  # one that is alone may
+                refused = await client.post("/task", json=body)
+                assert refused.status == 503
+                assert refused.json["detail"].startswith("The bodies of requests under way have as many bytes")
+            await client.submit(**body)
+            assert app._parts.body_bytes.num_bytes == 0
 
 
 async def test_few_pictures_are_decoded_at_once(start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ def create_parts(
     revoked_tokens = RevokedTokens(client)
     authenticator = Authenticator(auth, revoked_tokens)
     feed = EventFeed(client, task_log)
-    input_pictures = InputPictures(blobs, remote_pictures, settings.base_url, settings)
+    body_bytes = ByteBudget(_LARGEST_BODIES * settings.largest_body_bytes, "bodies of requests")
+    input_pictures = InputPictures(blobs, remote_pictures, body_bytes, settings.base_url, settings)
     unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
     served_models = ServedModels(client)
     backlog = HeardBacklog(client)
@@ -101,7 +102,7 @@ def create_parts(
         revoked_tokens=revoked_tokens,
         account_limits=AccountLimits(settings),
         requests_of_user=RateLimit(settings.request_rate, "requests"),
-        body_bytes=ByteBudget(_LARGEST_BODIES * settings.largest_body_bytes, "bodies of requests"),
+        body_bytes=body_bytes,
         answer_bytes=ByteBudget(_LARGEST_PICTURES * settings.largest_picture_bytes, "answers"),
         blobs=blobs,
         task_log=task_log,
