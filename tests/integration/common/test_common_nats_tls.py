@@ -72,7 +72,27 @@ async def test_a_server_of_another_authority_is_refused(tls_server: NatsServer, 
     assert "certificate verify failed" in await _refusal(_settings(tls_server, other))
 
 
-async def test_a_server_without_tls_is_told_no_password(certificate: tuple[Path, Path]) -> None:
+async def test_a_server_whose_url_says_tls_is_asked_for_it(
+    tls_server: NatsServer, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the authorities that the system trusts."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+    url = tls_server.url.replace("127.0.0.1", _HOST).replace("nats://", "tls://")
+    client = await connect(NatsSettings(_env_file=None, nats_url=SecretStr(url)), "test")
+    await client.flush()
+    await client.shut()
+    assert client._transport is not None
+    await client._transport.wait_closed()  # type: ignore[no-untyped-call]  # TLS says goodbye
+
+
+@pytest.mark.parametrize(
+    ("urls", "has_authority"),
+    [("nats://{}", True), ("tls://{}", False), ("nats://{0},tls://{0}", False)],
+    ids=["authority", "url", "url of another server"],
+)
+async def test_a_server_without_tls_is_told_no_password(
+    urls: str, has_authority: bool, certificate: tuple[Path, Path]
+) -> None:
     """As somebody in between would be, who takes the server's offer of TLS away."""
     heard = b""
 
@@ -88,10 +108,10 @@ async def test_a_server_without_tls_is_told_no_password(certificate: tuple[Path,
         port = server.sockets[0].getsockname()[1]
         settings = NatsSettings(
             _env_file=None,
-            nats_url=SecretStr(f"nats://127.0.0.1:{port}"),
+            nats_url=SecretStr(urls.format(f"127.0.0.1:{port}")),
             nats_user="gateway",
             nats_password=SecretStr("hunter2"),
-            nats_tls_ca=certificate[1],
+            nats_tls_ca=certificate[1] if has_authority else None,
         )
-        assert "offers no TLS, which NATS_TLS_CA asks for" in await _refusal(settings)
+        assert "offers no TLS, which NATS_TLS_CA or tls:// asks for" in await _refusal(settings)
     assert heard == b""

@@ -118,6 +118,50 @@ async def test_a_blob_is_served_as_what_it_is_whatever_it_was_stored_as(
 
 # Pages of other origins
 
+_EMBEDDED = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+_FOLLOWED = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+_MAKING = ["/txt2img", "/img2img", "/inpaint"]
+
+
+@pytest.mark.parametrize("path", _MAKING)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        _EMBEDDED,
+        {**_EMBEDDED, "Sec-Fetch-Site": "same-site"},
+        {**_FOLLOWED, "Sec-Fetch-Dest": "iframe"},
+        {**_FOLLOWED, "Sec-Purpose": "prefetch;prerender"},
+    ],
+    ids=["picture", "picture of a neighbour", "frame", "prefetch"],
+)
+async def test_pages_of_other_origins_have_no_pictures_made_by_what_they_embed(
+    path: str, headers: dict[str, str], client: Client, client_of_pages: Client
+) -> None:
+    """Browsers tell no origin with these."""
+    for gateway in (client, client_of_pages):
+        answer = await gateway.get(path, params={"token": gateway.token, "prompt": "x"}, headers=headers)
+        assert answer.status == 403
+        assert "ALLOWED_ORIGINS" in answer.json["detail"]
+    assert (await client.get("/healthz", headers=headers)).status == 200
+
+
+@pytest.mark.parametrize("path", _MAKING)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        _FOLLOWED,
+        {**_EMBEDDED, "Sec-Fetch-Site": "same-origin"},
+        {**_FOLLOWED, "Sec-Fetch-Site": "none"},
+        {**_EMBEDDED, "Sec-Fetch-Mode": "cors", "Origin": _PAGE},
+    ],
+    ids=["program", "link", "own page", "typed in", "allowed page"],
+)
+async def test_links_programs_and_allowed_pages_have_pictures_made(
+    path: str, headers: dict[str, str], client_of_pages: Client
+) -> None:
+    assert (await client_of_pages.get(path, headers=headers)).status == 422, "a prompt is missing, and nothing else"
+
 
 @pytest.mark.parametrize("origin", [_PAGE, "null", "", "http://127.0.0.1", "http://127.0.0.1.example:80", "file://"])
 async def test_pages_of_other_origins_are_refused(origin: str, client: Client) -> None:
@@ -221,3 +265,4 @@ async def test_all_origins_can_be_allowed(start_gateway: StartGateway) -> None:
         for origin in (_PAGE, _OTHER_PAGE, "null"):
             answer = await client.get("/healthz", headers={"Origin": origin})
             assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert (await client.get("/txt2img", headers=_EMBEDDED)).status == 422

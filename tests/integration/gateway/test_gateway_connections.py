@@ -6,9 +6,13 @@ import asyncio
 import contextlib
 from contextlib import AsyncExitStack
 
+import uvloop
+from aiohttp import web
 from integration.gateway.conftest import StartGateway
 from yarl import URL
 
+from sd_gateway.http.connections import ConnectionsOfAddresses
+from sd_gateway.http.runner import GatewayRunner
 from support.client import PATIENCE_S
 
 _MAX = 3
@@ -28,10 +32,13 @@ class _Connection:
 
     async def answer(self) -> bytes:
         """The head of what `/healthz` is answered with."""
-        self._writer.write(_ASKED)
+        self.ask()
         head = await self.head()
         await self._reader.readuntil(b"}")
         return head
+
+    def ask(self) -> None:
+        self._writer.write(_ASKED)
 
     async def head(self) -> bytes:
         async with asyncio.timeout(PATIENCE_S):
@@ -60,6 +67,24 @@ async def test_a_connection_too_many_is_refused_and_there_is_room_again_once_one
                 with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                     async with _Connection(url) as next_one:
                         answer = await next_one.answer()
+
+
+def test_a_connection_too_many_is_refused_on_the_event_loop_of_the_service() -> None:
+    """Whose transports are of other classes than asyncio's."""
+
+    async def serve() -> None:
+        runner = GatewayRunner(web.Application(), ConnectionsOfAddresses(1, ()))
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with _Connection(url) as first, _Connection(url) as second:
+            assert (await second.head()).startswith(b"HTTP/1.1 429 ")
+            first.ask()
+            assert (await first.head()).startswith(b"HTTP/1.1 404 ")
+        await runner.cleanup()
+
+    uvloop.run(serve())
 
 
 async def test_connections_of_a_trusted_proxy_do_not_count(start_gateway: StartGateway) -> None:

@@ -19,6 +19,7 @@ from sd_common.parameters import Img2ImgParameters, Txt2ImgParameters
 from sd_common.subjects import parse_jobs_subject
 from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
+from sd_gateway.byte_budget import ByteBudget
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.input_pictures import InputPictures
 from sd_gateway.remote_pictures import RemotePictures
@@ -32,7 +33,8 @@ def submitter(provisioned: NatsSettings, nats_client: NatsClient, blob_store: Bl
     settings = GatewaySettings(_env_file=None, base_url="http://gateway.test")
     queue, task_log = JobQueue(nats_client), TaskLog(nats_client)
     unfinished_tasks = UnfinishedTasks(nats_client, queue, EventFeed(nats_client, task_log), max_per_user=0)
-    input_pictures = InputPictures(blob_store, RemotePictures("off", 0, 0.0), settings.base_url, settings)
+    remote, budget = RemotePictures("off", 0, 0.0), ByteBudget(0, "bodies")
+    input_pictures = InputPictures(blob_store, remote, budget, settings.base_url, settings)
     return Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)
 
 

@@ -30,8 +30,10 @@ from sd_common.streams import StreamSettings
 from sd_common.subjects import TaskRef
 from sd_embedded.nats_server import NatsServer as EmbeddedNatsServer
 from sd_embedded.s3_server import S3Server
+from sd_gateway.app import GatewayApp
 from support.client import PATIENCE_S, Answered, Client
 from support.jobs import num_jobs
+from support.metrics import scrape
 from support.servers import NatsServer
 
 _TASK = {"prompt": "x", "model": "shapes"}
@@ -63,6 +65,12 @@ async def _missing(client: Client) -> set[str]:
     missing = set(answer.json.get("missing", ()))
     assert answer.status == (503 if missing else 200)
     return missing
+
+
+async def _num_checks(app: GatewayApp) -> float:
+    """How often S3 was asked whether it is there."""
+    page = await scrape(f"http://127.0.0.1:{app.health_port}/metrics")
+    return page.value("sd_s3_request_seconds_count", operation="check_available")
 
 
 def _assert_unavailable(answer: Answered, part: str) -> None:
@@ -99,7 +107,20 @@ async def test_without_nats_every_call_with_a_token_is_refused_at_once_and_the_r
         assert (await client.get(path)).status == 200
     assert (await client.get(blob_url)).body == _picture()
     assert await _missing(client) == {"nats"}
+    assert (await client.get("/readyz")).json == {"status": "unavailable", "missing": {"nats": "unavailable"}}
     nats_server.start()
+
+
+async def test_many_who_ask_whether_all_parts_are_there_cause_few_checks(start_gateway: StartGateway) -> None:
+    """Anybody may ask, and a check takes one of the threads that read pictures."""
+    app, url = await start_gateway(health_port=0)
+    before = await _num_checks(app)
+    started = time.monotonic()
+    async with Client(url) as client:
+        for _ in range(3):
+            assert await asyncio.gather(*(_missing(client) for _ in range(100))) == [set()] * 100
+    num_checks = await _num_checks(app) - before
+    assert 3 <= num_checks <= 2 * (time.monotonic() - started) + 2
 
 
 async def test_a_nats_server_that_stands_still_is_told_of(client: Client, nats_server: NatsServer) -> None:

@@ -174,7 +174,7 @@ def test_a_server_that_can_speak_no_tls_is_told_where_an_authority_is_set(
     _, authority = make_certificate(tmp_path, "host")
     monkeypatch.setenv("NATS_TLS_CA", str(authority))
     monkeypatch.setenv("NATS_URL", url)
-    assert "NATS_TLS_CA needs servers that speak TLS" in _told(NatsSettings, capsys)
+    assert "NATS_TLS_CA and tls:// need servers that speak TLS" in _told(NatsSettings, capsys)
 
 
 def test_the_password_of_nats_is_read_from_its_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -81,13 +81,16 @@ class BlobStore:
 
         await self._s3.call("put", put_made)
 
-    async def get(self, blob_id: str) -> Blob:
-        """The blob, or `BlobNotFound`."""
+    async def get(self, blob_id: str, admit: Callable[[int], None] | None = None) -> Blob:
+        """The blob, or `BlobNotFound`. `admit` is told how many bytes it has, in a thread, and raises where they are
+        not to be read."""
 
         def get(minio: Minio) -> Blob:
             with _missing_told(blob_id):
                 response = minio.get_object(self._bucket, blob_id)
             try:
+                if admit is not None:
+                    admit(int(response.headers.get("Content-Length", 0)))
                 return Blob(
                     data=response.read(),
                     content_type=response.headers.get("Content-Type", "application/octet-stream"),

@@ -172,8 +172,8 @@ class NatsClient(MendedClient):
 
     def _connect_command(self) -> bytes:
         """As nats-py's, which tells the password to a server that offers no TLS, also where TLS is asked for."""
-        if self._settings.nats_tls_ca is not None and not self._server_info.get("tls_required"):
-            raise nats.errors.Error("nats: the server offers no TLS, which NATS_TLS_CA asks for")
+        if self._settings.needs_tls and not self._server_info.get("tls_required"):
+            raise nats.errors.Error("nats: the server offers no TLS, which NATS_TLS_CA or tls:// asks for")
         return super()._connect_command()
 
     async def _log_error(self, error: Exception) -> None:

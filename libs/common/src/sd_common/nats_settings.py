@@ -26,7 +26,8 @@ class NatsSettings(Settings):
 
     nats_url: SecretStr = Field(
         default=SecretStr("nats://127.0.0.1:4222"),
-        description="One or more server URLs, comma-separated. User and password may stand in them.",
+        description="One or more server URLs, comma-separated. User and password may stand in them. With `tls://` for "
+        "one of them, the password goes to no server without TLS.",
     )
     nats_user: str | None = Field(default=None, description="User, where the server asks for one.")
     nats_password: SecretStr | None = Field(default=None, description="Password of NATS_USER.")
@@ -65,14 +66,19 @@ class NatsSettings(Settings):
     @model_validator(mode="after")
     def check_that_tls_is_spoken(self) -> NatsSettings:
         # nats-py speaks none with them, also where the server asks for it.
-        if self.nats_tls_ca is not None and any(urlsplit(url).scheme == "ws" for url in self.servers):
-            raise ValueError("NATS_TLS_CA needs servers that speak TLS: write wss:// in place of ws://")
+        if self.needs_tls and any(urlsplit(url).scheme == "ws" for url in self.servers):
+            raise ValueError("NATS_TLS_CA and tls:// need servers that speak TLS: write wss:// in place of ws://")
         return self
 
     @property
     def servers(self) -> list[str]:
         """The URLs."""
         return split_at_commas(self.nats_url.get_secret_value())
+
+    @property
+    def needs_tls(self) -> bool:
+        """Whether the password goes to no server without TLS, none that another server has told of either."""
+        return self.nats_tls_ca is not None or any(urlsplit(url).scheme == "tls" for url in self.servers)
 
     @property
     def user(self) -> str | None:

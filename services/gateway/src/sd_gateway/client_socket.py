@@ -46,7 +46,7 @@ class ClientSocket:
         await asyncio.wait([closing], timeout=_CLOSE_TIMEOUT_S)
         # aiohttp ends with a close that lets the buffer drain, which it never does here.
         if self._transport is not None and (not closing.done() or self._transport.get_write_buffer_size()):
-            _reset(self._transport)
+            cut_off(self._transport)
         await asyncio.gather(closing, return_exceptions=True)
 
 
@@ -64,11 +64,13 @@ async def accept(request: web.Request) -> ClientSocket:
         await response.prepare(request)
     except ValueError as error:  # aiohttp's, of a key that is not ASCII
         raise web.HTTPBadRequest(text="The Sec-WebSocket-Key is malformed") from error
+    if transport is not None:
+        transport.set_write_buffer_limits()  # events are many and small: they need not be written one by one
     return ClientSocket(response, transport)
 
 
-def _reset(transport: asyncio.Transport) -> None:
-    """Cut off, with a reset: else the kernel would keep megabytes for a client that reads nothing."""
+def cut_off(transport: asyncio.Transport) -> None:
+    """Close with a reset: else the kernel would keep megabytes for a client that reads nothing."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
         with contextlib.suppress(OSError):  # it has gone already

@@ -3,7 +3,9 @@
 GatewayError
 ├── NotAuthenticated       no token, or one that is not valid
 ├── OriginNotAllowed       a web page of an origin that may not use this
+├── EmbeddingNotAllowed    a part of another web page that would start a task
 ├── TooManyRequests        more at once, or in a time, than anybody may ask for
+├── Overloaded             requests under way hold as many bytes as may be held
 ├── AccountRefused         the auth service refused: wrong password, name taken, sign-up disabled
 ├── TooManyUnfinishedTasks the user is at the limit
 ├── IdempotencyKeyReused   another body came under this key before
@@ -39,12 +41,26 @@ class OriginNotAllowed(GatewayError):
         )
 
 
+class EmbeddingNotAllowed(GatewayError):
+    """A part of another web page that would start a task."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Web pages of others may not have pictures made as a part of them: open the link by itself, or have the "
+            "operator add the page's origin to ALLOWED_ORIGINS and ask by fetch"
+        )
+
+
 class TooManyRequests(GatewayError):
     """More at once, or in a time, than anybody may ask for."""
 
     def __init__(self, detail: str, retry_after_s: int = 1) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class Overloaded(GatewayError):
+    """Requests under way hold as many bytes as may be held at once."""
 
 
 class AccountRefused(GatewayError):

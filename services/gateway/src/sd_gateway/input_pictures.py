@@ -17,30 +17,39 @@ from sd_common.blob_urls import blob_id_of, blob_url
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.parameters import AnyParameters
 from sd_common.pictures import PictureSettings, open_picture
+from sd_gateway.byte_budget import ByteBudget
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.remote_pictures import RemotePictures
 from sd_gateway.remote_urls import is_remote
+from sd_gateway.uninterrupted import uninterrupted
 
 #: RFC 2397, in the base64 form.
 _DATA_URL = re.compile(
     r"data:(?:image/[a-z0-9.+-]+)?(?:;[a-z0-9=.+-]+)*;base64,(?P<base64>.*)", re.DOTALL | re.IGNORECASE
 )
 _FIELDS = ("initial_image", "mask")
+#: Pictures decoded at once: each may take a hundred times as much memory as its file.
+_MAX_DECODED = 4
 
 
 class InputPictures:
     """Takes pictures in, for tasks and for uploads."""
 
-    def __init__(self, blobs: BlobStore, remote: RemotePictures, base_url: str, limits: PictureSettings) -> None:
+    def __init__(
+        self, blobs: BlobStore, remote: RemotePictures, budget: ByteBudget, base_url: str, limits: PictureSettings
+    ) -> None:
+        """`budget` has the bytes of pictures that were fetched, until they are stored."""
         self._blobs = blobs
         self._remote = remote
+        self._budget = budget
         self._base_url = base_url
         self._limits = limits
+        self._decoding = asyncio.Semaphore(_MAX_DECODED)
 
     async def stored(self, parameters: AnyParameters, holder: str) -> AnyParameters:
         """`parameters` of `holder` with every picture named by its blob URL.
 
-        Raises `InvalidInput`, with an entry per picture; `TooManyRequests`; `Unavailable`.
+        Raises `InvalidInput`, with an entry per picture; `TooManyRequests`; `Overloaded`; `Unavailable`.
         """
         urls = {name: getattr(parameters, name) for name in _FIELDS if hasattr(parameters, name)}
         if not urls:
@@ -64,10 +73,15 @@ class InputPictures:
 
     async def store(self, data: bytes) -> str:
         """Store an uploaded picture and return its blob URL. Raises `PictureError` where it is not one."""
-        picture = await asyncio.to_thread(open_picture, data, self._limits)
+        content_type = await self._checked(data)
         blob_id = new_blob_id()
-        await self._blobs.put(blob_id, data, picture.content_type)
+        await self._blobs.put(blob_id, data, content_type)
         return blob_url(self._base_url, blob_id)
+
+    async def _checked(self, data: bytes) -> str:
+        """The content type. What it looks like is forgotten."""
+        async with self._decoding:
+            return (await uninterrupted(asyncio.to_thread(open_picture, data, self._limits))).content_type
 
     async def _stored_url(self, url: str, holder: str) -> str:
         if match := _DATA_URL.fullmatch(url):
@@ -80,5 +94,8 @@ class InputPictures:
             await self._blobs.check_exists(blob_id)
             return blob_url(self._base_url, blob_id)
         if is_remote(url):
-            return await self.store(await self._remote.fetch(url, holder))
+            with self._budget.share(holder) as share:
+                data = await self._remote.fetch(url, holder)  # those under way are few
+                share.take(len(data))
+                return await self.store(data)
         raise PictureError("Must be a blob URL of this service, an http or https URL, or a `data:image/…;base64,` URL")

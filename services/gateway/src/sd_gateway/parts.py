@@ -15,6 +15,7 @@ from sd_common.task_log import TaskLog
 from sd_gateway.account_limits import AccountLimits
 from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
+from sd_gateway.byte_budget import ByteBudget
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.heard_backlog import HeardBacklog
 from sd_gateway.idempotency_keys import IdempotencyKeys
@@ -45,6 +46,8 @@ class Parts:
     requests_of_user: RateLimit
     revoked_tokens: RevokedTokens
     account_limits: AccountLimits
+    body_bytes: ByteBudget
+    answer_bytes: ByteBudget
     blobs: BlobStore
     task_log: TaskLog
     task_pages: TaskPages
@@ -61,6 +64,11 @@ class Parts:
     websockets: Websockets
     readiness: Readiness
 
+
+#: Bodies of the largest size that are in memory at once; each is there about twice, as it came and as what it says.
+_LARGEST_BODIES = 3
+#: Pictures of the largest size that are being sent at once.
+_LARGEST_PICTURES = 6
 
 PARTS = web.AppKey("parts", Parts)
 
@@ -79,7 +87,8 @@ def create_parts(
     revoked_tokens = RevokedTokens(client)
     authenticator = Authenticator(auth, revoked_tokens)
     feed = EventFeed(client, task_log)
-    input_pictures = InputPictures(blobs, remote_pictures, settings.base_url, settings)
+    body_bytes = ByteBudget(_LARGEST_BODIES * settings.largest_body_bytes, "bodies of requests")
+    input_pictures = InputPictures(blobs, remote_pictures, body_bytes, settings.base_url, settings)
     unfinished_tasks = UnfinishedTasks(client, queue, feed, settings.max_unfinished_tasks_per_user)
     served_models = ServedModels(client)
     backlog = HeardBacklog(client)
@@ -93,6 +102,8 @@ def create_parts(
         revoked_tokens=revoked_tokens,
         account_limits=AccountLimits(settings),
         requests_of_user=RateLimit(settings.request_rate, "requests"),
+        body_bytes=body_bytes,
+        answer_bytes=ByteBudget(_LARGEST_PICTURES * settings.largest_picture_bytes, "answers"),
         blobs=blobs,
         task_log=task_log,
         task_pages=TaskPages(task_log),

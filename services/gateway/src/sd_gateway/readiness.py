@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from sd_common.blob_store import BlobStore
 from sd_common.errors import Unavailable
@@ -10,11 +11,15 @@ from sd_common.nats_client import NatsClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.revoked_tokens import RevokedTokens
+from sd_gateway.shared_call import SharedCall
 from sd_gateway.unfinished_tasks import UnfinishedTasks
 
 #: A check that takes longer has failed.
 _TIMEOUT_S = 2.0
 _RETRY_PAUSE_S = 0.2
+#: Seconds between two checks, however many ask: anybody may, and each takes one of the threads that read pictures. Who
+#: comes in between waits for the next, so that no answer is older than its request.
+_PAUSE_S = 0.5
 
 
 class Readiness:
@@ -35,9 +40,21 @@ class Readiness:
         self._feed = feed
         self._revoked_tokens = revoked_tokens
         self._unfinished_tasks = unfinished_tasks
+        self._checking = SharedCall(self._check_in_time, "check-readiness")
+        self._checked_at = float("-inf")
+        self._checked: dict[str, str | None] = {}
 
     async def check(self) -> dict[str, str | None]:
-        """Of each part by name: None where it is there, else why it is not. Takes 2 s at most."""
+        """Of each part by name: None where it is there, else why it is not. Takes 2.5 s at most."""
+        await self._checking.wait()
+        return self._checked
+
+    async def _check_in_time(self) -> None:
+        await asyncio.sleep(max(0.0, self._checked_at + _PAUSE_S - time.monotonic()))
+        self._checked = await self._check_parts()
+        self._checked_at = time.monotonic()
+
+    async def _check_parts(self) -> dict[str, str | None]:
         checks = {"nats": self._check_nats, "s3": self._check_s3, "auth": self._check_auth}
         results = await asyncio.gather(*(check() for check in checks.values()), return_exceptions=True)
         return {

@@ -20,6 +20,12 @@ from sd_gateway.remote_urls import RemoteImages
 _HOST_PATTERN = re.compile(r"[a-z0-9*?.:-]+")
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?|https?://\[[0-9a-f:]+\](:\d+)?")
 
+#: Base64 is 4/3 of the bytes, and a task may bring two pictures.
+_BODY_BYTES_PER_PICTURE_BYTE = 3
+
+#: Those of a picture that cannot be compressed, and more.
+_FILE_BYTES_PER_PIXEL = 4
+
 Network = IPv4Network | IPv6Network
 
 
@@ -131,6 +137,16 @@ class GatewaySettings(TaskSettings, SafetySettings):
     shutdown_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that requests under way have to end once the gateway is told to stop."
     )
+
+    @property
+    def largest_body_bytes(self) -> int:
+        """`MAX_BODY_BYTES`, or its default."""
+        return self.max_body_bytes or _BODY_BYTES_PER_PICTURE_BYTE * self.max_upload_bytes
+
+    @property
+    def largest_picture_bytes(self) -> int:
+        """Of a picture that was uploaded or made, as a file."""
+        return max(self.max_upload_bytes, _FILE_BYTES_PER_PIXEL * self.max_picture_pixels)
 
     @model_validator(mode="after")
     def check_that_the_default_model_is_allowed(self) -> Self:

@@ -8,14 +8,18 @@ from aiohttp import ETag, hdrs, web
 from pydantic import Field, TypeAdapter
 
 from sd_common.blob_ids import is_blob_id
+from sd_common.blob_store import Blob
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.pictures import CONTENT_TYPES, content_type_of
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.http.authentication import authenticate
+from sd_gateway.http.client_address import client_address
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.security_headers import CONTENT_SECURITY_POLICY
+from sd_gateway.http.sending import send
 from sd_gateway.http.uploads import BLOB_FIELD, read_upload
 from sd_gateway.parts import PARTS
+from sd_gateway.uninterrupted import uninterrupted
 
 _YEAR_S = 365 * 24 * 3600
 #: Opened by itself, a blob can show a picture and do nothing else. Browsers put it into a page with styles of theirs.
@@ -27,20 +31,28 @@ blob_url_adapter: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(descriptio
 
 async def post_blob(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
-    await authenticate(request)
-    data = await read_upload(request, parts.settings.max_upload_bytes)
-    try:
-        url = await parts.input_pictures.store(data)
-    except PictureError as error:
-        raise InvalidInput([FieldError(BLOB_FIELD, str(error))]) from error
+    identity = await authenticate(request)
+    with parts.body_bytes.share(identity.holder, client_address(request)) as share:
+        data = await read_upload(request, parts.settings.max_upload_bytes, share)
+        try:
+            url = await parts.input_pictures.store(data)
+        except PictureError as error:
+            raise InvalidInput([FieldError(BLOB_FIELD, str(error))]) from error
     return web.json_response(url, headers={"Location": url})
 
 
-async def get_blob(request: web.Request) -> web.Response:
+async def get_blob(request: web.Request) -> web.StreamResponse:
+    parts = request.app[PARTS]
     blob_id = request.match_info["blob_id"]
     if not is_blob_id(blob_id):
         raise BlobNotFound(blob_id)
-    blob = await request.app[PARTS].blobs.get(blob_id)
+    with parts.answer_bytes.share(client_address(request)) as share:
+        # A client that goes away does not end the thread that reads for it: what that holds counts until it has ended.
+        response = _response(request, await uninterrupted(parts.blobs.get(blob_id, share.take)))
+        return await send(request, response) if response.body else response
+
+
+def _response(request: web.Request, blob: Blob) -> web.Response:
     headers = {"Cache-Control": f"private, max-age={_YEAR_S}, immutable", CONTENT_SECURITY_POLICY: _POLICY}
     if request.if_none_match and any(tag.value in (blob.etag, "*") for tag in request.if_none_match):
         response = web.Response(status=304, headers=headers)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from sd_common.parameters import MAX_PROMPT_CHARS
+from sd_gateway.byte_budget import Share
 from sd_gateway.errors import BodyTooLarge, MalformedBody, UnsupportedBody
 from sd_gateway.http.validation import MAX_FIELDS, checked, too_many_fields
 
@@ -26,13 +27,15 @@ MAX_BODY_S = 300.0
 _MAX_COMMAS = 2 * MAX_PROMPT_CHARS + MAX_FIELDS
 
 
-async def read_json(request: web.Request, adapter: TypeAdapter[T], max_bytes: int | None = None) -> T:
-    """The JSON body. Raises `UnsupportedBody`, `MalformedBody`, `InvalidInput`, and `BodyTooLarge` beyond `max_bytes`
-    or the limit of all bodies."""
+async def read_json(
+    request: web.Request, adapter: TypeAdapter[T], max_bytes: int | None = None, share: Share | None = None
+) -> T:
+    """The JSON body, whose bytes `share` holds: needed for those that may be large. Raises `UnsupportedBody`,
+    `MalformedBody`, `InvalidInput`, `Overloaded`, and `BodyTooLarge` beyond `max_bytes` or the limit of all bodies."""
     if request.content_type not in ("application/json", "application/octet-stream"):  # the latter: no type given
         raise UnsupportedBody(f"The body must be application/json, not {request.content_type}")
-    async with _limited(request, max_bytes) as limited:
-        body = await limited.read()
+    async with in_time():
+        body = await _read(request, _limit(request, max_bytes), share)
     _check_num_fields(body)
     return checked(lambda: adapter.validate_json(body, extra="forbid"))
 
@@ -60,18 +63,38 @@ async def in_time() -> AsyncIterator[None]:
         raise MalformedBody(f"The body did not come within {MAX_BODY_S:g} s") from error
 
 
+async def _read(request: web.Request, limit: int, share: Share | None) -> bytearray:
+    """The body. Its bytes count as they come: what a client says of its size may never come, and costs nothing."""
+    body = bytearray()
+    while piece := await request.content.readany():
+        body += piece
+        if len(body) > limit:
+            raise _too_large(limit)
+        if share is not None:
+            share.take(len(piece))
+    return body
+
+
+def _limit(request: web.Request, max_bytes: int | None) -> int:
+    return min(max_bytes or request.client_max_size, request.client_max_size)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than {limit:,} bytes")
+
+
 @contextlib.asynccontextmanager
 async def _limited(request: web.Request, max_bytes: int | None) -> AsyncIterator[web.Request]:
     """The request, whose body is read to a limit and no further."""
-    limit = min(max_bytes or request.client_max_size, request.client_max_size)
+    limit = _limit(request, max_bytes)
     try:
         async with in_time():
             yield request.clone(client_max_size=limit)
     except web.HTTPRequestEntityTooLarge as error:
-        raise BodyTooLarge(f"The body is larger than {limit:,} bytes") from error
+        raise _too_large(limit) from error
 
 
-def _check_num_fields(body: bytes) -> None:
+def _check_num_fields(body: bytearray) -> None:
     """Before each field that is unknown becomes an error, which costs 30 µs and a hundred bytes."""
     num_commas = body.count(b",")
     if num_commas > _MAX_COMMAS:

@@ -1,7 +1,8 @@
 """Which web pages may use this gateway: its own, of `BASE_URL`, and those of `ALLOWED_ORIGINS`, by fetch and websocket.
 
-Browsers tell the page's origin with every request that could change something or whose answer the page could read.
-Programs tell none, and are not concerned.
+Browsers tell the page's origin with every request but plain GETs: those of what a page embeds, such as `<img>`, and of
+links. These bring `Sec-Fetch-*` instead, where the gateway is reached by https or on the loopback. Programs tell
+neither, and are not concerned.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import cache
 from aiohttp import hdrs, web
 from yarl import URL
 
-from sd_gateway.errors import OriginNotAllowed
+from sd_gateway.errors import EmbeddingNotAllowed, OriginNotAllowed
 from sd_gateway.parts import PARTS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -40,6 +41,19 @@ async def origin_middleware(request: web.Request, handler: Handler) -> web.Strea
     if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
         return web.Response(status=204, headers=_PREFLIGHT_HEADERS)
     return await handler(request)
+
+
+def refuse_embedding(request: web.Request) -> None:
+    """Refuse a GET that a page of another origin has the browser make beside what its user looks at: for operations
+    that do more than tell something. A link that the user follows is let in. Raises `EmbeddingNotAllowed`."""
+    headers = request.headers
+    if headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+        return  # typed in, one of our own pages, a program, or a browser that does not tell
+    if hdrs.ORIGIN in headers or ANY_ORIGIN in request.app[PARTS].settings.allowed_origins:
+        return  # `origin_middleware` has let it in
+    is_followed = headers.get("Sec-Fetch-Mode") == "navigate" and headers.get("Sec-Fetch-Dest") == "document"
+    if not is_followed or "prefetch" in headers.get("Sec-Purpose", ""):
+        raise EmbeddingNotAllowed
 
 
 async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:

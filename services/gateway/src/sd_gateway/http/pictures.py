@@ -15,6 +15,7 @@ from sd_common.subjects import TaskRef
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_query
 from sd_gateway.http.operations import Answer, Handler, Operation
+from sd_gateway.http.origins import refuse_embedding
 from sd_gateway.http.picture_page import picture_page, wants_html
 from sd_gateway.parts import PARTS, Parts
 from sd_gateway.submit import new_task
@@ -40,6 +41,7 @@ async def inpaint(request: web.Request) -> web.Response:
 
 
 async def _make_picture(request: web.Request, query: TypeAdapter[AnyParameters]) -> web.Response:
+    refuse_embedding(request)
     parts = request.app[PARTS]
     identity = await authenticate(request)
     parameters = read_query(request, query)

@@ -19,12 +19,14 @@ from sd_common.events import AbortCode
 from sd_gateway.errors import (
     AccountRefused,
     BodyTooLarge,
+    EmbeddingNotAllowed,
     GatewayError,
     IdempotencyKeyReused,
     InvalidInput,
     MalformedBody,
     NotAuthenticated,
     OriginNotAllowed,
+    Overloaded,
     TaskNotFound,
     TaskWithoutEvent,
     TooManyRequests,
@@ -74,7 +76,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)), {}
         case NotAuthenticated():
             return create_problem(HTTPStatus.UNAUTHORIZED, str(error)), {"WWW-Authenticate": "Bearer"}
-        case OriginNotAllowed():
+        case OriginNotAllowed() | EmbeddingNotAllowed():
             return create_problem(HTTPStatus.FORBIDDEN, str(error)), {}
         case AccountRefused():
             headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else {}
@@ -94,7 +96,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
         case TooManyRequests():
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(error.retry_after_s)}
-        case Unavailable() | EndOfLaterVersion() | TaskWithoutEvent():
+        case Unavailable() | EndOfLaterVersion() | TaskWithoutEvent() | Overloaded():
             retry_after_s = _RETRY_AFTER_STORE_FULL_S if isinstance(error, StoreFull) else _RETRY_AFTER_S
             return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {"Retry-After": str(retry_after_s)}
         case GatewayError():

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import hdrs, web
 from aiohttp.web_protocol import RequestHandler
 
+from sd_gateway.client_socket import cut_off
 from sd_gateway.http.connections import ConnectionsOfAddresses
 from sd_gateway.http.problems import CONTENT_TYPE, create_problem
 
@@ -21,7 +22,8 @@ log = structlog.get_logger(__name__)
 
 #: Bytes of a request line and of a header: prompts, and small pictures as data URLs, fit into a GET.
 MAX_LINE_BYTES = 256 * 1024
-
+#: Seconds within which a client takes what is sent to it, a piece of a larger answer at a time.
+_MAX_STALL_S = 60.0
 
 _PROBLEM = create_problem(
     HTTPStatus.TOO_MANY_REQUESTS, "Your address has as many connections as it may: close some, or use them again"
@@ -58,12 +60,18 @@ class _Server(web.Server):
 
 
 class _Connection(RequestHandler):
-    __slots__ = ("of_addresses", "peer")  # as aiohttp's
+    __slots__ = ("carrier", "cutting_off", "of_addresses", "peer")  # as aiohttp's
 
     of_addresses: ConnectionsOfAddresses
     peer: str | None
+    #: aiohttp's own goes when it closes the connection, which stays while the client takes nothing.
+    carrier: asyncio.Transport
+    cutting_off: asyncio.TimerHandle | None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.carrier = cast("asyncio.Transport", transport)  # uvloop's has no base in common with it
+        self.cutting_off = None
+        self.carrier.set_write_buffer_limits(0)  # whatever is not taken at once pauses the writing
         name = transport.get_extra_info("peername")
         peer = str(name[0]) if isinstance(name, tuple) else ""
         self.peer = peer if self.of_addresses.admit(peer) else None
@@ -71,14 +79,33 @@ class _Connection(RequestHandler):
             super().connection_made(transport)
             return
         self.force_close()  # what comes is not read
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(_TOO_MANY_CONNECTIONS)
-        transport.close()
+        self.carrier.write(_TOO_MANY_CONNECTIONS)
+        self.carrier.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self.peer is not None:
             self.of_addresses.leave(self.peer)
+        self._keep()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.cutting_off = self._loop.call_later(_MAX_STALL_S, self._cut_off)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._keep()
+
+    def _keep(self) -> None:
+        if self.cutting_off is not None:
+            self.cutting_off.cancel()
+            self.cutting_off = None
+
+    def _cut_off(self) -> None:
+        self.cutting_off = None
+        if self._payload_parser is None:  # a websocket's client has another limit
+            log.warning("answer_not_taken", within_s=_MAX_STALL_S)
+            cut_off(self.carrier)
 
     def handle_error(
         self,

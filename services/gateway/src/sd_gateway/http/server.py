@@ -13,6 +13,7 @@ from sd_gateway.http.origins import add_cors_headers, origin_middleware
 from sd_gateway.http.routes import OPERATIONS
 from sd_gateway.http.runner import MAX_LINE_BYTES, GatewayRunner
 from sd_gateway.http.security_headers import add_security_headers
+from sd_gateway.http.sending import sending_middleware
 from sd_gateway.http.service import add_documents
 from sd_gateway.parts import PARTS, Parts
 
@@ -22,8 +23,6 @@ _LINGERING_S = 2.0
 #: Seconds for which a connection may send no whole head of a request: silent ones are closed, and those that send it by
 #: the byte. Longer than proxies in front keep a connection that is not used (nginx: 60 s), so that they close it.
 _MAX_HEAD_S = 75.0
-#: Base64 is 4/3 of the bytes, and a task may bring two pictures.
-_BODY_BYTES_PER_PICTURE_BYTE = 3
 
 
 def create_runner(parts: Parts) -> GatewayRunner:
@@ -43,9 +42,8 @@ def create_runner(parts: Parts) -> GatewayRunner:
 
 
 def _create_app(parts: Parts) -> web.Application:
-    limit = parts.settings.max_body_bytes or _BODY_BYTES_PER_PICTURE_BYTE * parts.settings.max_upload_bytes
-    middlewares = [problem_middleware, origin_middleware, content_encoding_middleware]
-    app = web.Application(middlewares=middlewares, client_max_size=limit)
+    middlewares = [problem_middleware, origin_middleware, content_encoding_middleware, sending_middleware]
+    app = web.Application(middlewares=middlewares, client_max_size=parts.settings.largest_body_bytes)
     app[PARTS] = parts
     app.on_response_prepare.extend([add_security_headers, add_cors_headers])
     add_operations(app, OPERATIONS)

@@ -17,8 +17,12 @@ _STATIC_FILES = {path.relative_to(STATIC).as_posix(): path for path in STATIC.rg
 _OPENAPI_DOCUMENT = web.AppKey("openapi_document", bytes)
 
 
+#: The port of operators tells why: this one is anybody's.
+_AWAY = "unavailable"
+
+
 class Health(BaseModel):
-    """Whether something works, and which part is missing and why where it does not."""
+    """Whether something works, and which part is missing where it does not."""
 
     status: Literal["ok", "unavailable"] = "ok"
     missing: dict[str, str] | None = None
@@ -30,7 +34,7 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     checked = await request.app[PARTS].readiness.check()
-    missing = {name: reason for name, reason in checked.items() if reason is not None}
+    missing = {name: _AWAY for name, reason in checked.items() if reason is not None}
     return _health_response(Health(status="unavailable", missing=missing) if missing else Health())
 
 

@@ -17,6 +17,7 @@ from sd_common.subjects import TaskRef
 from sd_gateway.errors import TaskNotFound, TaskWithoutEvent
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.bodies import read_json
+from sd_gateway.http.client_address import client_address
 from sd_gateway.http.inputs import read_header
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.shown_events import (
@@ -84,12 +85,13 @@ async def create_task(request: web.Request) -> web.Response:
     parts = request.app[PARTS]
     identity = await authenticate(request)
     key = read_header(request, IDEMPOTENCY_KEY, idempotency_key)
-    parameters = await read_json(request, task_body)
-    if key is None:
-        ref = new_task(identity)
-        await parts.submitter.submit(ref, parameters)
-    else:
-        ref = await parts.idempotent_submitter.submit(identity, key, parameters)
+    with parts.body_bytes.share(identity.holder, client_address(request)) as share:
+        parameters = await read_json(request, task_body, share=share)
+        if key is None:
+            ref = new_task(identity)
+            await parts.submitter.submit(ref, parameters)
+        else:
+            ref = await parts.idempotent_submitter.submit(identity, key, parameters)
     return web.json_response(ref.task_id, headers={"Location": f"/task/{ref.task_id}"})
 
 

@@ -7,6 +7,7 @@ from typing import cast
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from sd_gateway.byte_budget import Share
 from sd_gateway.errors import BodyTooLarge, FieldError, InvalidInput, MalformedBody, UnsupportedBody
 from sd_gateway.http.bodies import in_time
 
@@ -14,19 +15,19 @@ from sd_gateway.http.bodies import in_time
 BLOB_FIELD = "blob_data"
 
 
-async def read_upload(request: web.Request, max_bytes: int) -> bytes:
-    """The file of a multipart form's `blob_data`. Raises `UnsupportedBody`, `MalformedBody`, `BodyTooLarge`,
-    `InvalidInput`."""
+async def read_upload(request: web.Request, max_bytes: int, share: Share) -> bytes:
+    """The file of a multipart form's `blob_data`, whose bytes `share` holds. Raises `UnsupportedBody`, `MalformedBody`,
+    `BodyTooLarge`, `InvalidInput`, `Overloaded`."""
     if request.content_type != "multipart/form-data":
         raise UnsupportedBody(f"The body must be multipart/form-data, not {request.content_type}")
     try:
         async with in_time():
-            return await _read_part(request, max_bytes)
+            return await _read_part(request, max_bytes, share)
     except (HttpProcessingError, ValueError, AssertionError, LookupError, RuntimeError) as error:  # aiohttp's parser
         raise MalformedBody("The multipart body is malformed") from error
 
 
-async def _read_part(request: web.Request, max_bytes: int) -> bytes:
+async def _read_part(request: web.Request, max_bytes: int, share: Share) -> bytes:
     content = _CountedContent(request.content, request.client_max_size)
     reader = MultipartReader(request.headers, cast("StreamReader", content), client_max_size=request.client_max_size)
     while (part := await reader.next()) is not None:
@@ -37,6 +38,7 @@ async def _read_part(request: web.Request, max_bytes: int) -> bytes:
             data += chunk
             if len(data) > max_bytes:
                 raise BodyTooLarge(f"The picture is larger than {max_bytes:,} bytes")
+            share.take(len(chunk))
         return bytes(data)
     raise InvalidInput([FieldError(BLOB_FIELD, "Needed, but the form has no such file")])
 
