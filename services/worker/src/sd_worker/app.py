@@ -16,12 +16,12 @@ from sd_common.s3_client import MinioSettings
 from sd_common.task_log import TaskLog
 from sd_worker.announce_models import ModelAnnouncer
 from sd_worker.cancellations import Cancellations
-from sd_worker.company import Company
 from sd_worker.consume_jobs import JobConsumer
 from sd_worker.create_engine import create_engine
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.input_pictures import InputPictures
 from sd_worker.job_source import JobSource
+from sd_worker.lone_tasks import LoneTasks
 from sd_worker.metrics import WorkerMetrics
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
@@ -75,8 +75,8 @@ class WorkerApp:
             cancellations = Cancellations(self._client, task_log)
             events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
             input_pictures = InputPictures(blobs, settings.base_url, settings)
-            company = Company()
-            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, company, settings)
+            lone_tasks = LoneTasks()
+            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, lone_tasks, settings)
             source = JobSource(
                 self._client,
                 JobQueue(self._client, settings.job_ack_wait_s),
@@ -88,7 +88,7 @@ class WorkerApp:
             await cancellations.start()
             engine.start()
             consumer = JobConsumer(handler, events, metrics)
-            self._taker = JobTaker(source, engine, company, consumer, settings.job_ack_wait_s)
+            self._taker = JobTaker(source, engine, lone_tasks, consumer, settings.job_ack_wait_s)
             stack.push_async_callback(self._drain, self._taker, handler, engine)
             await warm_up(engine, settings.preload_models)
             self._taker.start()
