@@ -66,9 +66,9 @@ class JobTaker:
         return has_ended
 
     def missing(self) -> str | None:
-        """Why no jobs are taken; None where they are."""
+        """Why no jobs can be taken at the moment; None where they can."""
         if self._taking is None or self._taking.done():
-            return "the worker takes no more jobs"
+            return "the worker takes no jobs"
         return self._problem
 
     async def _take_jobs(self) -> None:
