@@ -21,8 +21,9 @@ from sd_common.s3_client import MinioSettings
 from sd_worker.engine.errors import DeviceUnavailable
 from sd_worker.errors import EngineFailed
 from support import broken_device
+from support.connections import connected
 from support.deployment import Deployment
-from support.servers import NatsServer
+from support.servers import NatsServer, nats_settings_of
 
 _BROKEN = (sys.executable, broken_device.__file__)
 #: A process that starts imports torch, on a machine that runs other tests.
@@ -51,18 +52,19 @@ async def test_it_hands_back_its_job_and_ends_with_an_error_and_nobody_waits_for
     async def on_held(message: Msg) -> None:
         held.append(HeldModels.model_validate_json(message.data))
 
-    await nats_client.subscribe("workers.*", cb=on_announced)
-    await nats_client.subscribe(subjects.HELD_MODELS, cb=on_held)
-    await nats_client.flush()
-    await tasks.publish("t")
-    broken = deployment.start_worker("broken", runner=_BROKEN)
-    assert await asyncio.to_thread(broken.process.wait, _ENDS_WITHIN_S) == 1, broken.log
-    assert '"event": "engine_failed"' in broken.log
-    assert "The worker's engine has failed, as the log tells: start this again" in broken.log.splitlines()[-1]
-    await nats_client.flush()  # what it told before is here then
+    async with connected(nats_settings_of(deployment.nats, "worker")) as another:
+        await nats_client.subscribe(subjects.WORKERS, cb=on_announced)
+        await another.subscribe(subjects.HELD_MODELS, cb=on_held)
+        await asyncio.gather(nats_client.flush(), another.flush())
+        await tasks.publish("t")
+        broken = deployment.start_worker("broken", runner=_BROKEN)
+        assert await asyncio.to_thread(broken.process.wait, _ENDS_WITHIN_S) == 1, broken.log
+        assert "engine_failed" in broken.log
+        assert "The worker's engine has failed, as the log tells: start this again" in broken.log.splitlines()[-1]
+        async with asyncio.timeout(PATIENCE_S):  # what it told last may be under way still
+            while not (announced and announced[-1].is_leaving and held and not held[-1].model_keys):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
     assert any(told.model_keys for told in held), "it never held the model"
-    assert held[-1].model_keys == []
-    assert announced[-1].is_leaving
     await start_worker("sound")
     finished = (await tasks.wait_for("t", "finished")).event
     assert isinstance(finished, FinishedEvent)
