@@ -77,7 +77,7 @@ async def test_ctrl_c_stops_everything_and_the_next_start_finds_users_tasks_and_
 async def test_a_device_that_fails_ends_it_and_what_was_asked_for_is_made_after_the_next_start(
     tmp_path: Path, model_dir: Path
 ) -> None:
-    env = {"JOB_ACK_WAIT_S": "2"}
+    env = {"ENABLE_PUBLIC_ACCESS": "1", "JOB_ACK_WAIT_S": "2"}
     stack = EmbeddedStack(tmp_path, model_dir, env, runner=(sys.executable, broken_device.__file__))
     stack.wait_until_ready()
     async with Client(stack.base_url) as client:

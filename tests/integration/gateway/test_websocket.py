@@ -21,7 +21,7 @@ from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.app import GatewayApp
 from sd_gateway.authn import Authenticator, VerifiedToken
 from sd_gateway.websocket import Websockets
-from support.client import Client
+from support.client import PATIENCE_S, Client
 from support.metrics import scrape, scrape_until
 
 #: Far more than the kernel holds for a client that reads nothing.
@@ -90,7 +90,7 @@ async def test_a_stalled_websocket_does_not_hold_up_a_stop(
 
 
 async def test_a_websocket_whose_handshake_overlaps_a_stop_is_told_so(
-    gateway: tuple[GatewayApp, str], monkeypatch: pytest.MonkeyPatch
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verify, close_all = Authenticator.verify, Websockets.close_all
     is_verifying, are_closed, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -106,7 +106,8 @@ async def test_a_websocket_whose_handshake_overlaps_a_stop_is_told_so(
 
     monkeypatch.setattr(Authenticator, "verify", waiting)
     monkeypatch.setattr(Websockets, "close_all", telling)
-    async with Client(gateway[1]) as client:
+    gateway, url = await start_gateway()
+    async with Client(url) as client, asyncio.timeout(PATIENCE_S):
         await client.take_public_token()
 
         async def close_code() -> int | None:
@@ -116,7 +117,7 @@ async def test_a_websocket_whose_handshake_overlaps_a_stop_is_told_so(
 
         closing = asyncio.create_task(close_code())
         await is_verifying.wait()
-        stopping = asyncio.create_task(gateway[0].stop())
+        stopping = asyncio.create_task(gateway.stop())
         await are_closed.wait()
         goes_on.set()
         assert await closing == WSCloseCode.GOING_AWAY
