@@ -30,6 +30,11 @@ class Unanswered:
     why: str
 
 
+def wrong_refusal(answer: Answered) -> str | None:
+    """What is wrong with an answer that says "not now"."""
+    return None if "Retry-After" in answer.headers else f"{answer.status} without Retry-After"
+
+
 class BalancedClient:
     """Talks to all gateways, for all clients of a run."""
 
@@ -77,8 +82,8 @@ class BalancedClient:
             return None
         if answer.status not in _NOT_NOW:
             return answer
-        if "Retry-After" not in answer.headers:
-            self.wrong_answers.append(f"{method} {path}: {answer.status} without Retry-After")
+        if (why := wrong_refusal(answer)) is not None:
+            self.wrong_answers.append(f"{method} {path}: {why}")
         unanswered(f"{answer.status} {answer.body.decode()}")
         return None
 

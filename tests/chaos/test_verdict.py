@@ -8,22 +8,30 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from chaos.asked import AskedTask, ask
-from chaos.balanced_client import BalancedClient
+from chaos.balanced_client import BalancedClient, wrong_refusal
 from chaos.disturbances import Disturbance, Happened, plan
-from chaos.evidence import Leftovers, Told
+from chaos.evidence import Bucket, Leftovers, Told
 from chaos.followers import Follower, broken_promises_of_feeds, wrong_close
+from chaos.load import Load
+from chaos.memory import Growth, MemoryWatch
+from chaos.parts import PartKind
 from chaos.takeovers import takeover_times_s
 from chaos.verdict import (
+    MAX_GROWTH_MB,
     MAX_TAKEOVER_S,
     broken_promises_of_keys,
     broken_promises_of_leftovers,
     broken_promises_of_load,
+    broken_promises_of_memory,
+    broken_promises_of_pictures,
     broken_promises_of_takeovers,
     broken_promises_of_tasks,
     findings,
 )
+from support.client import Answered
 
 TASK = "one"
 SEED = 7
@@ -134,6 +142,61 @@ def test_a_task_that_nobody_was_told_of_must_end_too() -> None:
 def test_a_second_task_for_one_submission_is_told() -> None:
     events = [*told("pending", "started", "finished"), *told("pending", "started", "finished", task_id="two")]
     assert len(list(broken_promises_of_keys([accepted()], events))) == 1
+
+
+class Pictures(Bucket):
+    """A bucket whose pictures all have one size, or which has none."""
+
+    def __init__(self, size: tuple[int, int] | None) -> None:
+        self._size = size
+
+    async def size_of(self, blob_url: str) -> tuple[int, int] | None:
+        return self._size
+
+
+@pytest.mark.parametrize(("size", "num_broken"), [((64, 96), 0), ((96, 64), 1), (None, 1)])
+async def test_a_finished_task_without_its_picture_is_told(size: tuple[int, int] | None, num_broken: int) -> None:
+    """`None`: of a blob that is not there, or no whole PNG."""
+    asked = [accepted(width=64, height=96)]
+    events = told("pending", "started", "finished")
+    assert len(await broken_promises_of_pictures(asked, events, Pictures(size))) == num_broken
+    assert await broken_promises_of_pictures(asked, told("pending", "aborted"), Pictures(None)) == []
+
+
+class Grown(MemoryWatch):
+    """What was seen of processes."""
+
+    def __init__(self, *seen: Growth) -> None:
+        self._processes = dict(enumerate(seen))
+
+
+@pytest.mark.parametrize("kind", MAX_GROWTH_MB)
+def test_a_process_that_grew_beyond_its_bound_is_told(kind: PartKind) -> None:
+    most = MAX_GROWTH_MB[kind] * 1_000_000
+    started = 100_000_000
+    within, beyond = Growth(kind, started, started + most), Growth(kind, started, started + most + 1)
+    assert list(broken_promises_of_memory(Grown())) == []
+    assert list(broken_promises_of_memory(Grown(within))) == []
+    [sentence] = broken_promises_of_memory(Grown(within, beyond))
+    assert sentence.startswith(f"a {kind} grew by")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_refusal_that_does_not_say_when_to_come_again_is_told(status: int) -> None:
+    def refused(**headers: str) -> Answered:
+        return Answered(status, CIMultiDictProxy(CIMultiDict(headers)), b"")
+
+    assert wrong_refusal(refused(**{"retry-after": "1"})) is None
+    assert wrong_refusal(refused()) == f"{status} without Retry-After"
+
+
+def test_an_answer_that_no_client_should_get_is_told() -> None:
+    client = BalancedClient({}, set(), random.Random(0))
+    load = Load(client, random.Random(0), num_clients=0)
+    assert load._is_right(200, 200, "GET /task/one")
+    assert client.wrong_answers == []
+    assert not load._is_right(500, 200, "GET /task/one")
+    assert client.wrong_answers == ["500 and not 200 to GET /task/one"]
 
 
 @pytest.mark.parametrize("left", [Leftovers(1, {}), Leftovers(0, {"shapes": 1})])

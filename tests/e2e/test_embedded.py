@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import uuid
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from sd_common.nats_client import connect
 from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
 from sd_embedded.app import CannotStart, make_private
+from support import broken_device
 from support.client import PATIENCE_S, Client
 from support.connections import is_let_in
 from support.stack import EmbeddedStack, running_stack
@@ -70,6 +72,24 @@ async def test_ctrl_c_stops_everything_and_the_next_start_finds_users_tasks_and_
                 for task_id in queued:
                     while (await client.last_event(task_id))["event_type"] != "finished":  # noqa: ASYNC110 - elsewhere
                         await asyncio.sleep(0.1)
+
+
+async def test_a_device_that_fails_ends_it_and_what_was_asked_for_is_made_after_the_next_start(
+    tmp_path: Path, model_dir: Path
+) -> None:
+    env = {"ENABLE_PUBLIC_ACCESS": "1", "JOB_ACK_WAIT_S": "2"}
+    stack = EmbeddedStack(tmp_path, model_dir, env, runner=(sys.executable, broken_device.__file__))
+    stack.wait_until_ready()
+    async with Client(stack.base_url) as client:
+        await client.take_public_token()
+        task_id = await client.submit(**_SHORT)
+    assert await asyncio.to_thread(stack.process.wait, PATIENCE_S) == 1
+    assert "The worker's engine has failed, as the log tells: start this again" in stack.new_log.splitlines()[-1]
+
+    with running_stack(tmp_path, model_dir, env) as stack:
+        async with Client(stack.base_url, client.token) as client, asyncio.timeout(PATIENCE_S):
+            while (await client.last_event(task_id))["event_type"] != "finished":  # noqa: ASYNC110 - elsewhere
+                await asyncio.sleep(0.1)
 
 
 async def test_killing_it_leaves_no_server_behind(tmp_path: Path, model_dir: Path) -> None:

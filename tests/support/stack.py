@@ -66,9 +66,11 @@ class Service:
 class EmbeddedStack(Service):
     """`python -m sd_embedded`, on a free port."""
 
-    def __init__(self, directory: Path, model_dir: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, model_dir: Path, env: Mapping[str, str] | None = None, runner: Sequence[str] = ()
+    ) -> None:
         defaults = {"PORT": "0", "MODEL_DIR": str(model_dir), "DATA_DIR": str(directory / "data")}
-        super().__init__("sd_embedded", directory, {**defaults, **(env or {})})
+        super().__init__("sd_embedded", directory, {**defaults, **(env or {})}, runner)
 
     def wait_until_ready(self) -> None:
         self.process.wait_until(lambda: _LINK.search(self.new_log) is not None, _READY_WITHIN_S)

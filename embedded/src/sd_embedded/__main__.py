@@ -13,6 +13,7 @@ from sd_common.settings import load_settings
 from sd_common.trace_export import TraceSettings, exporting_traces
 from sd_embedded.app import CannotStart, EmbeddedApp
 from sd_embedded.settings import EmbeddedLogSettings, EmbeddedSettings
+from sd_worker.errors import EngineFailed
 
 
 async def run() -> None:
@@ -20,13 +21,14 @@ async def run() -> None:
     started = time.monotonic()
     app = EmbeddedApp(load_settings(EmbeddedSettings))
 
-    async def greet() -> None:
+    async def when_started() -> None:
         took_s = time.monotonic() - started
         _say(f"Ready in {took_s:.1f} s at {app.base_url} (API: {app.base_url}/docs). Ctrl-C stops it.")
         if link := await app.link_with_token():
             _say(f"Try visiting {link}")
+        await app.raise_once_failed()
 
-    await run_until_stopped(app, greet)
+    await run_until_stopped(app, when_started)
 
 
 def _say(line: str) -> None:
@@ -38,7 +40,7 @@ def main() -> None:
     try:
         with exporting_traces(load_settings(TraceSettings), "embedded"):
             uvloop.run(run())
-    except (CannotStart, OSError) as error:
+    except (CannotStart, EngineFailed, OSError) as error:
         sys.exit(str(error))
 
 

@@ -112,6 +112,7 @@ class EmbeddedApp:
                 )
                 for number in range(settings.workers)
             ]
+            self._workers = workers
             self._gateway = GatewayApp(
                 gateway_settings,
                 access.settings_of(GATEWAY.name, self.nats.url),
@@ -130,6 +131,11 @@ class EmbeddedApp:
     async def link_with_token(self) -> str | None:
         """A link that makes a picture; None where it is not wanted."""
         return await self._gateway.link_with_token() if self._settings.print_link_with_token else None
+
+    async def raise_once_failed(self) -> None:
+        """Raises `EngineFailed` once the engine of a worker can do nothing any more: workers share this process, and
+        mostly their device. Returns where there are no workers."""
+        await asyncio.gather(*(worker.raise_once_failed() for worker in self._workers))
 
     async def _revive_servers(self) -> None:
         """Start a server again that has ended: its data is on disk, and its clients connect again by themselves."""

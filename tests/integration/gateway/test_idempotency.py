@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from integration.gateway.conftest import StartGateway
+from integration.gateway.hostile_servers import network, say_nothing
 from nats.js.errors import BucketNotFoundError
 
 from sd_common.job_queue import JobQueue
@@ -20,7 +21,7 @@ from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import digest_of
-from support.client import Answered, Client
+from support.client import PATIENCE_S, Answered, Client
 from support.jobs import num_jobs
 
 _TASK = {"params_type": "txt2img", "prompt": "x", "model": "shapes"}
@@ -161,6 +162,28 @@ async def test_a_refused_submission_leaves_the_key_to_any_body(
         (task_id, "pending"),
         (other, "pending"),
     ]
+
+
+async def test_so_does_one_for_which_too_many_pictures_are_being_fetched(
+    start_gateway: StartGateway, nats_client: NatsClient
+) -> None:
+    async with network() as net:
+        net.internet.answers["/silent"] = say_nothing
+        _, url = await start_gateway(remote_images="public", remote_images_timeout_s=PATIENCE_S, reach=net.reach)
+        silent = {**_TASK, "params_type": "img2img", "initial_image": net.url("/silent")}
+        async with Client(url) as client:
+            await client.take_public_token()
+            async with asyncio.TaskGroup() as fetching:
+                slow = [fetching.create_task(client.post("/task", json=silent)) for _ in range(4)]
+                async with asyncio.timeout(PATIENCE_S):
+                    while len(net.internet.requests) < len(slow):  # noqa: ASYNC110 - the server does not tell
+                        await asyncio.sleep(0.005)
+                assert (await _post(client, task=silent)).status == 429
+                task_id = await _submit(client)
+                for each in slow:
+                    each.cancel()
+            assert await _submit(client) == task_id
+    assert await num_jobs(nats_client) == 1
 
 
 async def test_a_key_of_a_task_that_another_gateway_accepted_is_not_left_to_other_bodies(

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import pytest_asyncio
+from aiohttp import WSCloseCode
 from integration.gateway.conftest import StartGateway
 
 from sd_common.events import AbortedEvent
@@ -19,7 +20,8 @@ from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.app import GatewayApp
 from sd_gateway.authn import Authenticator, VerifiedToken
-from support.client import Client
+from sd_gateway.websocket import Websockets
+from support.client import PATIENCE_S, Client
 from support.metrics import scrape, scrape_until
 
 #: Far more than the kernel holds for a client that reads nothing.
@@ -85,6 +87,41 @@ async def test_a_stalled_websocket_does_not_hold_up_a_stop(
             started = time.monotonic()
             await gateway[0].stop()
             assert time.monotonic() - started < 15
+
+
+async def test_a_websocket_whose_handshake_overlaps_a_stop_is_told_so(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verify, close_all = Authenticator.verify, Websockets.close_all
+    is_verifying, are_closed, goes_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def waiting(authenticator: Authenticator, token: str) -> VerifiedToken:
+        is_verifying.set()
+        await goes_on.wait()
+        return await verify(authenticator, token)
+
+    async def telling(websockets: Websockets) -> None:
+        await close_all(websockets)
+        are_closed.set()
+
+    monkeypatch.setattr(Authenticator, "verify", waiting)
+    monkeypatch.setattr(Websockets, "close_all", telling)
+    gateway, url = await start_gateway()
+    async with Client(url) as client, asyncio.timeout(PATIENCE_S):
+        await client.take_public_token()
+
+        async def close_code() -> int | None:
+            async with client.events() as events:
+                await events.socket.receive()
+                return events.socket.close_code
+
+        closing = asyncio.create_task(close_code())
+        await is_verifying.wait()
+        stopping = asyncio.create_task(gateway.stop())
+        await are_closed.wait()
+        goes_on.set()
+        assert await closing == WSCloseCode.GOING_AWAY
+        await stopping
 
 
 def _wait_until_reset(socket: sockets.socket) -> None:

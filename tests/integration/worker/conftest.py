@@ -84,26 +84,38 @@ def worker_settings(model_dir: Path, name: str = "worker", **settings: Any) -> W
     )
 
 
+CreateWorker = Callable[..., WorkerApp]
 StartWorker = Callable[..., Awaitable[WorkerApp]]
 
 
 @pytest_asyncio.fixture
-async def start_worker(
+async def create_worker(
     provisioned: NatsSettings, nats_server: NatsServer, minio_settings: MinioSettings, model_dir: Path
-) -> AsyncIterator[StartWorker]:
-    """Starts a worker of a name; all are stopped when the test ends."""
+) -> AsyncIterator[CreateWorker]:
+    """Makes a worker of a name, to be started; all are stopped when the test ends."""
     workers: list[WorkerApp] = []
 
-    async def start(name: str = "worker", **settings: Any) -> WorkerApp:
+    def create(name: str = "worker", **settings: Any) -> WorkerApp:
         nats_settings = nats_settings_of(nats_server, "worker")
         worker = WorkerApp(worker_settings(model_dir, name, **settings), nats_settings, minio_settings)
         workers.append(worker)
+        return worker
+
+    yield create
+    for worker in workers:
+        await worker.stop()
+
+
+@pytest.fixture
+def start_worker(create_worker: CreateWorker) -> StartWorker:
+    """Starts a worker of a name."""
+
+    async def start(name: str = "worker", **settings: Any) -> WorkerApp:
+        worker = create_worker(name, **settings)
         await worker.start()
         return worker
 
-    yield start
-    for worker in workers:
-        await worker.stop()
+    return start
 
 
 class Tasks:

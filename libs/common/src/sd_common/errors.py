@@ -94,7 +94,10 @@ class Unavailable(ContractError):
 
 
 class StoreFull(Unavailable):
-    """A part of the system has no room left to store anything. Nothing was stored; what is there can be read."""
+    """A part of the system has no room left to store anything; what is there can be read.
+
+    Nothing was stored by the try that was told so. An earlier try of the same call, which timed out, may have been.
+    """
 
     problem = "has no room left at the moment: try again in a minute"
 

@@ -24,7 +24,8 @@ class App(Protocol):
 
 
 async def run_until_stopped(app: App, when_started: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Run `app` until SIGTERM or SIGINT; a second one ends the process at once."""
+    """Run `app` until SIGTERM or SIGINT; a second one ends the process at once. `when_started` is called once it works,
+    and may last: what it raises stops `app` too, and is raised."""
     requested = asyncio.create_task(_stop_requested().wait())
     running = asyncio.create_task(_run(app, when_started))
     await asyncio.wait({requested, running}, return_when=asyncio.FIRST_COMPLETED)

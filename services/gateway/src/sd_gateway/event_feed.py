@@ -23,6 +23,7 @@ from sd_common.logged_event import LoggedEvent, event_of_feed
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
+from sd_common.timed_wait import set_within
 from sd_gateway.recent_events import RecentEvents
 
 log = structlog.get_logger(__name__)
@@ -137,9 +138,7 @@ class EventFeed:
                 is_level = False
             if is_level:
                 pause_s = _FIRST_PAUSE_S
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_EVERY_S):
-                        await self._may_be_behind.wait()
+                await set_within(self._may_be_behind, _LOOK_EVERY_S)
             else:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _MAX_PAUSE_S)

@@ -7,7 +7,6 @@ connection until it has read them again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import defaultdict
 
@@ -23,6 +22,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.retries import RETRY_FOR_S, retried_while_away
 from sd_common.stream_reader import StreamReader
 from sd_common.streams import REVOKED_TOKENS_BUCKET, stream_of_bucket
+from sd_common.timed_wait import set_within
 
 log = structlog.get_logger(__name__)
 
@@ -119,9 +119,7 @@ class RevokedTokens:
                 log.exception("revoked_tokens_not_read")
                 await asyncio.sleep(_RETRY_PAUSE_S)
             else:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_READ_EVERY_S):
-                        await self._reconnected.wait()
+                await set_within(self._reconnected, _READ_EVERY_S)
 
     async def _read(self) -> None:
         """Read what was stored since the last time; all of it after a reconnect, since the bucket may be another."""

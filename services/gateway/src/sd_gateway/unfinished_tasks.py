@@ -19,6 +19,7 @@ from sd_common.job_queue import JobQueue, Stray
 from sd_common.logged_event import LoggedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
+from sd_common.timed_wait import set_within
 from sd_gateway.errors import TooManyUnfinishedTasks
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.task_set import TaskSet, holder_of
@@ -129,9 +130,7 @@ class UnfinishedTasks:
 
     async def _reread(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REREAD_S):
-                    await self._reread_now.wait()
+            await set_within(self._reread_now, REREAD_S)
             self._reread_now.clear()
             try:
                 await self._delete(await self._read())

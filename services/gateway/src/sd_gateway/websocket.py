@@ -51,6 +51,7 @@ class Websockets:
         self._authenticator = authenticator
         self._settings = settings
         self._clients: defaultdict[str, set[ClientSocket]] = defaultdict(set)
+        self._is_stopping = False
 
     async def refuse(
         self, request: web.Request, code: WSCloseCode, reason: str, sentence: str
@@ -79,6 +80,9 @@ class Websockets:
                 subject = subjects.progress_of_session(identity.user, identity.session)
                 await stack.enter_async_context(self._nats.subscribed(subject, on_progress))
             client = await accept(request)
+            if self._is_stopping:  # its handshake had begun before
+                await self._close_for_stop(client)
+                return client.response
             most = settings.max_websockets_per_user
             if len(self._clients.get(identity.holder, ())) >= most:
                 sentence = f"You have {most} websockets here: close one first"
@@ -96,10 +100,12 @@ class Websockets:
         return client.response
 
     async def close_all(self) -> None:
-        """Tell every client that this gateway goes away."""
-        clients = chain.from_iterable(self._clients.values())
-        sentence = "Gateway is stopping"
-        await asyncio.gather(*(self._close(each, WSCloseCode.GOING_AWAY, "stopping", sentence) for each in clients))
+        """Tell every client that this gateway goes away, and from now on those whose handshake is under way."""
+        self._is_stopping = True
+        await asyncio.gather(*map(self._close_for_stop, chain.from_iterable(self._clients.values())))
+
+    async def _close_for_stop(self, client: ClientSocket) -> None:
+        await self._close(client, WSCloseCode.GOING_AWAY, "stopping", "Gateway is stopping")
 
     async def _close(self, client: ClientSocket, code: WSCloseCode, reason: str, sentence: str) -> None:
         self._metrics.websocket_closes.labels(reason).inc()

@@ -15,6 +15,7 @@ from sd_common.settings import load_settings
 from sd_common.trace_export import TraceSettings, exporting_traces
 from sd_worker.app import WorkerApp
 from sd_worker.engine.errors import DeviceUnavailable
+from sd_worker.errors import EngineFailed
 from sd_worker.settings import WorkerSettings
 
 
@@ -28,7 +29,9 @@ def main() -> None:
     app = WorkerApp(settings, load_settings(NatsSettings), load_settings(MinioSettings))
     try:
         with exporting_traces(load_settings(TraceSettings), "worker"):
-            uvloop.run(run_until_stopped(app))
+            uvloop.run(run_until_stopped(app, app.raise_once_failed))
+    except EngineFailed as error:
+        sys.exit(str(error))  # not 0: whatever supervises it starts it again
     except (DeviceUnavailable, OSError) as error:
         sys.exit(f"The worker cannot start: {error}")
 

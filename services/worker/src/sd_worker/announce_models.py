@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 from sd_common import subjects
 from sd_common.announcements import ANNOUNCEMENT_INTERVAL_S, AnnouncedModel, WorkerAnnouncement
 from sd_common.nats_client import NatsClient
+from sd_common.timed_wait import set_within
 from sd_worker.engine.reports import KnownModel
 from sd_worker.engine_bridge import EngineBridge
 
@@ -69,9 +70,7 @@ class ModelAnnouncer:
         loop = asyncio.get_running_loop()
         due_at = loop.time() + ANNOUNCEMENT_INTERVAL_S
         while loop.time() < due_at and set(self._engine.resident_models()) == announced:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_INTERVAL_S):
-                    await self._called.wait()
+            if await set_within(self._called, _LOOK_INTERVAL_S):
                 return
 
     async def _publish(self, announcement: WorkerAnnouncement) -> None:

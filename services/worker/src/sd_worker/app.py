@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from typing import NoReturn
 
 import structlog
 
@@ -16,12 +17,13 @@ from sd_common.s3_client import MinioSettings
 from sd_common.task_log import TaskLog
 from sd_worker.announce_models import ModelAnnouncer
 from sd_worker.cancellations import Cancellations
-from sd_worker.company import Company
 from sd_worker.consume_jobs import JobConsumer
 from sd_worker.create_engine import create_engine
 from sd_worker.engine_bridge import EngineBridge
+from sd_worker.errors import EngineFailed
 from sd_worker.input_pictures import InputPictures
 from sd_worker.job_source import JobSource
+from sd_worker.lone_tasks import LoneTasks
 from sd_worker.metrics import WorkerMetrics
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
@@ -55,12 +57,17 @@ class WorkerApp:
         self._client: NatsClient | None = None
         self._engine: EngineBridge | None = None
         self._taker: JobTaker | None = None
+        #: Why no jobs are taken yet, or any more.
+        self._no_jobs_because: str | None = "the worker is starting"
         #: The port of the health server, where there is one.
         self.health_port: int | None = None
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
-        """Connect, start the engine, take jobs. What had started is stopped again where a part fails."""
+        """Connect, start the engine, take jobs. What had started is stopped again where a part fails.
+
+        Raises `EngineFailed` where the engine fails on a model of `PRELOAD_MODELS`.
+        """
         settings, metrics = self._settings, self._metrics
         async with AsyncExitStack() as stack:
             registry = metrics.process.registry
@@ -75,8 +82,8 @@ class WorkerApp:
             cancellations = Cancellations(self._client, task_log)
             events = EventPublisher(self._client, task_log, settings.worker_name, settings.max_attempts)
             input_pictures = InputPictures(blobs, settings.base_url, settings)
-            company = Company()
-            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, company, settings)
+            lone_tasks = LoneTasks()
+            handler = TaskHandler(engine, cancellations, events, input_pictures, blobs, lone_tasks, settings)
             source = JobSource(
                 self._client,
                 JobQueue(self._client, settings.job_ack_wait_s),
@@ -88,10 +95,14 @@ class WorkerApp:
             await cancellations.start()
             engine.start()
             consumer = JobConsumer(handler, events, metrics)
-            self._taker = JobTaker(source, engine, company, consumer, settings.job_ack_wait_s)
+            self._taker = JobTaker(source, engine, lone_tasks, consumer, settings.job_ack_wait_s)
             stack.push_async_callback(self._drain, self._taker, handler, engine)
+            self._no_jobs_because = "the models of PRELOAD_MODELS are being loaded"
             await warm_up(engine, settings.preload_models)
+            if engine.has_failed():
+                raise EngineFailed
             self._taker.start()
+            self._no_jobs_because = None
             announcer = ModelAnnouncer(self._client, engine, settings.worker_name, settings.models)
             stack.push_async_callback(announcer.stop)
             await announcer.start()
@@ -102,7 +113,17 @@ class WorkerApp:
         """Take no more jobs, finish what runs within DRAIN_TIMEOUT_S, hand back the rest. Idempotent."""
         await self._stack.aclose()
 
+    async def raise_once_failed(self) -> NoReturn:
+        """Raises `EngineFailed` once the engine can do nothing any more. Whoever started the worker stops it then, and
+        ends the process: a device that has failed, such as a GPU after an illegal access to its memory, is of use to
+        no other engine here."""
+        assert self._engine is not None, "it was not started"
+        await self._engine.wait_until_failed()
+        log.error("engine_failed", worker=self._settings.worker_name)
+        raise EngineFailed
+
     async def _drain(self, taker: JobTaker, handler: TaskHandler, engine: EngineBridge) -> None:
+        self._no_jobs_because = "the worker ends: it takes no more jobs"
         log.info("worker_draining")
         handler.drain()
         has_time_left = await taker.drain(self._settings.drain_timeout_s)
@@ -117,8 +138,8 @@ class WorkerApp:
         is_connected = self._client is not None and self._client.is_connected
         return {
             "nats": None if is_connected else "not connected",
-            "engine": "it has failed: restart the worker" if self._has_failed() else None,
-            "jobs": self._taker.missing() if self._taker is not None else "the worker is starting",
+            "engine": "it has failed: the worker hands back its jobs, and ends" if self._has_failed() else None,
+            "jobs": self._no_jobs_because or (self._taker.missing() if self._taker is not None else None),
         }
 
     def _has_failed(self) -> bool:

@@ -26,9 +26,10 @@ from sd_common.messages import now
 from sd_common.subjects import TaskRef, parse_jobs_subject
 from sd_common.tracing import continued_trace
 from sd_worker.delivery import Delivery
+from sd_worker.endings import Ending
 from sd_worker.errors import HandedBack, LaterVersion, TaskLost
 from sd_worker.job_spans import job_span, tell_ending
-from sd_worker.metrics import Ending, WorkerMetrics
+from sd_worker.metrics import WorkerMetrics
 from sd_worker.publish_events import EventPublisher
 from sd_worker.run_task import TaskHandler
 

@@ -48,6 +48,7 @@ class EngineBridge:
         self._at_hand: tuple[str, ...] = ()
         self._num_coming = 0
         self._changed = asyncio.Event()
+        self._failed = asyncio.Event()
         self._told: deque[tuple[Callable[..., None], object]] = deque()
         self._is_waking = False
         self._engine = create_engine(
@@ -107,6 +108,10 @@ class EngineBridge:
         """Whether the engine can do nothing any more."""
         return self._engine.has_failed()
 
+    async def wait_until_failed(self) -> None:
+        """Return once the engine can do nothing any more."""
+        await self._failed.wait()
+
     def cancel(self, task_id: str) -> None:
         """The task's outcome will be `Cancelled`, unless it has one already."""
         self._engine.cancel(task_id)
@@ -163,6 +168,8 @@ class EngineBridge:
     def _on_workload(self, workload: Workload) -> None:
         self._workload = workload
         self._changed.set()
+        if self._engine.has_failed():  # with its last words, that there is no room any more
+            self._failed.set()
 
     def _on_progress(self, progress: Progress) -> None:
         if listener := self._listeners.get(progress.task_id):

@@ -23,6 +23,7 @@ from sd_common.backlog import HeldModels
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.retries import retried_while_away
+from sd_common.timed_wait import set_within
 from sd_worker.admission import Memory
 from sd_worker.engine.reports import MOST_FETCHES, ModelsHere
 from sd_worker.spread import spread_s
@@ -127,10 +128,7 @@ class HeldModelsWatch:
     async def _tell_all(self) -> None:
         await self._tell(has_just_come=True)
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_INTERVAL_S):
-                    await self._changed.wait()
-            if self._changed.is_set() or self._has_changed():
+            if await set_within(self._changed, _LOOK_INTERVAL_S) or self._has_changed():
                 self._changed.clear()
                 await self._tell()
             elif self._is_repetition_due():

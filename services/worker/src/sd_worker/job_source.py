@@ -8,7 +8,6 @@ no room for a task no pull is open, so that jobs wait where any worker can have 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 
@@ -21,6 +20,7 @@ from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.puller import next_of
 from sd_common.subjects import ModelLane, parse_jobs_subject
+from sd_common.timed_wait import set_within
 from sd_worker.admission import Candidate, admission_order
 from sd_worker.backlog_watch import BacklogWatch
 from sd_worker.engine.reports import ModelsHere
@@ -154,9 +154,7 @@ class JobSource:
     async def _sleep(self, timeout_s: float, for_news: bool) -> None:
         self._news.clear()
         self._waits_for_news = for_news
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
+        await set_within(self._news, timeout_s)
         self._waits_for_news = False
 
     def _idle_key(self) -> str | None:

@@ -13,6 +13,7 @@ from sd_common.jobs import Job
 from sd_common.streams import JOBS
 from sd_common.tracing import Attributes, record_span, span, wall_time
 from sd_worker.delivery import Delivery
+from sd_worker.endings import Ending
 from sd_worker.engine.tasks import Timings
 
 
@@ -36,7 +37,7 @@ def job_span(job: Job, delivery: Delivery) -> Iterator[Span]:
         yield current
 
 
-def tell_ending(ending: str) -> None:
+def tell_ending(ending: Ending) -> None:
     """What became of the job, for its span."""
     trace.get_current_span().set_attribute("sd.ending", ending)
 

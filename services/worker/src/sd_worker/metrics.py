@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import get_args
 
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
@@ -13,12 +13,10 @@ from prometheus_client.registry import Collector
 from sd_common.lanes import LANES, Lane
 from sd_common.metrics import LONG_S, SHORT_S, ProcessMetrics
 from sd_common.parameters import TaskKind
+from sd_worker.endings import Ending
 from sd_worker.engine.reports import ModelChange, ModelLoad, PassMade
 from sd_worker.engine.tasks import Stage
 from sd_worker.engine_bridge import EngineBridge
-
-#: What became of a job that was taken.
-Ending = Literal["finished", "aborted", "had_ended", "handed_back", "lost", "given_up"]
 
 
 class WorkerMetrics(Collector):

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import structlog
 from PIL import Image
@@ -20,20 +19,18 @@ from sd_common.messages import now
 from sd_common.tracing import span
 from sd_worker.abandonable import Abandonable
 from sd_worker.cancellations import Cancellation, Cancellations
-from sd_worker.company import Company, must_run_alone
 from sd_worker.delivery import Delivery
+from sd_worker.endings import TerminalType
 from sd_worker.engine.tasks import Cancelled, EngineTask, Failed, Finished, Outcome
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.errors import HandedBack, InputRejected, TaskLost
 from sd_worker.input_pictures import InputPictures
 from sd_worker.job_spans import record_stages
+from sd_worker.lone_tasks import LoneTasks, must_run_alone
 from sd_worker.publish_events import Attempt, EventPublisher
 from sd_worker.refusals import refusal_of
 from sd_worker.settings import WorkerSettings
 from sd_worker.upload import upload
-
-#: The type of a task's terminal event.
-Ended = Literal["finished", "aborted"]
 
 
 def seed_of(task_id: str) -> int:
@@ -67,7 +64,7 @@ class TaskHandler:
         events: EventPublisher,
         input_pictures: InputPictures,
         blobs: BlobStore,
-        company: Company,
+        lone_tasks: LoneTasks,
         settings: WorkerSettings,
     ) -> None:
         self._engine = engine
@@ -75,7 +72,7 @@ class TaskHandler:
         self._events = events
         self._input_pictures = input_pictures
         self._blobs = blobs
-        self._company = company
+        self._lone_tasks = lone_tasks
         self._settings = settings
         self._running: set[str] = set()
         self._fetching = Abandonable()
@@ -87,7 +84,7 @@ class TaskHandler:
         if settings.deterministic:
             self._imposed["deterministic"] = True
 
-    async def run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> Ended:
+    async def run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> TerminalType:
         """Run the task to its terminal event, whose type is returned; `has_come` is called when the engine has it, or
         will not.
 
@@ -108,7 +105,7 @@ class TaskHandler:
     def drain(self) -> None:
         """Hand back, from now on, each task that the engine has not begun."""
         self._is_draining = True
-        self._company.end()
+        self._lone_tasks.end()
         self._engine.drain()
         self._fetching.give_up()
 
@@ -116,12 +113,12 @@ class TaskHandler:
         """Hand back, from now on, also each task whose picture is made and not stored yet."""
         self._storing.give_up()
 
-    async def _run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> Ended:
+    async def _run(self, job: Job, delivery: Delivery, has_come: Callable[[], None]) -> TerminalType:
         with self._cancellations.watched(job.ref) as cancellation:
             self._check_begins_tasks()
             coming = await self._events.next_attempt(job.ref, delivery)
             alone = must_run_alone(coming.number, self._settings.max_attempts)
-            async with self._company.joined(alone=alone):
+            async with self._lone_tasks.under_way(alone=alone):
                 self._check_begins_tasks()
                 attempt = await self._events.start(coming, delivery)
                 structlog.contextvars.bind_contextvars(attempt=attempt.number)  # it may be another than was coming
@@ -161,7 +158,7 @@ class TaskHandler:
         fetches = [self._input_pictures.fetch(job.parameters, field) for field in fields]
         return await self._fetching.run(asyncio.gather(*fetches))
 
-    async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> Ended:
+    async def _tell(self, job: Job, attempt: Attempt, outcome: Outcome, cancellation: Cancellation) -> TerminalType:
         match outcome:
             case Finished():
                 await self._events.check(attempt)

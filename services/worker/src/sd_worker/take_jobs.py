@@ -9,11 +9,11 @@ import nats.errors
 import structlog
 
 from sd_common.errors import Unavailable
-from sd_worker.company import Company
 from sd_worker.consume_jobs import JobConsumer
 from sd_worker.delivery import Delivery
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.job_source import JobSource
+from sd_worker.lone_tasks import LoneTasks
 
 log = structlog.get_logger(__name__)
 
@@ -26,11 +26,11 @@ class JobTaker:
     """Takes jobs until it is told to drain."""
 
     def __init__(
-        self, source: JobSource, engine: EngineBridge, company: Company, consumer: JobConsumer, ack_wait_s: float
+        self, source: JobSource, engine: EngineBridge, lone_tasks: LoneTasks, consumer: JobConsumer, ack_wait_s: float
     ) -> None:
         self._source = source
         self._engine = engine
-        self._company = company
+        self._lone_tasks = lone_tasks
         self._consumer = consumer
         self._ack_wait_s = ack_wait_s
         self._taking: asyncio.Task[None] | None = None
@@ -66,14 +66,14 @@ class JobTaker:
         return has_ended
 
     def missing(self) -> str | None:
-        """Why no jobs are taken; None where they are."""
+        """Why no jobs can be taken at the moment; None where they can."""
         if self._taking is None or self._taking.done():
-            return "the worker takes no more jobs"
+            return "the worker takes no jobs"
         return self._problem
 
     async def _take_jobs(self) -> None:
         while True:
-            await self._company.wait_while_one_is_alone()
+            await self._lone_tasks.wait_while_one_is_alone()
             await self._engine.wait_for_room()
             if len(self._running) >= _MAX_RUNNING:
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)

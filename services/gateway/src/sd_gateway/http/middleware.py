@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from sd_common.tracing import continued_trace
 from sd_gateway.http.picture_page import problem_page, wants_html
@@ -19,8 +19,6 @@ log = structlog.get_logger(__name__)
 
 #: As nginx has it.
 _CLIENT_LEFT = 499
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from pydantic import TypeAdapter
 
 from sd_gateway.parts import PARTS
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BodyKind = Literal["application/json", "application/x-www-form-urlencoded", "multipart/form-data"]
 
 

@@ -7,16 +7,14 @@ neither, and are not concerned.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import cache
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 from yarl import URL
 
 from sd_gateway.errors import EmbeddingNotAllowed, OriginNotAllowed
 from sd_gateway.parts import PARTS
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 ANY_ORIGIN = "*"
 #: As browsers write them.

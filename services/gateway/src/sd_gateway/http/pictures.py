@@ -6,6 +6,7 @@ import asyncio
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from pydantic import TypeAdapter
 
 from sd_common.errors import TaskAborted, Unavailable
@@ -14,7 +15,7 @@ from sd_common.parameters import AnyParameters, Img2ImgParameters, InpaintParame
 from sd_common.subjects import TaskRef
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_query
-from sd_gateway.http.operations import Answer, Handler, Operation
+from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.origins import refuse_embedding
 from sd_gateway.http.picture_page import picture_page, wants_html
 from sd_gateway.parts import PARTS, Parts

@@ -8,16 +8,14 @@ read from it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from sd_gateway.byte_budget import FREE_BYTES
 from sd_gateway.client_socket import cut_off
 from sd_gateway.http.client_address import client_address
 from sd_gateway.parts import PARTS
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: Seconds that a client may take for its answer: the largest picture comes in time by 0.6 Mbit/s.
 _MAX_SENDING_S = 300.0

@@ -20,8 +20,8 @@ def must_run_alone(attempt: int, max_attempts: int) -> bool:
     return attempt > 1 and attempt >= min(ALONE_FROM_ATTEMPT, max_attempts)
 
 
-class Company:
-    """The tasks of a worker that are under way."""
+class LoneTasks:
+    """Who may be under way on a worker: many tasks beside each other, or a lone one."""
 
     def __init__(self) -> None:
         self._num_under_way = 0
@@ -32,7 +32,7 @@ class Company:
         self._changed = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def joined(self, *, alone: bool) -> AsyncIterator[None]:
+    async def under_way(self, *, alone: bool) -> AsyncIterator[None]:
         """Be under way while inside. Waits while another is alone; `alone`: while any other is under way."""
         self._num_lone += alone
         try:
