@@ -186,7 +186,7 @@ async def test_an_s3_server_that_hangs_is_given_up_in_bounded_time(client: Clien
     await client.submit(**_TASK)
     assert await _missing(client) == {"s3"}
     os.kill(s3_server.pid, signal.SIGCONT)
-    assert (await client.get(blob_url)).body == _picture()
+    assert (await client.get_once_there(blob_url)).body == _picture()
 
 
 @pytest.mark.usefixtures("stopped_s3")
