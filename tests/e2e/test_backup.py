@@ -20,8 +20,8 @@ from support.jobs import num_jobs
 from support.operations_page import commands, run_commands
 
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
-#: A second or two on one core.
-_LONG = {"prompt": "x", "model": "shapes", "steps": 100, "width": 128, "height": 128, "scheduler": "ddim"}
+#: Some seconds on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 300, "width": 128, "height": 128, "scheduler": "ddim"}
 
 
 @asynccontextmanager

@@ -6,6 +6,8 @@ import json
 import secrets
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from support.stack import Service
 BASE_URL = "http://gateway.test"
 #: Short, so that jobs of lost workers change hands while a test watches.
 ACK_WAIT_S = 3
+_READY_WITHIN_S = 60.0
 
 
 class Deployment:
@@ -80,6 +83,11 @@ class Deployment:
         self._ports[name] = int(json.loads(line)["port"])
         return f"http://127.0.0.1:{self._ports[name]}"
 
+    def wait_until_ready(self, name: str = "gateway") -> None:
+        """Return when the gateway and all its parts are, as a load balancer waits before it sends requests."""
+        url = f"{self.gateway_url(name)}/readyz"
+        self.services[name].process.wait_until(lambda: _is_ready(url), _READY_WITHIN_S)
+
     def stop(self) -> None:
         """Kill what runs."""
         for service in self.services.values():
@@ -92,3 +100,11 @@ class Deployment:
 
     def _nats_env(self, user: str) -> dict[str, str]:
         return nats_env(nats_settings_of(self.nats, user))
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
