@@ -95,7 +95,6 @@ class Fleet:
             self.parts[service.name] = service
         for gateway in self.names_of("gateway"):
             deployment.wait_until_ready(gateway)
-        self.gateway_urls()  # from now on they keep their ports
 
     def stop(self) -> None:
         """Kill the services."""
