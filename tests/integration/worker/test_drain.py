@@ -29,7 +29,7 @@ async def test_what_waits_for_room_is_at_another_worker_soon_while_the_rest_ends
     one = await start_worker("one", max_rows=8)
     running = [f"running-{number}" for number in range(4)]  # with guidance, they fill a pass
     for task_id in (*running, "waiting"):
-        await tasks.publish(task_id, steps=60)
+        await tasks.publish(task_id, steps=150)
         await tasks.wait_for(task_id, "started")
     for task_id in running:
         await tasks.wait_until_begun(task_id)
@@ -103,7 +103,7 @@ async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_anothe
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
     worker = await start_worker(max_rows=2)
-    await tasks.publish("running", steps=100)
+    await tasks.publish("running", steps=200)
     await tasks.wait_until_begun("running")
     await tasks.publish("queued")
     await worker.stop()
@@ -148,7 +148,7 @@ async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
             puller = Puller(nats_client, JOBS, model_key("other"))
             await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
             await puller.start()
-            job = await puller.next(5)  # far below ack_wait
+            job = await puller.next(_SOON_S)  # far below ack_wait
             assert job is not None, number
             await job.ack_sync()
             await puller.close()
