@@ -48,7 +48,8 @@ async def test_a_worker_that_was_cut_off_changes_nothing_and_takes_jobs_again_wh
             await events.until(task_id, "finished")
         finally:
             await fleet.do(fleet.other_host.plug_in)
-        await _until_first_try_ended(part, task_id)
+    await _until_first_try_ended(part, task_id)
+    async with session.events() as events:
         await _started_by(FAR_WORKER, session, events)
     client = await evidence.connect(fleet)
     try:

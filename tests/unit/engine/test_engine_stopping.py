@@ -35,7 +35,7 @@ def test_stop_cancels_what_is_queued_and_what_runs(create_engine: CreateEngine) 
     engine = create_engine()
     running = threading.Event()
     engine.recorder.at_progress = lambda progress: running.set() if progress.step == 1 else None
-    engine.engine.submit(txt2img("running", steps=2000))
+    engine.engine.submit(txt2img("running", steps=500))
     engine.engine.submit(txt2img("queued"))
     assert running.wait(TIMEOUT_S)
 
