@@ -40,8 +40,10 @@ async def test_a_worker_that_was_cut_off_changes_nothing_and_takes_jobs_again_wh
     async with session.events() as events:
         task_id = await _started_by(FAR_WORKER, session, events)
         pause(part)  # it does not end the task before the cable is pulled
-        await fleet.do(fleet.other_host.unplug)
-        resume(part)
+        try:
+            await fleet.do(fleet.other_host.unplug)
+        finally:
+            resume(part)
         try:
             again = await events.until(task_id, "started")
             assert (again["worker"], again["attempt"]) == ("worker-one", 2)
