@@ -14,6 +14,7 @@ import nats
 import nats.errors
 import psutil
 import pytest
+from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from pydantic import SecretStr
 
@@ -149,7 +150,7 @@ async def test_nobody_does_on_nats_what_its_user_may_not(stack: EmbeddedStack, u
     assert [("publish" in line, "subscription" in line) for line in refused] == [(True, False), (False, True)], refused
     await client.close()
     for name, guessed in ((user, "guessed"), (None, None)):
-        client = nats.NATS()
+        client = NatsClient()
         with pytest.raises(nats.errors.Error, match=r"(?i)authorization"):
             await client.connect(server, user=name, password=guessed, allow_reconnect=False)
         await client.close()  # a connection that was refused is open still, unless the server has reset it
