@@ -14,7 +14,8 @@ from support.client import Answered
 
 #: Statuses that say "not now".
 _NOT_NOW = (429, 503)
-_REQUEST_TIMEOUT_S = 30.0
+#: As long as a task may take: some requests wait for their pictures.
+_REQUEST_TIMEOUT_S = 120.0
 #: Seconds between tries: a client of a service that is asked to hurry, not of one at peace.
 _PAUSE_S = 0.2
 

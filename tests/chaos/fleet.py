@@ -64,6 +64,8 @@ class Fleet:
         try:
             await self.do(part.terminate)
             await self.do(part.start)
+            if part.kind == "gateway":
+                await self.do(partial(self.deployment.wait_until_ready, part.name))
         finally:
             self.leaving.discard(part.name)
 
@@ -91,7 +93,8 @@ class Fleet:
         for service in services:
             service.wait_until_ready()
             self.parts[service.name] = service
-        self.gateway_urls()  # from now on they keep their ports
+        for gateway in self.names_of("gateway"):
+            deployment.wait_until_ready(gateway)
 
     def stop(self) -> None:
         """Kill the services."""

@@ -11,12 +11,12 @@ import pytest_asyncio
 
 from chaos import evidence
 from chaos.fleet import FAR_WORKER, Fleet
-from chaos.parts import ServicePart
+from chaos.parts import ServicePart, pause, resume
 from support.client import PATIENCE_S, Client, Events, Json
 from support.network_namespace import why_no_namespaces
 
-#: A second or so on one core.
-_LONG = {"prompt": "x", "model": "shapes", "steps": 50, "width": 128, "height": 128, "scheduler": "ddim"}
+#: Some seconds on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 200, "width": 128, "height": 128, "scheduler": "ddim"}
 _WHY_NOT = why_no_namespaces()
 if _WHY_NOT is not None and os.environ.get("SD_TEST_NAMESPACES") == "required":
     raise RuntimeError(f"SD_TEST_NAMESPACES=required, and there are no network namespaces: {_WHY_NOT}")
@@ -39,14 +39,19 @@ async def test_a_worker_that_was_cut_off_changes_nothing_and_takes_jobs_again_wh
     assert fleet.other_host is not None
     async with session.events() as events:
         task_id = await _started_by(FAR_WORKER, session, events)
-        await fleet.do(fleet.other_host.unplug)
+        pause(part)  # it does not end the task before the cable is pulled
+        try:
+            await fleet.do(fleet.other_host.unplug)
+        finally:
+            resume(part)
         try:
             again = await events.until(task_id, "started")
             assert (again["worker"], again["attempt"]) == ("worker-one", 2)
             await events.until(task_id, "finished")
         finally:
             await fleet.do(fleet.other_host.plug_in)
-        await _until_first_try_ended(part, task_id)
+    await _until_first_try_ended(part, task_id)
+    async with session.events() as events:
         await _started_by(FAR_WORKER, session, events)
     client = await evidence.connect(fleet)
     try:

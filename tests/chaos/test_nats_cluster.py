@@ -6,6 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
 from nats.aio.client import Client as Nats
 from nats.errors import Error as NatsError
 
@@ -22,6 +23,7 @@ _HEALS_WITHIN_S = 60.0
 _NUM_TASKS_AFTER = 6
 
 
+@pytest.mark.timeout(600)
 async def test_a_killed_leader_of_the_streams_loses_and_doubles_nothing(tmp_path: Path, model_dir: Path) -> None:
     """Submissions ride through, or get 503 or 429 with `Retry-After` and succeed when they are tried again."""
     with nats_cluster_with_users() as cluster, running_fleet_over_cluster(tmp_path, model_dir, cluster) as fleet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from chaos.disturbances import Happened
 from chaos.fleet import Fleet
 from chaos.load import Load
@@ -9,6 +11,7 @@ from chaos.parts import ServicePart
 from chaos.run import run_under_load
 
 
+@pytest.mark.timeout(600)
 async def test_a_rolling_restart_fails_no_request_that_did_not_start_on_the_dying_gateway(fleet: Fleet) -> None:
     """Nothing is lost or doubled either, and every process ends with exit code 0."""
     services = [part for part in fleet.parts.values() if isinstance(part, ServicePart)]

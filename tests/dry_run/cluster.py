@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import socket
 import sys
 from contextlib import ExitStack
 from functools import cached_property
@@ -30,6 +29,7 @@ from dry_run.pods import Pod
 from sd_embedded.child_process import installed
 from sd_embedded.s3_server import S3Server
 from supply_chain.dockerfiles import ROOT
+from support.ports import free_ports
 
 _LOOPBACK = "127.0.0.1"
 _READY_WITHIN_S = 60.0
@@ -168,13 +168,8 @@ class Cluster:
 
 def _free_ports(manifest: Document) -> dict[str, int]:
     """A free port for each of the container's."""
-    with ExitStack() as stack:
-        free = {}
-        for name in ports_of(manifest):
-            probe = stack.enter_context(socket.socket())
-            probe.bind((_LOOPBACK, 0))
-            free[name] = int(probe.getsockname()[1])
-        return free
+    names = list(ports_of(manifest))
+    return dict(zip(names, free_ports(len(names)), strict=True))
 
 
 def _port_settings(workload: str, manifest: Document) -> dict[str, str]:

@@ -60,8 +60,12 @@ class Pod:
 
     def is_answered(self, name: str) -> bool:
         """Whether the probe succeeds before kubelet would act on its failures."""
-        tries = container_of(self._workload)[name].get("failureThreshold", 3)
-        return any(self.probe(name) == 200 for _ in range(tries))
+        probe = container_of(self._workload)[name]
+        for _ in range(probe.get("failureThreshold", 3)):
+            if self.probe(name) == 200:
+                return True
+            time.sleep(probe.get("periodSeconds", 10))
+        return False
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Return when it has started and is ready by its probes. Raises `ProcessNotReady`."""

@@ -183,7 +183,7 @@ async def test_no_task_is_lost_nor_run_twice_to_its_end_when_one_worker_is_lost_
         return by_pid[event["worker"].split("-")[-2]]
 
     async with client.events("&progress=1") as events:
-        first = await client.submit(**_task(steps=100))
+        first = await client.submit(**_task(steps=250))
         lost = worker_of(await events.until(first, "started"))
         await _until_it_runs(events, first)
         lost.kill()

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from sd_common.blob_store import BlobStore
 from sd_common.nats_client import connect
 from sd_common.subjects import TaskRef
@@ -20,8 +22,8 @@ from support.jobs import num_jobs
 from support.operations_page import commands, run_commands
 
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
-#: A second or two on one core.
-_LONG = {"prompt": "x", "model": "shapes", "steps": 100, "width": 128, "height": 128, "scheduler": "ddim"}
+#: Some seconds on one core.
+_LONG = {"prompt": "x", "model": "shapes", "steps": 300, "width": 128, "height": 128, "scheduler": "ddim"}
 
 
 @asynccontextmanager
@@ -38,6 +40,7 @@ async def _running(deployment: Deployment) -> AsyncIterator[Client]:
         deployment.stop()
 
 
+@pytest.mark.timeout(600)
 async def test_users_pictures_and_queued_tasks_come_back_from_a_backup(
     tmp_path: Path, model_dir: Path, backend: str
 ) -> None:

@@ -65,7 +65,7 @@ async def test_ctrl_c_stops_everything_and_the_next_start_finds_users_tasks_and_
     with running_stack(tmp_path, model_dir, env) as stack:
         async with Client(stack.base_url, client.token) as client:
             assert await client.last_event(finished["task_id"]) == finished
-            assert (await client.get(path)).body == picture
+            assert (await client.get_once_there(path)).body == picture
             answer = await client.post("/token", data={"username": "ada", "password": "correct horse"})
             assert answer.status == 200
             async with asyncio.timeout(PATIENCE_S):

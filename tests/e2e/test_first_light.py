@@ -87,7 +87,7 @@ async def test_the_docs_page_and_what_it_loads_come_from_the_gateway(client: Cli
 
 async def test_health_and_readiness(client: Client) -> None:
     assert (await client.get("/healthz")).json == {"status": "ok"}
-    ready = await client.get("/readyz")
+    ready = await client.get_once_there("/readyz")
     assert ready.status == 200
     assert ready.json == {"status": "ok"}
 

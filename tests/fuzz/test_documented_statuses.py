@@ -189,7 +189,8 @@ def _failed(asker: Asker) -> requests.Response:
 def _aborted(asker: Asker, abort: Callable[[str], object]) -> requests.Response:
     """What a request answers whose task `abort` ends while it runs."""
     with ThreadPoolExecutor() as threads:
-        asking = threads.submit(asker.ask, "patient", params={**_TASKS[asker.path], "steps": 500})
+        size = {"width": 96, "height": 96} if asker.path == "/txt2img" else {}
+        asking = threads.submit(asker.ask, "patient", params={**_TASKS[asker.path], **size, "steps": 500})
         patience_ends = time.monotonic() + _PATIENCE_S
         while not (started := asker.send("GET", "/tasks", params={"state": "started"}).json()["tasks"]):
             assert time.monotonic() < patience_ends

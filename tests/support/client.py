@@ -6,7 +6,8 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -93,10 +94,7 @@ class Client:
 
     async def get_once_there(self, path: str) -> Answered:
         """The answer once it is another than 503, which asks to try again: a part is coming back."""
-        async with asyncio.timeout(PATIENCE_S):
-            while (answer := await self.get(path)).status == 503:  # noqa: ASYNC110 - another process becomes ready
-                await asyncio.sleep(0.1)
-        return answer
+        return await _once_there(lambda: self.get(path))
 
     async def delete(self, path: str) -> Answered:
         return await self.request("DELETE", path)
@@ -115,15 +113,22 @@ class Client:
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return claims["sub"], claims["sid"]
 
+    # These try again where a part that they need does not answer in time, as 503 says: tests of refusals use `post`.
+
     async def take_public_token(self) -> None:
-        answer = await self.post("/token/all")
+        answer = await _once_there(lambda: self.post("/token/all"))
         assert answer.status == 200, answer.body
         self.token = answer.json["access_token"]
 
     async def sign_up_and_log_in(self, username: str, password: str = "correct horse") -> None:
-        answer = await self.post("/user", json={"username": username, "password": password})
-        assert answer.status == 200, answer.body
-        answer = await self.post("/token", data={"username": username, "password": password})
+        credentials = {"username": username, "password": password}
+        answer = await self.post("/user", json=credentials)
+        if answer.status == 503:  # the name may have been taken for us, and its answer have come too late
+            answer = await _once_there(lambda: self.post("/user", json=credentials))
+            assert answer.status in (200, 409), answer.body
+        else:
+            assert answer.status == 200, answer.body
+        answer = await _once_there(lambda: self.post("/token", data=credentials))
         assert answer.status == 200, answer.body
         self.token = answer.json["access_token"]
 
@@ -134,6 +139,13 @@ class Client:
         assert answer.headers["Location"] == f"/task/{answer.json}"
         return str(answer.json)
 
+    async def submit_once_there(self, **parameters: Any) -> str:
+        """As `submit`, tried again while a part is coming back: one task, however many tries it takes."""
+        headers = {"Idempotency-Key": str(uuid.uuid4())}
+        answer = await _once_there(lambda: self.post("/task", json=parameters, headers=headers))
+        assert answer.status == 200, answer.body
+        return str(answer.json)
+
     async def last_event(self, task_id: str) -> Json:
         answer = await self.get(f"/task/{task_id}")
         assert answer.status == 200, answer.body
@@ -141,14 +153,17 @@ class Client:
         return event
 
     async def upload(self, data: bytes, filename: str = "picture.png") -> str:
-        form = aiohttp.FormData()
-        form.add_field("blob_data", data, filename=filename, content_type="image/png")
-        answer = await self.post("/blob", data=form)
+        def post() -> Awaitable[Answered]:
+            form = aiohttp.FormData()
+            form.add_field("blob_data", data, filename=filename, content_type="image/png")
+            return self.post("/blob", data=form)
+
+        answer = await _once_there(post)
         assert answer.status == 200, answer.body
         return str(answer.json)
 
     async def picture(self, blob_url: str) -> Image.Image:
-        answer = await self.get(blob_url)
+        answer = await self.get_once_there(blob_url)
         assert answer.status == 200, answer.body
         return Image.open(io.BytesIO(answer.body))
 
@@ -157,3 +172,10 @@ class Client:
         """The websocket of this client's session."""
         async with self._http.ws_connect(f"{self.base_url}/events?token={self.token}{query}") as socket:
             yield Events(socket)
+
+
+async def _once_there(ask: Callable[[], Awaitable[Answered]]) -> Answered:
+    async with asyncio.timeout(PATIENCE_S):
+        while (answer := await ask()).status == 503:  # noqa: ASYNC110 - another process becomes ready
+            await asyncio.sleep(0.1)
+    return answer

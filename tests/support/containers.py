@@ -19,6 +19,7 @@ from testcontainers.community.minio import MinioContainer
 from testcontainers.core.container import DockerContainer
 
 from sd_common.s3_client import MinioSettings
+from support.ports import free_port
 
 NATS_IMAGE = os.environ.get("NATS_IMAGE", "nats:2.15.1-alpine")
 #: Docker Hub no longer has `minio/minio`; this is its maintained fork.
@@ -46,7 +47,7 @@ class ContainerNatsServer:
 
     def __init__(self) -> None:
         # A port that Docker chooses changes with every start of the container.
-        self._port = _free_port()
+        self._port = free_port()
         # Not testcontainers' NatsContainer: it warns of its own deprecated parts, and warnings are errors here.
         self._container = DockerContainer(NATS_IMAGE).with_command("-js").with_bind_ports(_NATS_PORT, self._port)
         self._is_created = False
@@ -135,9 +136,3 @@ def _greets(host: str, port: int) -> bool:
             return connection.recv(4) == b"INFO"
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sd_common.s3_client import MinioSettings
+from support.ports import free_port
 from support.servers import NatsServer, nats_env, nats_settings_of
 from support.stack import Service
 
@@ -17,6 +19,7 @@ from support.stack import Service
 BASE_URL = "http://gateway.test"
 #: Short, so that jobs of lost workers change hands while a test watches.
 ACK_WAIT_S = 3
+_READY_WITHIN_S = 60.0
 
 
 class Deployment:
@@ -61,10 +64,11 @@ class Deployment:
         return self._start(name, "sd_auth", {**defaults, **(env or {})})
 
     def start_gateway(self, env: Mapping[str, str] | None = None, name: str = "gateway") -> Service:
-        """On a free port; on that of its predecessor, where that has listened."""
+        """On a free port; on that of its predecessor, where there was one."""
+        port = self._ports[name] = self._ports.get(name) or free_port()
         # All load comes from one user; that it comes from one address is seen to by `Service`.
         unlimited = {"MAX_UNFINISHED_TASKS_PER_USER": "0"}
-        return self._start(name, "sd_gateway", {"PORT": str(self._ports.get(name, 0)), **unlimited, **(env or {})})
+        return self._start(name, "sd_gateway", {"PORT": str(port), **unlimited, **(env or {})})
 
     def start_worker(self, name: str, env: Mapping[str, str] | None = None, runner: Sequence[str] = ()) -> Service:
         # One picture at a time, so that tests can say which worker has which.
@@ -74,11 +78,13 @@ class Deployment:
 
     def gateway_url(self, name: str = "gateway") -> str:
         """Where the gateway listens."""
-        gateway = self.services[name]
-        gateway.wait_for_log("gateway_listening")
-        line = next(line for line in gateway.new_log.splitlines() if "gateway_listening" in line)
-        self._ports[name] = int(json.loads(line)["port"])
+        self.services[name].wait_for_log("gateway_listening")
         return f"http://127.0.0.1:{self._ports[name]}"
+
+    def wait_until_ready(self, name: str = "gateway") -> None:
+        """Return when the gateway and all its parts are, as a load balancer waits before it sends requests."""
+        url = f"{self.gateway_url(name)}/readyz"
+        self.services[name].process.wait_until(lambda: _is_ready(url), _READY_WITHIN_S)
 
     def stop(self) -> None:
         """Kill what runs."""
@@ -92,3 +98,11 @@ class Deployment:
 
     def _nats_env(self, user: str) -> dict[str, str]:
         return nats_env(nats_settings_of(self.nats, user))
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import TypeVar
 from sd_common.nats_settings import NatsSettings
 from sd_embedded.nats_access import NatsAccess
 from sd_embedded.nats_server import NatsServer
+from support.ports import free_ports
 from support.servers import new_access
 
 NUM_NODES = 3
@@ -28,7 +28,7 @@ class NatsCluster:
 
     def __init__(self, directory: Path, access: NatsAccess | None = None) -> None:
         """`access`: its users; without, who comes may do everything."""
-        ports = _free_ports(NUM_NODES)
+        ports = free_ports(NUM_NODES)
         routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
         self.nodes: dict[str, NatsServer] = {}
         for number, port in enumerate(ports, start=1):
@@ -98,11 +98,3 @@ def nats_cluster() -> AbstractContextManager[NatsCluster]:
 def nats_cluster_with_users() -> AbstractContextManager[NatsClusterWithUsers]:
     """A fresh cluster with the users of the services."""
     return _running(NatsClusterWithUsers)
-
-
-def _free_ports(num_ports: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(num_ports)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]

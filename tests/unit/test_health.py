@@ -141,6 +141,7 @@ def test_a_hanging_loop_is_neither_alive_nor_ready(monkeypatch: pytest.MonkeyPat
             assert _page(server)[1].labels("sd_part_ready") == {frozenset({("part", "event_loop")})}
         finally:
             let_go.set()
+        monkeypatch.undo()
         assert _get(server, "/healthz")[0] == 200
         asyncio.run(server.stop())
 

@@ -107,7 +107,7 @@ async def test_with_wrong_credentials_the_store_is_not_available(minio_settings:
 async def test_a_server_that_is_away_is_told_quickly(minio_settings: MinioSettings, refusing_endpoint: str) -> None:
     settings = minio_settings.model_copy(update={"minio_endpoint": refusing_endpoint})
     metrics = ProcessMetrics()
-    async with BlobStore(settings, metrics=metrics.s3) as blobs, asyncio.timeout(5):
+    async with BlobStore(settings, metrics=metrics.s3) as blobs, asyncio.timeout(10):
         for call in (
             blobs.get(new_blob_id()),
             blobs.put(new_blob_id(), b"data", "image/png"),

@@ -136,20 +136,20 @@ async def _publish_raw(client: NatsClient, subject: str) -> int:
 async def test_a_consumer_that_nobody_uses_goes_and_one_whose_job_is_in_progress_stays(
     nats_client: NatsClient, provisioned: NatsSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "CONSUMER_IDLE_S", 0.5)
-    js, queue = nats_client.jetstream(), JobQueue(nats_client, ack_wait_s=1.0)
+    monkeypatch.setattr(streams, "CONSUMER_IDLE_S", 2.0)
+    js, queue = nats_client.jetstream(), JobQueue(nats_client, ack_wait_s=3.0)
     await queue.create_consumer(REST)
     await queue.publish(new_job())
     subscription = await js.pull_subscribe_bind(KEY, "JOBS")
     [running] = await subscription.fetch(1)
-    for number in range(3):  # each lives for longer than half of ack_wait
+    for number in range(2):  # each lives for longer than half of ack_wait
         unused = ModelLane(f"unused-{number}", "rest")
         await _publish_raw(nats_client, unused.jobs)
         await queue.create_consumer(unused)
         async with asyncio.timeout(PATIENCE_S):
             while await _has_consumer(nats_client, unused):
                 await running.in_progress()
-    [_, _, _, model] = sorted((await queue.backlog("asker")).lanes, key=lambda lane: lane.num_waiting, reverse=True)
+    [_, _, model] = sorted((await queue.backlog("asker")).lanes, key=lambda lane: lane.num_waiting, reverse=True)
     assert (model.model_key, model.num_jobs, model.num_waiting) == (KEY, 1, 0)
     await running.ack_sync()
     assert KEY not in [lane.model_key for lane in (await queue.backlog("asker")).lanes]

@@ -212,7 +212,7 @@ async def test_what_is_told_arrives(server: NatsServerWithUsers, teller: str, he
         await hearing.subscribe(subject, cb=heard.put)
         await hearing.flush()
         await telling.publish(subject, b"news")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert (await heard.get()).data == b"news"
 
 
@@ -296,7 +296,7 @@ async def test_what_a_workers_consumers_push_is_stored_nowhere_and_reaches_nobod
             assert answer["config"]["deliver_subject"] == sink
             await js.publish(lane.jobs, b"")
             pushed.add(lane.model_key)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await heard.get()
     await _provision(server)
     async with _connected(server, TESTER) as (tester, _):

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from integration.common.makers import KEY, REST, new_job
 
+from sd_common import queue_position
 from sd_common.job_queue import JobQueue
 from sd_common.lanes import LANES, Lane
 from sd_common.nats_client import NatsClient
@@ -17,11 +18,14 @@ from sd_common.puller import Puller
 from sd_common.queue_position import QueuePositions
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane
+from support.client import PATIENCE_S
 from support.servers import NatsServer
 
 
 @pytest.fixture
-def positions(nats_client: NatsClient, provisioned: NatsSettings) -> QueuePositions:
+def positions(nats_client: NatsClient, provisioned: NatsSettings, monkeypatch: pytest.MonkeyPatch) -> QueuePositions:
+    """They wait for a server that is busy."""
+    monkeypatch.setattr(queue_position, "_TIMEOUT_S", PATIENCE_S)
     return QueuePositions(nats_client)
 
 
@@ -59,7 +63,7 @@ async def test_jobs_that_run_or_were_aborted_are_in_nobodys_way(
     positions: QueuePositions, queue: JobQueue, puller: Puller
 ) -> None:
     running, aborted, kept, last = await _publish(queue, "rest", "rest", "rest", "rest")
-    assert await puller.next(5) is not None
+    assert await puller.next(PATIENCE_S) is not None
     assert [await positions.of(sequence) for sequence in (aborted, kept, last)] == [1, 2, 3]
     await queue.delete(aborted)
     assert [await positions.of(sequence) for sequence in (kept, last)] == [1, 2]
@@ -71,17 +75,17 @@ async def test_a_job_that_was_handed_back_is_the_next(
     positions: QueuePositions, queue: JobQueue, puller: Puller
 ) -> None:
     handed_back, other = await _publish(queue, "rest", "rest")
-    job = await puller.next(5)
+    job = await puller.next(PATIENCE_S)
     assert job is not None
     await job.nak()
     assert [await positions.of(sequence) for sequence in (handed_back, other)] == [1, 1]
 
 
 async def test_where_nats_is_away_no_position_is_told_and_soon(
-    positions: QueuePositions, queue: JobQueue, nats_server: NatsServer
+    nats_client: NatsClient, provisioned: NatsSettings, queue: JobQueue, nats_server: NatsServer
 ) -> None:
     [sequence] = await _publish(queue, "first")
     await asyncio.to_thread(nats_server.kill)
-    async with asyncio.timeout(3):
-        assert await positions.of(sequence) is None
+    async with asyncio.timeout(10):
+        assert await QueuePositions(nats_client).of(sequence) is None
     nats_server.start()

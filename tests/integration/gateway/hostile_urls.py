@@ -151,6 +151,8 @@ def _zip_of_a_picture() -> bytes:
     return buffer.getvalue()
 
 
+#: What is said of a server that does not give its picture in time.
+TOO_SLOW = "did not come within"
 #: Of what a server on the internet answers at a path.
 HOSTILE_ANSWERS = {
     "/to-loopback": _UNREACHABLE,
@@ -174,10 +176,10 @@ HOSTILE_ANSWERS = {
     "/to-itself": "more than 3 times",
     "/without-location": "more than 3 times",
     "/four-times": "more than 3 times",
-    "/drip": "did not come within",
-    "/drip-headers": "did not come within",
-    "/silent": "did not come within",
-    "/hints": "did not come within",
+    "/drip": TOO_SLOW,
+    "/drip-headers": TOO_SLOW,
+    "/silent": TOO_SLOW,
+    "/hints": TOO_SLOW,
     "/endless": "larger than",
     "/claims-much": "larger than",
     "/large": "larger than",

@@ -74,7 +74,7 @@ async def test_with_nats_full_submissions_and_cancels_are_refused_until_there_is
         _assert_told(answer, "The message broker has no room left at the moment: try again in a minute")
     assert await num_jobs(nats_client) == 1
     assert (await client.last_event(task_id))["event_type"] == "pending"
-    assert (await client.get("/readyz")).status == 200, "what can be read is read"
+    assert (await client.get_once_there("/readyz")).status == 200, "what can be read is read"
     await make_room(nats_client.jetstream())
     accepted = await client.post("/task", json=_TASK, headers=_KEY)
     assert (await client.last_event(accepted.json))["event_type"] == "pending"

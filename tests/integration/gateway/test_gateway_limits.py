@@ -167,15 +167,15 @@ async def test_a_compressed_body_is_not_unpacked(start_gateway: StartGateway, pa
 async def test_requests_beyond_the_rate_are_told_to_wait_and_those_of_others_are_not(
     start_gateway: StartGateway,
 ) -> None:
-    _, url = await start_gateway(request_rate=Rate(2, 10))
+    _, url = await start_gateway(request_rate=Rate(2, 3600))
     async with Client(url) as client, Client(url) as other:
         await client.take_public_token()
         await other.take_public_token()
         answers = [await client.get("/models") for _ in range(3)]
         assert [told.status for told in answers] == [200, 200, 429]
-        assert 1 <= int(answers[2].headers["Retry-After"]) <= 5
+        assert 1 <= int(answers[2].headers["Retry-After"]) <= 1800
         assert answers[2].json["detail"].startswith("Too many requests: try again in ")
-        assert answers[2].json["detail"].endswith(" (2 in 10 s are allowed)")
+        assert answers[2].json["detail"].endswith(" (2 in 3600 s are allowed)")
         async with client.events() as events:
             closed = await events.socket.receive(PATIENCE_S)
             assert (closed.type, events.socket.close_code) == (WSMsgType.CLOSE, 1013)

@@ -25,11 +25,12 @@ from sd_common.errors import Unavailable
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
 from sd_common.provision import provision_streams
-from sd_common.s3_client import SHORT_PATIENCE, MinioSettings, Patience
+from sd_common.s3_client import MinioSettings, Patience
 from sd_common.streams import StreamSettings
 from sd_common.subjects import TaskRef
 from sd_embedded.nats_server import NatsServer as EmbeddedNatsServer
 from sd_embedded.s3_server import S3Server
+from sd_gateway import auth_client
 from sd_gateway.app import GatewayApp
 from support.client import PATIENCE_S, Answered, Client
 from support.jobs import num_jobs
@@ -37,8 +38,8 @@ from support.metrics import scrape
 from support.servers import NatsServer
 
 _TASK = {"prompt": "x", "model": "shapes"}
-#: A second, and what a loaded machine adds.
-_AT_ONCE_S = 2.5
+#: Less than a call is tried again for, with all that a loaded machine adds to a second.
+_AT_ONCE_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,13 @@ async def _num_checks(app: GatewayApp) -> float:
     """How often S3 was asked whether it is there."""
     page = await scrape(f"http://127.0.0.1:{app.health_port}/metrics")
     return page.value("sd_s3_request_seconds_count", operation="check_available")
+
+
+async def _until_missing(client: Client, *parts: str) -> None:
+    """Return once these are missing, and no others. On a busy machine a part may not answer in time now and then."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await _missing(client) != set(parts):  # noqa: ASYNC110 - other processes go on
+            await asyncio.sleep(0.1)
 
 
 def _assert_unavailable(answer: Answered, part: str) -> None:
@@ -106,7 +114,7 @@ async def test_without_nats_every_call_with_a_token_is_refused_at_once_and_the_r
     for path in ("/healthz", "/docs", "/openapi.json"):
         assert (await client.get(path)).status == 200
     assert (await client.get(blob_url)).body == _picture()
-    assert await _missing(client) == {"nats"}
+    await _until_missing(client, "nats")
     assert (await client.get("/readyz")).json == {"status": "unavailable", "missing": {"nats": "unavailable"}}
     nats_server.start()
 
@@ -130,13 +138,12 @@ async def test_a_nats_server_that_stands_still_is_told_of(client: Client, nats_s
     os.kill(nats_server.pid, signal.SIGSTOP)
     try:
         started = time.monotonic()
-        assert await _missing(client) == {"nats"}
-        assert time.monotonic() - started < 2 * _AT_ONCE_S
+        assert "nats" in await _missing(client)
+        assert time.monotonic() - started < _AT_ONCE_S
+        await _until_missing(client, "nats")
     finally:
         os.kill(nats_server.pid, signal.SIGCONT)
-    async with asyncio.timeout(PATIENCE_S):
-        while await _missing(client):  # noqa: ASYNC110 - another process goes on
-            await asyncio.sleep(0.1)
+    await _until_missing(client)
 
 
 async def test_a_request_waits_for_a_connection_that_was_lost_a_moment_ago(
@@ -145,7 +152,7 @@ async def test_a_request_waits_for_a_connection_that_was_lost_a_moment_ago(
     monkeypatch.setattr(nats_client_module, "RECONNECT_WITHIN_S", PATIENCE_S)
     await asyncio.to_thread(nats_server.kill)
     submitting = asyncio.ensure_future(client.submit(**_TASK))
-    assert await _missing(client) == {"nats"}
+    await _until_missing(client, "nats")
     assert not submitting.done()
     nats_server.start()
     assert (await client.last_event(await submitting))["event_type"] == "pending"
@@ -156,7 +163,7 @@ async def test_a_submission_rides_through_a_while_without_its_stream(client: Cli
     js = nats_client.jetstream()
     await js.delete_stream("JOBS")
     submitting = asyncio.ensure_future(client.submit(**_TASK))
-    assert await _missing(client) == set()
+    await _until_missing(client)
     await client.upload(_picture())
     assert not submitting.done()
     await provision_streams(js, StreamSettings(_env_file=None))
@@ -185,7 +192,7 @@ async def test_without_s3_tasks_without_pictures_are_taken(client: Client, s3_se
     task_id = await client.submit(**_TASK)
     assert (await client.last_event(task_id))["event_type"] == "pending"
     assert (await client.delete(f"/task/{task_id}")).status == 204
-    assert await _missing(client) == {"s3"}
+    await _until_missing(client, "s3")
     s3_server.start()
     assert (await client.get_once_there(blob_url)).status == 200
 
@@ -203,11 +210,11 @@ async def test_an_s3_server_that_hangs_is_given_up_in_bounded_time(client: Clien
     os.kill(s3_server.pid, signal.SIGSTOP)
     started = time.monotonic()
     await _assert_pictures_are_refused(client, blob_url)
-    assert time.monotonic() - started < SHORT_PATIENCE.read_timeout_s + _AT_ONCE_S
+    assert time.monotonic() - started < _AT_ONCE_S
     await client.submit(**_TASK)
-    assert await _missing(client) == {"s3"}
+    await _until_missing(client, "s3")
     os.kill(s3_server.pid, signal.SIGCONT)
-    assert (await client.get(blob_url)).body == _picture()
+    assert (await client.get_once_there(blob_url)).body == _picture()
 
 
 @pytest.mark.usefixtures("stopped_s3")
@@ -215,13 +222,13 @@ async def test_no_call_waits_for_long_behind_others_that_hang(
     minio_settings: MinioSettings, s3_server: S3Server
 ) -> None:
     """More calls than there may be transfers at once."""
-    patience = Patience(read_timeout_s=0.5, call_timeout_s=1.0)
+    patience = Patience(read_timeout_s=1.0, call_timeout_s=1.5)
     async with BlobStore(minio_settings, patience) as blobs:
         os.kill(s3_server.pid, signal.SIGSTOP)
         started = time.monotonic()
-        calls = (blobs.get(new_blob_id()) for _ in range(200))
+        calls = (blobs.get(new_blob_id()) for _ in range(400))
         refused = await asyncio.gather(*calls, return_exceptions=True)
-        assert time.monotonic() - started < 1.0 + _AT_ONCE_S
+        assert time.monotonic() - started < 1.5 + _AT_ONCE_S
     assert {type(error) for error in refused} == {Unavailable}
 
 
@@ -234,18 +241,20 @@ async def test_a_gateway_that_was_started_without_auth_misses_auth_alone(
     await auth.stop()
     app, url = await start_gateway(until_ready=False)
     async with Client(url) as client, asyncio.timeout(PATIENCE_S):
-        while await _missing(client) != {"auth"}:  # noqa: ASYNC110 - NATS answers
-            await asyncio.sleep(0.1)
+        await _until_missing(client, "auth")
         await auth.start()
         await app.ready()
-        assert await _missing(client) == set()
+        await _until_missing(client)
 
 
-async def test_without_auth_tokens_are_verified_and_tasks_taken(client: Client, auth: AuthApp) -> None:
+async def test_without_auth_tokens_are_verified_and_tasks_taken(
+    client: Client, auth: AuthApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth_client, "_TIMEOUT_S", PATIENCE_S)
     await auth.stop()
     await client.submit(**_TASK)
     await client.upload(_picture())
-    assert await _missing(client) == set()
+    await _until_missing(client)
     started = time.monotonic()
     _assert_unavailable(await client.post("/token/all"), "The auth service")
     _assert_unavailable(

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from integration.gateway.conftest import StartGateway
 from integration.gateway.hostile_servers import HOST, INTERNET, Network, answer, network, png, say_nothing
-from integration.gateway.hostile_urls import HOSTILE_ANSWERS, HOSTILE_URLS, set_traps
+from integration.gateway.hostile_urls import HOSTILE_ANSWERS, HOSTILE_URLS, TOO_SLOW, set_traps
 
 from sd_common.errors import PictureError, Unavailable
 from sd_common.nats_client import NatsClient
@@ -26,6 +26,7 @@ from support.client import Client
 from support.jobs import num_jobs
 
 _MAX_BYTES = 1_000_000
+#: For servers that are too slow.
 _TIMEOUT_S = 1.0
 _PATIENCE_S = 30.0
 
@@ -61,14 +62,16 @@ async def test_every_hostile_url_and_server_is_refused_and_no_byte_reaches_the_t
     for variable in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(variable, f"http://127.0.0.1:{net.target.port}")
     set_traps(net.internet, _MAX_BYTES)
-    _, url = await start_gateway(
-        remote_images="public", remote_images_timeout_s=_TIMEOUT_S, max_upload_bytes=_MAX_BYTES, reach=net.reach
-    )
+    settings = {"remote_images": "public", "max_upload_bytes": _MAX_BYTES, "reach": net.reach}
+    _, patient = await start_gateway(remote_images_timeout_s=_PATIENCE_S, **settings)
+    _, impatient = await start_gateway(remote_images_timeout_s=_TIMEOUT_S, **settings)
     urls = {text.format(port=net.target.port): sentence for text, sentence in HOSTILE_URLS.items()}
     urls |= {net.url(path): sentence for path, sentence in HOSTILE_ANSWERS.items()}
     assert len(urls) >= 150
-    async with Client(url) as client:
-        wrong = await _wrongly_told(client, urls)
+    slow = {url: sentence for url, sentence in urls.items() if sentence == TOO_SLOW}
+    async with Client(patient) as client, Client(impatient) as of_slow:
+        wrong = await _wrongly_told(client, {url: urls[url] for url in urls.keys() - slow.keys()})
+        wrong += await _wrongly_told(of_slow, slow)
     assert not wrong, "\n".join(wrong)
     assert (net.target.num_connections, net.target.num_bytes) == (0, 0)
     assert await num_jobs(nats_client) == 0
@@ -219,7 +222,7 @@ async def test_slow_names_take_the_places_of_their_user_alone(net: Network, monk
 
 async def test_where_all_places_are_taken_the_client_is_told_to_try_again(net: Network) -> None:
     net.internet.answers["/silent"] = say_nothing
-    async with RemotePictures("public", _MAX_BYTES, _TIMEOUT_S, net.reach) as remote:
+    async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, net.reach) as remote:
         slow = [asyncio.create_task(remote.fetch(net.url("/silent"), f"user{n % 4}")) for n in range(16)]
         await _until_asked(net, 16)
         remote._timeout_s = 0.05  # less than what is left to the slow ones

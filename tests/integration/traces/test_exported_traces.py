@@ -66,6 +66,7 @@ def ran(backend: str, s3_server: S3Server, model_dir: Path, tmp_path_factory: py
 async def _run_task(url: str) -> tuple[str, str]:
     """The id of a finished task, and the token that it was submitted with."""
     async with Client(url) as client:
+        await client.until_ready()
         await client.take_public_token()
         assert client.token is not None
         wanted = {"prompt": _PROMPT, "model": "tiny", "steps": 2, "width": 64, "height": 64}

@@ -36,7 +36,7 @@ async def test_a_worker_whose_task_was_started_by_another_meanwhile_changes_noth
 ) -> None:
     """As a worker that stood still for longer than ack_wait finds it when it wakes up."""
     zombie = await start_worker("zombie")
-    job = await tasks.publish("stolen", steps=60)
+    job = await tasks.publish("stolen", steps=200)
     started = await tasks.wait_for("stolen", "started")
     await tasks.wait_until_begun("stolen")
     other = StartedEvent(task_id="stolen", attempt=2, worker="other")

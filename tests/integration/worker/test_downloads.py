@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from integration.worker.conftest import StartWorker, Tasks
+import pytest
+from huggingface_hub import constants
+from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
 
 from sd_worker.engine.reports import MOST_FETCHES
 from support.hub import Hub
 
-#: Far below the time limits of HTTP, after which a download that stands still goes on.
-_SOON_S = 8.0
 _UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def patient_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A download that stands still goes on when the test says so, and not after a time limit."""
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 600)
 
 
 def _bytes_of(directory: Path) -> int:
@@ -31,7 +37,7 @@ async def test_models_at_hand_are_served_while_downloads_stand_still_and_each_ta
         total = await tasks.wait_until_downloading(name)
         assert total == _bytes_of(tiny if name == "one" else model_dir / "tiny")
 
-    async with asyncio.timeout(_SOON_S):
+    async with asyncio.timeout(PATIENCE_S):
         for model in ("tiny", "other", "tiny"):
             await tasks.publish(f"quick-{model}", model=model)
             await tasks.wait_for(f"quick-{model}", "finished")
@@ -57,7 +63,7 @@ async def test_a_worker_takes_one_job_of_each_model_that_it_downloads_of_so_many
     await tasks.publish("second", model=names[0])
     await tasks.publish("beyond", model=names[-1])
 
-    async with asyncio.timeout(_SOON_S):
+    async with asyncio.timeout(PATIENCE_S):
         await tasks.publish("quick", model="tiny")  # not in memory, but at hand
         await tasks.wait_for("quick", "finished")
 

@@ -20,9 +20,7 @@ from sd_common.subjects import ModelLane
 from support.hub import Hub
 
 #: Far below ack_wait.
-_SOON_S = 5.0
-#: From SIGTERM until another worker has started what was handed back.
-_HANDED_OVER_WITHIN_S = 1.0
+_SOON_S = 15.0
 
 
 async def test_what_waits_for_room_is_at_another_worker_soon_while_the_rest_ends_here(
@@ -31,7 +29,7 @@ async def test_what_waits_for_room_is_at_another_worker_soon_while_the_rest_ends
     one = await start_worker("one", max_rows=8)
     running = [f"running-{number}" for number in range(4)]  # with guidance, they fill a pass
     for task_id in (*running, "waiting"):
-        await tasks.publish(task_id, steps=60)
+        await tasks.publish(task_id, steps=150)
         await tasks.wait_for(task_id, "started")
     for task_id in running:
         await tasks.wait_until_begun(task_id)
@@ -54,12 +52,12 @@ async def test_what_waits_for_room_is_at_another_worker_soon_while_the_rest_ends
     await tasks.wait_until_queue_is_empty()
 
 
-async def test_what_is_handed_back_runs_at_a_worker_that_is_idle_within_a_second(
+async def test_what_is_handed_back_runs_at_a_worker_that_is_idle_while_the_rest_ends_here(
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
     one = await start_worker("one", max_rows=8)
     for number in range(4):  # with guidance, they fill a pass
-        await tasks.publish(f"running-{number}", steps=400)
+        await tasks.publish(f"running-{number}", steps=500)
         await tasks.wait_until_begun(f"running-{number}")
     await tasks.publish("waiting")
     await tasks.wait_for("waiting", "started")
@@ -72,7 +70,8 @@ async def test_what_is_handed_back_runs_at_a_worker_that_is_idle_within_a_second
     await tasks.wait_for("waiting", "finished")
     started = [event.event for event in await tasks.events("waiting") if isinstance(event.event, StartedEvent)]
     assert [event.worker for event in started] == ["one", "two"]
-    assert (started[-1].time - told_at).total_seconds() <= _HANDED_OVER_WITHIN_S
+    assert (started[-1].time - told_at).total_seconds() <= _SOON_S
+    assert not stopping.done()
     await stopping
 
 
@@ -104,7 +103,7 @@ async def test_a_worker_that_stops_hands_a_job_that_it_has_not_started_to_anothe
     start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
     worker = await start_worker(max_rows=2)
-    await tasks.publish("running", steps=100)
+    await tasks.publish("running", steps=200)
     await tasks.wait_until_begun("running")
     await tasks.publish("queued")
     await worker.stop()
@@ -149,7 +148,7 @@ async def test_a_worker_stopped_while_it_changes_model_loses_no_job(
             puller = Puller(nats_client, JOBS, model_key("other"))
             await tasks.queue.create_consumer(ModelLane(model_key("other"), "rest"))
             await puller.start()
-            job = await puller.next(5)  # far below ack_wait
+            job = await puller.next(_SOON_S)  # far below ack_wait
             assert job is not None, number
             await job.ack_sync()
             await puller.close()

@@ -77,7 +77,7 @@ async def test_a_worker_whose_device_fails_on_a_model_that_it_preloads_does_not_
     def fail(*_: object, **__: object) -> None:
         raise DeviceUnavailable("Device 'cuda' has failed: restart the worker")
 
-    monkeypatch.setattr("sd_worker.engine.resident_models.check_device", fail)
+    monkeypatch.setattr("sd_worker.engine.models.resident_models.check_device", fail)
     monkeypatch.setattr("diffusers.UNet2DConditionModel.forward", fail)
     with pytest.raises(EngineFailed):
         await start_worker(preload_models=("tiny",))

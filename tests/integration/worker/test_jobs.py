@@ -98,7 +98,7 @@ async def test_tasks_share_forward_passes_and_their_events_tell_where_the_time_w
     start_worker: StartWorker, tasks: Tasks
 ) -> None:
     await start_worker(max_rows=8)
-    await tasks.publish("first", steps=150)
+    await tasks.publish("first", steps=300)
     await tasks.wait_for("first", "started")
     await tasks.publish("second", steps=2)
     second = await tasks.wait_for("second", "finished")

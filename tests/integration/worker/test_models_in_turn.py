@@ -38,7 +38,7 @@ async def test_a_job_is_taken_only_when_the_engine_can_soon_begin_it(
 async def _order_beside_a_running_one(tasks: Tasks, *models: str) -> list[str]:
     """The models of tasks in the order in which they end, which were published in that of `models` while one of "tiny"
     ran."""
-    await tasks.publish("busy", model="tiny", steps=60)
+    await tasks.publish("busy", model="tiny", steps=150)
     await tasks.wait_for("busy", "started")
     for model in models:
         await tasks.publish(f"of-{model}", model=model)

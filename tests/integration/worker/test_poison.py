@@ -51,7 +51,7 @@ async def test_a_task_whose_workers_were_lost_twice_runs_alone_and_others_share(
 ) -> None:
     await start_worker(max_rows=8, preload_models=("tiny",))
     # The first keeps the worker busy until the others have come.
-    await tasks.publish("before", steps=40)
+    await tasks.publish("before", steps=150)
     await tasks.wait_until_begun("before")
     task_ids = ["suspect-1", "suspect-2"]
     for task_id in task_ids:
@@ -65,7 +65,7 @@ async def test_a_task_whose_workers_were_lost_twice_runs_alone_and_others_share(
 
 async def test_the_last_attempt_is_alone_also_where_few_are_allowed(start_worker: StartWorker, tasks: Tasks) -> None:
     await start_worker(max_rows=8, preload_models=("tiny",), max_attempts=2)
-    await tasks.publish("before", steps=40)
+    await tasks.publish("before", steps=150)
     await tasks.wait_until_begun("before")
     await _publish_lost(tasks, "suspect", 1)
     await tasks.wait_for("suspect", "finished")
@@ -76,7 +76,7 @@ async def test_a_task_that_waits_to_run_alone_is_handed_back_at_once_when_its_wo
     start_worker: StartWorker, tasks: Tasks
 ) -> None:
     one = await start_worker("worker", max_rows=8, preload_models=("tiny",))
-    await tasks.publish("before", steps=100)
+    await tasks.publish("before", steps=200)
     await tasks.wait_until_begun("before")
     await _publish_lost(tasks, "suspect", 2)
     stopping = asyncio.create_task(one.stop())
@@ -108,7 +108,7 @@ async def test_a_task_that_kills_every_worker_is_aborted_and_those_beside_it_fin
     """The test kills the worker for it, once for each of its attempts, and long before its picture is made."""
     await tasks.publish(_KILLER, steps=500, width=512, height=512)
     for task_id in _INNOCENT:
-        await tasks.publish(task_id, steps=60)
+        await tasks.publish(task_id, steps=120)
     for attempt in (1, 2):
         for task_id in (_KILLER, *_INNOCENT):
             await _until_told(tasks, task_id, "started", attempt)

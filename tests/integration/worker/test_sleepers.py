@@ -25,6 +25,9 @@ from sd_worker.publish_events import EventPublisher
 from support.deployment import Deployment
 from support.servers import NatsServer
 
+#: One that is awake may stand still for a moment, and not lose its job.
+_ENV = {"JOB_ACK_WAIT_S": "5"}
+
 
 @pytest.fixture
 def deployment(
@@ -45,7 +48,7 @@ async def _told(tasks: Tasks, task_id: str) -> list[tuple[str, int, int | None]]
 async def test_a_worker_that_slept_with_a_job_in_its_socket_leaves_the_task_to_the_one_that_has_started_it(
     deployment: Deployment, tasks: Tasks, nats_client: NatsClient
 ) -> None:
-    sleeper = deployment.start_worker("sleeper")
+    sleeper = deployment.start_worker("sleeper", _ENV)
     await asyncio.to_thread(sleeper.wait_for_log, "worker_started")
     await tasks.publish("warm")
     await tasks.wait_for("warm", "finished")  # from now on it has a pull open for the model
@@ -55,7 +58,7 @@ async def test_a_worker_that_slept_with_a_job_in_its_socket_leaves_the_task_to_t
     async with asyncio.timeout(PATIENCE_S):
         while not (await nats_client.jetstream().consumer_info(JOBS, model_key("tiny"))).num_ack_pending:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    deployment.start_worker("awake")
+    deployment.start_worker("awake", _ENV)
     await tasks.wait_for("slept-through", "started")
     sleeper.process.resume()
     finished = (await tasks.wait_for("slept-through", "finished")).event
@@ -73,7 +76,7 @@ async def test_a_delivery_before_that_of_the_running_attempt_takes_no_task_away(
     sequence = await tasks.log.append(job.ref, PendingEvent(task_id="running", job_sequence=1), NO_EVENT)
     elsewhere = StartedEvent(task_id="running", attempt=1, worker="elsewhere", delivery=2)
     await tasks.log.append(job.ref, elsewhere, sequence)
-    await start_worker("sleeper", job_ack_wait_s=2.0)
+    await start_worker("sleeper", job_ack_wait_s=4.0)
     await tasks.wait_for("running", "finished")
     # The first delivery changed nothing; the second came after ack_wait, since nobody really ran the task.
     assert await _told(tasks, "running") == [("elsewhere", 1, 2), ("sleeper", 2, 2)]

@@ -22,7 +22,7 @@ from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
 
 #: Far below ack_wait.
-_SOON_S = 5.0
+_SOON_S = 15.0
 
 
 async def _publish_img2img(tasks: Tasks, blobs: BlobStore, png: bytes) -> None:

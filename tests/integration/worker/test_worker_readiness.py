@@ -49,7 +49,7 @@ async def test_it_tells_models_that_are_being_loaded_from_a_worker_that_ends(
     await _wait_until_missing(worker, {})
 
     assert worker._engine is not None
-    model = worker._engine._engine._models.get(NAME)  # type: ignore[attr-defined]
+    model = worker._engine._engine.models.get(NAME)  # type: ignore[attr-defined]
     goes_on = threading.Event()
     model.pipeline.components["unet"].register_forward_pre_hook(lambda *_: goes_on.wait(PATIENCE_S) and None)
     await tasks.publish("t", model=NAME)

@@ -53,7 +53,7 @@ def test_a_drain_cancels_what_waits_for_room_and_lets_what_runs_end(create_engin
     engine = create_engine(row_caps=RowCaps(CPU, fixed=2))
     running = threading.Event()
     engine.recorder.at_progress = lambda progress: running.set() if progress.step == 1 else None
-    engine.engine.submit(txt2img("running", steps=50))
+    engine.engine.submit(txt2img("running", steps=200))
     engine.engine.submit(txt2img("waiting"))
     assert running.wait(TIMEOUT_S)
 

@@ -125,8 +125,11 @@ class WorkerApp:
     async def _drain(self, taker: JobTaker, handler: TaskHandler, engine: EngineBridge) -> None:
         self._no_jobs_because = "the worker ends: it takes no more jobs"
         log.info("worker_draining")
+        # Before jobs are handed back: one that came to a pull of this worker which is just closing would be lost to all
+        # for ack_wait.
+        await taker.stop()
         handler.drain()
-        has_time_left = await taker.drain(self._settings.drain_timeout_s)
+        has_time_left = await taker.wait_for_running(self._settings.drain_timeout_s)
         if not has_time_left:
             log.warning("drain_timed_out")
             handler.give_up_storing()

@@ -23,7 +23,7 @@ _MAX_RUNNING = 64
 
 
 class JobTaker:
-    """Takes jobs until it is told to drain."""
+    """Takes jobs until it is told to stop."""
 
     def __init__(
         self, source: JobSource, engine: EngineBridge, lone_tasks: LoneTasks, consumer: JobConsumer, ack_wait_s: float
@@ -42,25 +42,24 @@ class JobTaker:
         """Take jobs from now on."""
         self._taking = asyncio.create_task(self._take_jobs(), name="take-jobs")
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Take no more jobs, and wait until those that were taken have ended. Returns whether they have within
-        `timeout_s`."""
+    async def stop(self) -> None:
+        """Take no more jobs. Returns when no pull is open."""
         if self._taking is not None:
             while not self._taking.done():  # nats-py swallows a cancellation here and there
                 self._taking.cancel()
                 await asyncio.wait([self._taking], timeout=_PAUSE_S)
         with contextlib.suppress(nats.errors.Error):
             await self._source.close()
+
+    async def wait_for_running(self, timeout_s: float) -> bool:
+        """Return when all jobs that were taken have ended, or after `timeout_s`, and whether that is so."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout_s)
         return not self._running
 
     async def end(self, timeout_s: float) -> bool:
-        """Return when no task runs any more, or after `timeout_s`, and whether that is so. NATS gives the jobs of those
-        that still did to others after ack_wait."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=timeout_s)
-        has_ended = not self._running
+        """As `wait_for_running`; NATS gives the jobs of tasks that still run to others after ack_wait."""
+        has_ended = await self.wait_for_running(timeout_s)
         for running in self._running:
             running.cancel()
         return has_ended

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from integration.common.makers import KEY, REST, new_job
+from integration.common.makers import KEY, REST, new_job, until
 from integration.common.puller.jobs_in_hand import (
     SOON_S,
     OpenPuller,
+    is_so_many,
     num_given_out,
     num_pulls_waiting,
     task_id,
@@ -48,7 +49,7 @@ async def test_a_job_is_in_hand_as_soon_as_it_is_published(puller: Puller, queue
 async def test_no_job_is_none_and_the_pull_stays_open(puller: Puller, queue: JobQueue, nats_client: NatsClient) -> None:
     for _ in range(3):
         assert await puller.next(0.02) is None
-    assert await num_pulls_waiting(nats_client) == 1
+    await until(lambda: is_so_many(num_pulls_waiting(nats_client), 1))
     job = new_job()
     await queue.publish(job)
     assert task_id(await puller.next(SOON_S)) == job.task_id
