@@ -11,7 +11,6 @@ import sys
 import uuid
 from pathlib import Path
 
-import nats
 import psutil
 import pytest
 from nats.aio.msg import Msg
@@ -26,7 +25,7 @@ from sd_common.parameters import Txt2ImgParameters
 from sd_embedded.app import CannotStart, make_private
 from support import broken_device
 from support.client import PATIENCE_S, Client
-from support.connections import is_let_in
+from support.connections import connected, is_let_in
 from support.stack import EmbeddedStack, running_stack
 
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 1, "width": 64, "height": 64}
@@ -156,19 +155,21 @@ async def test_nobody_does_on_nats_what_its_user_may_not(stack: EmbeddedStack, u
     """With the passwords that the parts have here. All that each may and may not do is in the tests of the users."""
     data = stack.directory / "data"
     password = json.loads((data / "secrets.json").read_text())["nats_passwords"][user]
-    server = (data / "publisher.env").read_text().strip().rpartition("@")[2]
+    url = "nats://" + (data / "publisher.env").read_text().strip().rpartition("@")[2]
     refused: list[str] = []
 
     async def note(error: Exception) -> None:
         refused.append(str(error))
 
-    client = await nats.connect(server, user=user, password=password, error_cb=note)
-    await client.publish("$JS.API.STREAM.DELETE.JOBS")
-    await client.subscribe("jobs.>")
-    await client.flush()
+    settings = NatsSettings(
+        _env_file=None, nats_url=SecretStr(url), nats_user=user, nats_password=SecretStr(password), nats_tls_ca=None
+    )
+    async with connected(settings) as client:
+        client._error_cb = note
+        await client.publish("$JS.API.STREAM.DELETE.JOBS")
+        await client.subscribe("jobs.>")
+        await client.flush()  # the server tells of each violation before it answers
     assert [("publish" in line, "subscription" in line) for line in refused] == [(True, False), (False, True)], refused
-    await client.close()
-    url = f"nats://{server}"
     assert await is_let_in(url, user=user, **{"pass": password})
     assert not await is_let_in(url, user=user, **{"pass": "guessed"})
     assert not await is_let_in(url)

@@ -8,14 +8,23 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import pytest_asyncio
 from integration.gateway.conftest import StartGateway, auth, secret_key, start_auth, start_gateway
-from integration.worker.conftest import StartWorker, model_dir, start_worker, tasks
+from integration.worker.conftest import StartWorker, create_worker, model_dir, start_worker, tasks
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from support.client import PATIENCE_S
 from support.spans import kept_spans
 
-__all__ = ["auth", "model_dir", "secret_key", "start_auth", "start_gateway", "start_worker", "tasks"]
+__all__ = [
+    "auth",
+    "create_worker",
+    "model_dir",
+    "secret_key",
+    "start_auth",
+    "start_gateway",
+    "start_worker",
+    "tasks",
+]
 
 
 class Spans:

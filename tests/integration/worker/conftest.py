@@ -170,8 +170,11 @@ class Tasks:
         def has_come() -> bool:
             return bool(self._told[task_id]) and self._told[task_id][-1].event.event_type in event_types
 
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(has_come)
+        try:
+            async with asyncio.timeout(PATIENCE_S), self._changed:
+                await self._changed.wait_for(has_come)
+        except TimeoutError:
+            raise AssertionError(f"{task_id}: {[logged.event for logged in self._told[task_id]]}") from None
         return self._told[task_id][-1]
 
     async def wait_until_begun(self, task_id: str) -> None:

@@ -72,7 +72,7 @@ class JobQueue:
                     raise QueueFull(job.parameters.model) from error
                 raise
 
-        attributes = {**sent_to(JOBS), "messaging.message.id": job.ref.message_id, "sd.task_id": job.task_id}
+        attributes = {**sent_to(JOBS), "messaging.message.id": job.task_id, "sd.task_id": job.task_id}
         with span(f"publish {JOBS}", SpanKind.PRODUCER, attributes):
             return await retried_while_away(publish)
 

@@ -27,7 +27,7 @@ def job_span(job: Job, delivery: Delivery) -> Iterator[Span]:
         "messaging.operation.type": "process",
         "messaging.operation.name": "process",
         "messaging.destination.name": JOBS,
-        "messaging.message.id": job.ref.message_id,
+        "messaging.message.id": job.task_id,
         "sd.task_id": job.task_id,
         "sd.kind": job.parameters.params_type,
         "sd.model": job.parameters.model,
