@@ -259,9 +259,12 @@ async def test_pictures_that_were_fetched_count_as_bodies_do(start_gateway: Star
             body = {"params_type": "img2img", "prompt": "x", "initial_image": net.url("/large.png")}
             with app._parts.body_bytes.share("somebody") as share:
                 share.take(200 * 2**20)  # one that is alone may
-                refused = await client.post("/task", json=body)
+                key = {"Idempotency-Key": "key"}
+                refused = await client.post("/task", json=body, headers=key)
                 assert refused.status == 503
                 assert refused.json["detail"].startswith("The bodies of requests under way have as many bytes")
+                other = await client.post("/task", json={"prompt": "x"}, headers=key)
+                assert other.status == 200, "nothing was queued, so the key is free"
             await client.submit(**body)
             assert app._parts.body_bytes.num_bytes == 0
 

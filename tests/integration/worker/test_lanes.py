@@ -114,7 +114,8 @@ async def test_a_job_that_was_handed_back_is_taken_again_whatever_else_waits(use
     handed_back = await _next(source)
     await users.submit("flooder", 20)
     await handed_back.nak()
-    assert "guest" in await _users_of(source, 4)
+    # Not at once: a pull that brings it is closed where another lane's was quicker, and it is handed back again.
+    assert "guest" in await _users_of(source, 12)
 
 
 async def test_a_cancelled_worker_loses_no_job_of_any_lane(users: Users, source: JobSource) -> None:

@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from sd_common.nats_client import NatsClient
+from sd_common.timed_wait import set_within
 
 #: Seconds after which the server ends a pull request that found no job.
 _EXPIRES_S = 20.0
@@ -57,6 +58,9 @@ class Puller:
         self._was_lost = False
         self._was_refused = False
         self._closing = False
+        #: While it closes: jobs that came, and whether the server has answered the last request.
+        self._num_late = 0
+        self._was_answered = asyncio.Event()
         self._is_interrupted = False
         self._subscription: Subscription | None = None
         self._forget_reconnects = client.on_reconnect(self._lose_request)
@@ -103,11 +107,22 @@ class Puller:
         self._forget_reconnects()
         if self._subscription is not None and self._client.is_connected:
             # Not cancelled when it takes too long, as with a server that has gone: that would break the connection.
-            draining = asyncio.ensure_future(self._subscription.drain())  # type: ignore[no-untyped-call]
+            draining = asyncio.ensure_future(self._drain(self._subscription))
             draining.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait([draining], timeout=_CLOSE_TIMEOUT_S)
         while not self._jobs.empty():
             await self._jobs.get_nowait().nak()
+
+    async def _drain(self, subscription: Subscription) -> None:
+        # nats-server takes a request up after it has read what follows it. Where the inbox has gone by then, and is of
+        # another account than the stream, it sends a job to nobody, which is lost for ack_wait (seen on 2.15). Requests
+        # are taken up in their order: once a hasty one is answered, the pull was taken up.
+        if self._is_outstanding or self._was_lost:
+            self._was_answered.clear()
+            self._num_requests += 1
+            await self._client.publish(self._subject, _HASTY_REQUEST, reply=f"{self._inbox}.{self._num_requests}")
+            await set_within(self._was_answered, _HASTY_TIMEOUT_S)
+        await subscription.drain()  # type: ignore[no-untyped-call]
 
     async def _pull(self, request: bytes) -> None:
         if self._was_refused:
@@ -122,6 +137,9 @@ class Puller:
         status = message.headers.get("Status") if message.headers else None
         if status is None:  # a job: what the server says itself has a status
             if self._closing:
+                self._num_late += 1
+                if self._num_late > 1:  # the first is the pull's
+                    self._was_answered.set()
                 await message.nak()
                 return
             self._jobs.put_nowait(message)
@@ -129,6 +147,7 @@ class Puller:
         elif status != _STATUS_HEARTBEAT and message.subject.endswith(f".{self._num_requests}"):
             self._is_outstanding = False
             self._was_refused = status not in _STATUS_ENDED
+            self._was_answered.set()
         self._expect_to_hear()
         self._heard.set()
 

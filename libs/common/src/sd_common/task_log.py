@@ -61,7 +61,7 @@ class TaskLog:
         tried again for as long as one that finds nobody, for those whose work would be lost."""
         self._js = client.jetstream(timeout=REQUEST_TIMEOUT_S)
         self._asks_leader = asks_leader
-        self._waits_for_room = waits_while_full
+        self._waits_while_full = waits_while_full
         self._reader = StreamReader(client, EVENTS)
         self._metrics = metrics or TaskMetrics()
         self._noted: OrderedDict[TaskRef, LoggedEvent] = OrderedDict()
@@ -86,7 +86,7 @@ class TaskLog:
         try:
             ack = await retried_while_away(
                 lambda: self._js.publish(ref.events, payload, stream=EVENTS, headers=dict(headers)),
-                waits_while_full=self._waits_for_room,
+                waits_while_full=self._waits_while_full,
             )
         except APIError as error:
             if error.err_code != _WRONG_LAST_SEQUENCE:

@@ -16,7 +16,7 @@ from sd_common.parameters import AnyParameters
 from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
-from sd_gateway.errors import IdempotencyKeyReused, InvalidInput, TooManyRequests, TooManyUnfinishedTasks
+from sd_gateway.errors import IdempotencyKeyReused, InvalidInput, Overloaded, TooManyRequests, TooManyUnfinishedTasks
 from sd_gateway.idempotency_keys import Claim, IdempotencyKeys
 from sd_gateway.submit import Submitter, bind_task
 
@@ -44,7 +44,7 @@ class IdempotentSubmitter:
             return ref
         try:
             await self._submitter.submit(ref, parameters, claim.record.blob_id)
-        except (InvalidInput, TooManyRequests, TooManyUnfinishedTasks, QueueFull):
+        except (InvalidInput, Overloaded, TooManyRequests, TooManyUnfinishedTasks, QueueFull):
             await self._release(claim)  # no `Unavailable`, a full store among them: an earlier try may have queued it
             raise
         return ref

@@ -17,7 +17,7 @@ from sd_common.blob_urls import blob_id_of, blob_url
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.parameters import AnyParameters
 from sd_common.pictures import PictureSettings, open_picture
-from sd_gateway.byte_budget import ByteBudget
+from sd_gateway.byte_budget import ByteBudget, Share
 from sd_gateway.errors import FieldError, InvalidInput
 from sd_gateway.remote_pictures import RemotePictures
 from sd_gateway.remote_urls import is_remote
@@ -54,9 +54,10 @@ class InputPictures:
         urls = {name: getattr(parameters, name) for name in _FIELDS if hasattr(parameters, name)}
         if not urls:
             return parameters
-        results = await asyncio.gather(
-            *(self._stored_url(url, holder) for url in urls.values()), return_exceptions=True
-        )
+        with self._budget.share(holder) as share:
+            results = await asyncio.gather(
+                *(self._stored_url(url, holder, share) for url in urls.values()), return_exceptions=True
+            )
         errors: list[FieldError] = []
         blob_urls: dict[str, str] = {}
         for name, result in zip(urls, results, strict=True):
@@ -83,7 +84,7 @@ class InputPictures:
         async with self._decoding:
             return (await uninterrupted(asyncio.to_thread(open_picture, data, self._limits))).content_type
 
-    async def _stored_url(self, url: str, holder: str) -> str:
+    async def _stored_url(self, url: str, holder: str, share: Share) -> str:
         if match := _DATA_URL.fullmatch(url):
             try:
                 data = base64.b64decode(match["base64"], validate=True)
@@ -94,8 +95,5 @@ class InputPictures:
             await self._blobs.check_exists(blob_id)
             return blob_url(self._base_url, blob_id)
         if is_remote(url):
-            with self._budget.share(holder) as share:
-                data = await self._remote.fetch(url, holder)  # those under way are few
-                share.take(len(data))
-                return await self.store(data)
+            return await self.store(await self._remote.fetch(url, holder, share.take))
         raise PictureError("Must be a blob URL of this service, an http or https URL, or a `data:image/…;base64,` URL")

@@ -18,7 +18,7 @@ from sd_gateway.unfinished_tasks import UnfinishedTasks
 _TIMEOUT_S = 2.0
 _RETRY_PAUSE_S = 0.2
 #: Seconds between two checks, however many ask: anybody may, and each takes one of the threads that read pictures. Who
-#: comes in between waits for the next, so that no answer is older than its request.
+#: comes in between waits for the next, and who comes during one has its result.
 _PAUSE_S = 0.5
 
 

@@ -98,11 +98,11 @@ class RemotePictures:
         await self._http.close()
         await self._resolver.close()
 
-    async def fetch(self, url: str, holder: str) -> bytes:
+    async def fetch(self, url: str, holder: str, admit: Callable[[int], None] = lambda num_bytes: None) -> bytes:
         """The bytes behind `url`, unchecked but for their number. Fetches of one `holder` are few at once.
 
-        Raises `PictureError` with a sentence for the client, `TooManyRequests`, and `Unavailable` while others' fetches
-        take all places.
+        `admit` is told how many bytes more come, before they are kept. Raises what it raises; `PictureError` with a
+        sentence for the client, `TooManyRequests`, and `Unavailable` while others' fetches take all places.
         """
         if self._hosts == "off":
             raise PictureError(
@@ -121,7 +121,7 @@ class RemotePictures:
             held.callback(self._places.release)
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await self._follow(checked)
+                    return await self._follow(checked, admit)
             except TimeoutError as error:
                 raise PictureError(f"The picture did not come within {self._timeout_s:g} s: {_UPLOAD}") from error
             except aiohttp.ClientConnectorError as error:
@@ -160,16 +160,16 @@ class RemotePictures:
             if not self._num_fetches[holder]:
                 del self._num_fetches[holder]
 
-    async def _follow(self, url: URL) -> bytes:
+    async def _follow(self, url: URL, admit: Callable[[int], None]) -> bytes:
         for _ in range(_MAX_REDIRECTS + 1):
             async with self._http.get(url, allow_redirects=False) as response:
                 if response.status not in _REDIRECTS:
-                    return await self._read(response)
+                    return await self._read(response, admit)
                 location = response.headers.get("Location", "")
             url = check_remote_url(str(url.join(URL(location))), self._hosts, self._reach.ports)
         raise PictureError(f"The URL leads on more than {_MAX_REDIRECTS} times: {_UPLOAD}")
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, admit: Callable[[int], None]) -> bytes:
         if response.status != 200:
             raise PictureError(f"The host answered {response.status}, and with no picture: {_UPLOAD}")
         if response.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
@@ -179,6 +179,7 @@ class RemotePictures:
             raise too_large
         data = bytearray()
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            admit(len(chunk))
             data += chunk
             if len(data) > self._max_bytes:
                 raise too_large

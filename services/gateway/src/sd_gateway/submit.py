@@ -59,8 +59,8 @@ class Submitter:
         """Queue the task, with its picture to go to `blob_id` where that was chosen before. When this returns, the task
         ends in exactly one terminal event.
 
-        Raises `InvalidInput`, `TooManyRequests`, `TooManyUnfinishedTasks`, `QueueFull`: nothing is queued then; and
-        `Unavailable`.
+        Raises `InvalidInput`, `Overloaded`, `TooManyRequests`, `TooManyUnfinishedTasks`, `QueueFull`: nothing is queued
+        then; and `Unavailable`.
         """
         default_model = self._settings.default_model
         if default_model is not None and "model" not in parameters.model_fields_set:

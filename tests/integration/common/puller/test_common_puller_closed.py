@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from integration.common.makers import new_job, until
+from integration.common.makers import KEY, new_job, until
 from integration.common.puller.jobs_in_hand import (
     SOON_S,
     OpenPuller,
@@ -18,8 +18,10 @@ from integration.common.puller.jobs_in_hand import (
 
 from sd_common.job_queue import JobQueue
 from sd_common.nats_client import NatsClient
-from sd_common.streams import DEFAULT_ACK_WAIT_S
-from support.servers import NatsServer
+from sd_common.puller import Puller
+from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS
+from support.connections import connected
+from support.servers import NatsServer, nats_settings_of
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -60,6 +62,26 @@ async def test_a_job_that_meets_the_close_goes_to_somebody_else(open_puller: Ope
             await message.ack_sync()
             await publishing
     await successor.close()
+
+
+async def test_no_job_goes_to_a_puller_that_closes_as_soon_as_it_has_pulled(
+    queue: JobQueue, nats_server: NatsServer
+) -> None:
+    """Its user has an account of its own, as a worker's has."""
+    async with connected(nats_settings_of(nats_server, "worker")) as client, asyncio.timeout(DEFAULT_ACK_WAIT_S / 2):
+        for _ in range(200):
+            puller, successor = Puller(client, JOBS, KEY), Puller(client, JOBS, KEY)
+            await puller.start()
+            assert await puller.next(0) is None
+            await puller.close()
+            job = new_job()
+            await queue.publish(job)
+            await successor.start()
+            message = await successor.next(SOON_S)
+            assert task_id(message) == job.task_id
+            assert message is not None
+            await message.ack_sync()
+            await successor.close()
 
 
 async def test_a_closed_puller_leaves_no_pull_behind(open_puller: OpenPuller, nats_client: NatsClient) -> None:
