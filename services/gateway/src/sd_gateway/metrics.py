@@ -37,7 +37,8 @@ class GatewayMetrics:
         )
         self._request_seconds = Histogram(
             "sd_http_request_seconds",
-            "How long answers took, but for websockets. Requests that wait for a picture are among them.",
+            "How long answers took, but for websockets; of pictures, with the time that the client took for them. "
+            "Requests that wait for a picture are among them.",
             ["route"],
             buckets=LONG_S,
             registry=registry,
