@@ -9,7 +9,7 @@ ContractError
 ├── SequenceConflict       somebody appended to the task first (NATS error 10071)
 ├── QueueFull              a model's queue is at its cap
 ├── Unavailable            a part (NATS, S3, auth) does not answer
-│   └── StoreFull             a part has no room left to store anything
+│   └── StoreFull          a part has no room left to store anything
 ├── BlobNotFound           no blob has this id
 ├── BlobTaken              another picture has this id
 ├── ModelNotAllowed        a model that the operator does not allow
