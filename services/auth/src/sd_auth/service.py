@@ -112,15 +112,16 @@ class AuthService:
         subject = f"{SERVICE_NAME}.{name}"
         with continued_trace(request.headers), span(subject, SpanKind.SERVER, called(subject)) as current:
             code, answer = await self._answer(operation, request.data)
+            is_failure = code is not None and code.startswith("5")
             try:
                 if code is None:
                     await request.respond(answer.encode())
                 else:
                     await request.respond_error(code, answer)
-                outcome = "ok" if code is None else "failed" if code.startswith("5") else "refused"
+                outcome = "ok" if code is None else "failed" if is_failure else "refused"
             except (nats.errors.Error, ValueError):  # disconnected, or the request names no reply subject
                 outcome = "unanswered"
-            if code is not None and code.startswith("5"):
+            if is_failure:
                 current.set_attribute("error.type", code)
                 current.set_status(StatusCode.ERROR)
             seconds = time.perf_counter() - started_at

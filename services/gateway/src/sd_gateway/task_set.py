@@ -13,8 +13,8 @@ class TaskSet:
 
     def __init__(self) -> None:
         self._of_holder: defaultdict[str, set[TaskRef]] = defaultdict(set)
-        #: By user and task id; of two sessions' tasks with the same id, the one that came later.
-        self._by_id: dict[tuple[str, str], TaskRef] = {}
+        #: By user and task id, in the order in which they came: tasks of several sessions may have the same id.
+        self._by_id: defaultdict[tuple[str, str], dict[TaskRef, None]] = defaultdict(dict)
 
     def __len__(self) -> int:
         """Any thread may ask."""
@@ -28,12 +28,12 @@ class TaskSet:
         return self._of_holder.get(holder, frozenset())
 
     def find(self, user: str, task_id: str) -> TaskRef | None:
-        """The user's task of this id, whichever session it belongs to."""
-        return self._by_id.get((user, task_id))
+        """The user's task of this id, whichever session it belongs to: of several, the one that came last."""
+        return next(reversed(self._by_id.get((user, task_id), {})), None)
 
     def add(self, ref: TaskRef) -> None:
         self._of_holder[holder_of(ref)].add(ref)
-        self._by_id[ref.user, ref.task_id] = ref
+        self._by_id[ref.user, ref.task_id][ref] = None
 
     def discard(self, ref: TaskRef) -> None:
         """Take out a task, if it is there."""
@@ -42,8 +42,11 @@ class TaskSet:
             self._of_holder[holder].discard(ref)
             if not self._of_holder[holder]:
                 del self._of_holder[holder]
-        if self._by_id.get((ref.user, ref.task_id)) == ref:
-            del self._by_id[ref.user, ref.task_id]
+        key = ref.user, ref.task_id
+        if key in self._by_id:
+            self._by_id[key].pop(ref, None)
+            if not self._by_id[key]:
+                del self._by_id[key]
 
 
 def holder_of(ref: TaskRef) -> str:
