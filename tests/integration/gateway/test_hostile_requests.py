@@ -71,6 +71,17 @@ async def test_a_file_that_is_not_there_is_a_problem(client: Client, path: str) 
     assert b"application/problem+json" in answer
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/nothing"])
+async def test_what_nobody_can_expect_is_a_problem(client: Client, path: str) -> None:
+    with capture_logs() as lines:
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nExpect: a-miracle\r\n\r\n".encode()
+        answer = await raw_answer(client.base_url, request)
+    assert answer.startswith(b"HTTP/1.1 417 ")
+    assert b"application/problem+json" in answer
+    assert b"nosniff" in answer
+    assert [line["status"] for line in lines if line["event"] == "bad_request_refused"] == [417]
+
+
 @pytest.mark.parametrize("is_served", [True, False], ids=["served", "in the handshake"])
 async def test_a_websocket_client_that_vanishes_is_no_failure_and_no_slow_answer(
     client: Client, gateway: tuple[GatewayApp, str], is_served: bool

@@ -1,12 +1,13 @@
-"""aiohttp's runner, with requests that are not HTTP answered as problems too.
+"""aiohttp's runner, with requests that are not HTTP, or expect what nobody does, answered as problems too.
 
-aiohttp answers those itself, before any middleware: in plain text, and with a traceback in the log that quotes the
-request line, where a token may stand.
+aiohttp answers those itself, before any middleware: in plain text, and the former with a traceback in the log that
+quotes the request line, where a token may stand.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from sd_gateway.http.connections import ConnectionsOfAddresses
 from sd_gateway.http.problems import CONTENT_TYPE, create_problem
 
 log = structlog.get_logger(__name__)
+
+_Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 #: Bytes of a request line and of a header: prompts, and small pictures as data URLs, fit into a GET.
 MAX_LINE_BYTES = 256 * 1024
@@ -47,6 +50,7 @@ class GatewayRunner(web.AppRunner):
         server.__class__ = _Server  # aiohttp has no parameter for the class of its connections
         assert isinstance(server, _Server)
         server.of_addresses = self._connections
+        server.request_handler = _with_expectations_refused(server.request_handler)
         return server
 
 
@@ -123,8 +127,26 @@ class _Connection(RequestHandler):
             if status < HTTPStatus.INTERNAL_SERVER_ERROR
             else "Something went wrong here; the operator's log tells what"
         )
-        body = create_problem(HTTPStatus(status), detail).model_dump_json(exclude_none=True).encode()
-        headers = {hdrs.X_CONTENT_TYPE_OPTIONS: "nosniff"}  # none are added to what never reached the application
-        response = web.Response(status=status, body=body, content_type=CONTENT_TYPE, headers=headers)
+        response = _problem(HTTPStatus(status), detail)
+        # None are added to what never reached the application.
+        response.headers[hdrs.X_CONTENT_TYPE_OPTIONS] = "nosniff"
         response.force_close()
         return response
+
+
+def _with_expectations_refused(handler: _Handler) -> _Handler:
+    """The handler, with a problem for what `Expect` asks for and nobody does."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPExpectationFailed as error:
+            log.warning("bad_request_refused", status=error.status, error=type(error).__name__)
+            return _problem(HTTPStatus.EXPECTATION_FAILED, "Nothing but 100-continue may be expected: leave Expect out")
+
+    return handle
+
+
+def _problem(status: HTTPStatus, detail: str) -> web.Response:
+    body = create_problem(status, detail).model_dump_json(exclude_none=True).encode()
+    return web.Response(status=status, body=body, content_type=CONTENT_TYPE)
