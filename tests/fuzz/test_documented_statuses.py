@@ -17,6 +17,8 @@ import requests
 from fuzz.conftest import LIMITS, MAX_UPLOAD_BYTES, PICTURE, png
 from fuzz.document import check_answer, documented_statuses, load_document
 from sd_common.auth_messages import PUBLIC_USER
+from sd_common.blob_ids import new_blob_id
+from sd_common.blob_store import BlobStore
 from sd_common.events import AbortedEvent
 from sd_common.nats_client import connect
 from sd_common.task_log import TaskLog
@@ -25,6 +27,8 @@ from support.servers import nats_settings_of
 
 _DOCUMENT = load_document()
 _PATIENCE_S = 60.0
+#: More than the buffers of a connection's two ends take.
+_UNTAKEN_BYTES = 12 * 2**20
 #: Nobody listens there.
 _NOWHERE = "127.0.0.1:1"
 _RATES = ("SIGN_UP_RATE", "LOG_IN_RATE", "PUBLIC_TOKEN_RATE", "REQUEST_RATE")
@@ -164,12 +168,29 @@ def _wrong(asker: Asker) -> requests.Response:
 
 
 def _too_often(asker: Asker) -> requests.Response:
+    if "{blob_id}" in asker.path:
+        return _too_much_held(asker)
     if asker.token:
         while asker.send("GET", "/models", "strict").status_code == 200:
             pass
     else:
         asker.ask("strict")
     return asker.ask("strict")
+
+
+def _too_much_held(asker: Asker) -> requests.Response:
+    """While an answer of which nothing is taken has more bytes than those of one address may have together."""
+    blob_id = new_blob_id()
+
+    async def put() -> None:
+        async with BlobStore(asker.deployment.minio) as blobs:
+            await blobs.put(blob_id, bytes(_UNTAKEN_BYTES), "image/png")
+
+    asyncio.run(put())
+    asker.path = f"/blob/{blob_id}"
+    with asker.ask(stream=True) as held:
+        assert held.status_code == 200
+        return asker.ask()
 
 
 def _failed(asker: Asker) -> requests.Response:

@@ -35,6 +35,7 @@ class Deployment:
     ) -> None:
         self._directory = directory
         self.nats = nats
+        self.minio = minio
         self._model_dir = model_dir
         self._secret_key = secrets.token_hex(32)
         self._ports: dict[str, int] = {}

@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NoReturn
 
 import pytest
 from integration.common.makers import new_bucket_name, new_ref
@@ -63,6 +64,58 @@ async def test_a_task_overwrites_no_other_picture(of: TaskRef | None, blob_store
     with pytest.raises(BlobTaken, match=blob_id):
         await blob_store.put_made(blob_id, b"second", "image/png", TaskRef("alice", "s", "task"))
     assert (await blob_store.get(blob_id)).data == b"first"
+
+
+async def test_bytes_are_admitted_before_they_are_read(blob_store: BlobStore) -> None:
+    blob_id, data = new_blob_id(), os.urandom(200_000)
+    await blob_store.put(blob_id, data, "image/png")
+    admitted: list[int] = []
+    assert (await blob_store.get(blob_id, admitted.append)).data == data
+    assert admitted == [len(data)]
+
+    def refuse(num_bytes: int) -> NoReturn:
+        raise MemoryError(num_bytes)
+
+    with pytest.raises(MemoryError):
+        await blob_store.get(blob_id, refuse)
+
+
+async def test_of_a_blob_that_is_known_no_bytes_are_read(blob_store: BlobStore) -> None:
+    blob_id, data = new_blob_id(), os.urandom(200_000)
+    await blob_store.put(blob_id, data, "image/png")
+    admitted: list[int] = []
+    etag = hashlib.md5(data).hexdigest()
+    for _ in range(20):  # more often than there are connections
+        known = await blob_store.get(blob_id, admitted.append, lambda told: told == etag)
+        assert known == Blob(b"", "image/png", etag)
+    assert admitted == []
+    assert (await blob_store.get(blob_id, admitted.append, lambda told: told != etag)).data == data
+
+
+class _ServerWithoutLengths(BaseHTTPRequestHandler):
+    """Says by the end of the connection where the end of a picture is, as no S3 server known to us does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(bytes(200_000))
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+async def test_bytes_that_come_without_their_number_are_admitted_as_they_come(minio_settings: MinioSettings) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _ServerWithoutLengths) as server:
+        threading.Thread(target=server.serve_forever).start()
+        settings = minio_settings.model_copy(update={"minio_endpoint": f"127.0.0.1:{server.server_port}"})
+        admitted: list[int] = []
+        try:
+            async with BlobStore(settings) as blobs:
+                assert (await blobs.get(new_blob_id(), admitted.append)).data == bytes(200_000)
+        finally:
+            server.shutdown()
+    assert sum(admitted) == 200_000
+    assert max(admitted) <= 64 * 1024
 
 
 async def test_a_blob_that_is_not_there_is_told(blob_store: BlobStore) -> None:

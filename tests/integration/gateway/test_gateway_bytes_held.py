@@ -65,9 +65,9 @@ async def _asked_and_not_read(url: str, path: str, headers: dict[str, str]) -> A
 
 
 async def _status_once_free(ask: Callable[[], Any]) -> int:
-    """The status once it is another than 503."""
+    """The status once it is another than 429."""
     async with asyncio.timeout(PATIENCE_S):
-        while (status := (await ask()).status) == 503:  # noqa: ASYNC110 - the gateway notices that clients have gone
+        while (status := (await ask()).status) == 429:  # noqa: ASYNC110 - the gateway notices that clients have gone
             await asyncio.sleep(0.05)
     return int(status)
 
@@ -85,7 +85,7 @@ async def test_answers_that_nobody_takes_hold_a_bounded_part_of_the_memory(
             for _ in range(3):
                 await slow.enter_async_context(_asked_and_not_read(url, blob_path, _ONE))
             refused = await client.get(blob_path, headers=_ONE)
-            assert refused.status == 503
+            assert refused.status == 429
             assert int(refused.headers["Retry-After"]) > 0
             assert refused.json["detail"].startswith("The answers of yours under way have as many bytes as may be held")
             for _ in range(3):
@@ -95,6 +95,24 @@ async def test_answers_that_nobody_takes_hold_a_bounded_part_of_the_memory(
             assert refused.json["detail"].startswith("The answers under way have as many bytes as may be held at once")
             assert (await client.get("/healthz", headers=_ONE)).status == 200
         assert await _status_once_free(lambda: client.get(blob_path, headers=_ONE)) == 200
+
+
+async def test_what_holds_no_bytes_of_its_own_is_answered_though_answers_hold_all(
+    start_gateway: StartGateway, blob_path: str
+) -> None:
+    app, url = await start_gateway()
+    async with Client(url) as client:
+        etag = (await client.get(blob_path)).headers["ETag"]
+        with app._parts.answer_bytes.share("127.0.0.1") as share:
+            share.take(10 * 2**30)  # one that is alone may
+            assert (await client.get(blob_path)).status == 429
+            assert (await client.get(blob_path, headers={"If-None-Match": '"another"'})).status == 429
+            for known in (etag, f'"another", W/{etag}', "*"):
+                not_modified = await client.get(blob_path, headers={"If-None-Match": known})
+                assert (not_modified.status, not_modified.headers["ETag"]) == (304, etag)
+            document = await client.get("/openapi.json")
+            assert document.status == 200
+            assert len(document.body) > FREE_BYTES
 
 
 async def _cut_off(reader: asyncio.StreamReader) -> int:
@@ -208,12 +226,12 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
         for each in (client, other):
             await each.take_public_token()
 
-        async def refusal(token: str | None, address: dict[str, str]) -> str:
+        async def refusal(token: str | None, address: dict[str, str], status: int) -> str:
             async with _begun(url, token, address, path, content_type, begin(2_000_000)) as reader:
                 async with asyncio.timeout(PATIENCE_S):
                     head = await reader.readuntil(b"\r\n\r\n")
                     detail = json.loads(await reader.readuntil(b"}"))["detail"]
-                assert head.startswith(b"HTTP/1.1 503 ")
+                assert head.startswith(f"HTTP/1.1 {status} ".encode())
                 assert b"\r\nRetry-After: " in head
                 return str(detail)
 
@@ -226,8 +244,8 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
 
         await hold(client.token, _ONE)
         of_yours = "The bodies of requests of yours under way have as many bytes"
-        assert (await refusal(client.token, _ANOTHER)).startswith(of_yours)
-        assert (await refusal(other.token, _ONE)).startswith(of_yours)
+        assert (await refusal(client.token, _ANOTHER, 429)).startswith(of_yours)
+        assert (await refusal(other.token, _ONE, 429)).startswith(of_yours)
         await client.submit(**_TASK)  # a small one is taken
         await hold(other.token, _ANOTHER)
         third = await slow.enter_async_context(Client(url))
@@ -236,7 +254,8 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
         fourth = await slow.enter_async_context(Client(url))
         await fourth.take_public_token()
         address = {"X-Forwarded-For": "192.0.2.4"}
-        assert (await refusal(fourth.token, address)).startswith("The bodies of requests under way have as many bytes")
+        of_all = "The bodies of requests under way have as many bytes"
+        assert (await refusal(fourth.token, address, 503)).startswith(of_all)
         await fourth.submit(**_TASK)
         await slow.aclose()
         async with asyncio.timeout(PATIENCE_S):

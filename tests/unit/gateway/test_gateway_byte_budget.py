@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sd_gateway.byte_budget import FREE_BYTES, ByteBudget
-from sd_gateway.errors import Overloaded
+from sd_gateway.errors import Overloaded, TooManyRequests
 
 _MIB = 2**20
 _OF_OTHERS = r"^The bodies under way have as many bytes as may be held at once: try again"
@@ -16,7 +16,7 @@ def test_a_holder_has_half_and_all_have_the_whole() -> None:
     budget = ByteBudget(4 * _MIB, "bodies")
     with budget.share("alice") as first, budget.share("bob") as second, budget.share("carol") as third:
         first.take(FREE_BYTES + 2 * _MIB)
-        with budget.share("alice") as another, pytest.raises(Overloaded, match=_OF_YOURS):
+        with budget.share("alice") as another, pytest.raises(TooManyRequests, match=_OF_YOURS):
             another.take(FREE_BYTES + 1)
         second.take(FREE_BYTES + 2 * _MIB)
         with pytest.raises(Overloaded, match=_OF_OTHERS):
@@ -29,7 +29,7 @@ def test_another_name_at_the_same_address_brings_no_more() -> None:
     budget = ByteBudget(4 * _MIB, "bodies")
     with budget.share("alice", "192.0.2.1") as first, budget.share("bob", "192.0.2.1") as second:
         first.take(FREE_BYTES + 2 * _MIB)
-        with pytest.raises(Overloaded, match=_OF_YOURS):
+        with pytest.raises(TooManyRequests, match=_OF_YOURS):
             second.take(FREE_BYTES + 1)
         with budget.share("bob", "192.0.2.2") as elsewhere:
             elsewhere.take(FREE_BYTES + 1)

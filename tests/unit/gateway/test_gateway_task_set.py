@@ -15,10 +15,10 @@ def test_of_tasks_with_the_same_id_the_one_that_came_last_and_is_still_there_is_
     tasks.add(_HERE)  # an event of it, and it came first still
     found = []
     for _ in range(3):
-        ref = tasks.find("alice", "invoice-17")
-        assert ref is not None
-        found.append(ref)
-        tasks.discard(ref)
+        last = tasks.find("alice", "invoice-17")
+        assert last is not None
+        found.append(last)
+        tasks.discard(last)
     assert found == [_ELSEWHERE, _THERE, _HERE]
     assert tasks.find("alice", "invoice-17") is None
 

@@ -11,6 +11,7 @@ from typing import Self
 
 from minio import Minio
 from minio.error import S3Error
+from urllib3 import BaseHTTPResponse
 
 from sd_common.errors import BlobNotFound, BlobTaken, Unavailable
 from sd_common.metrics import S3Metrics
@@ -19,6 +20,8 @@ from sd_common.subjects import TaskRef
 
 #: Of a picture that was made, among its metadata: the task that made it.
 _MADE_BY = "made-by"
+#: Read at once of what comes without its length.
+_PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -81,20 +84,25 @@ class BlobStore:
 
         await self._s3.call("put", put_made)
 
-    async def get(self, blob_id: str, admit: Callable[[int], None] | None = None) -> Blob:
-        """The blob, or `BlobNotFound`. `admit` is told how many bytes it has, in a thread, and raises where they are
-        not to be read."""
+    async def get(
+        self,
+        blob_id: str,
+        admit: Callable[[int], None] = lambda num_bytes: None,
+        is_known: Callable[[str], bool] = lambda etag: False,
+    ) -> Blob:
+        """The blob, or `BlobNotFound`. Both are called in a thread: `admit` is told how many bytes are read next, and
+        raises where they are not to be; `is_known` is told the ETag, and where it says so none are read, and the data
+        is empty."""
 
         def get(minio: Minio) -> Blob:
             with _missing_told(blob_id):
                 response = minio.get_object(self._bucket, blob_id)
             try:
-                if admit is not None:
-                    admit(int(response.headers.get("Content-Length", 0)))
+                etag = response.headers.get("ETag", "").strip('"')
                 return Blob(
-                    data=response.read(),
+                    data=b"" if is_known(etag) else _read(response, admit),
                     content_type=response.headers.get("Content-Type", "application/octet-stream"),
-                    etag=response.headers.get("ETag", "").strip('"'),
+                    etag=etag,
                 )
             finally:
                 response.close()
@@ -119,6 +127,20 @@ class BlobStore:
                 raise Unavailable(PART)
 
         await self._s3.call("check_available", check)
+
+
+def _read(response: BaseHTTPResponse, admit: Callable[[int], None]) -> bytes:
+    """The body, admitted as a whole before any of it is read, or as it comes where the server does not say how many
+    bytes it has."""
+    num_bytes = response.headers.get("Content-Length")
+    if num_bytes is not None:
+        admit(int(num_bytes))
+        return response.read()
+    data = bytearray()
+    while piece := response.read(_PIECE_BYTES):
+        admit(len(piece))
+        data += piece
+    return bytes(data)
 
 
 @contextlib.contextmanager

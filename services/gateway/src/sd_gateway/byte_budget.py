@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sd_gateway.errors import Overloaded
+from sd_gateway.errors import Overloaded, TooManyRequests
 
 #: Of each request, so many bytes do not count: what is small is never refused. A connection holds as much anyway.
 FREE_BYTES = 64 * 1024
@@ -42,21 +42,22 @@ class ByteBudget:
         with self._lock:
             if share.is_over:
                 raise Overloaded(f"The {self._what} had its time: try again")
-            for holder in share.holders:
-                self._check(share, num_bytes, self._of_holder[holder], self._max_bytes // 2, "of yours ")
-            self._check(share, num_bytes, self.num_bytes, self._max_bytes, "")
+            # Its client's own doing: no status of which operators are alerted.
+            max_of_holder = self._max_bytes // 2
+            if any(_is_full(share, num_bytes, self._of_holder[holder], max_of_holder) for holder in share.holders):
+                raise TooManyRequests(self._sentence("of yours "))
+            if _is_full(share, num_bytes, self.num_bytes, self._max_bytes):
+                raise Overloaded(self._sentence(""))
             share.num_bytes += num_bytes
             self.num_bytes += num_bytes
             for holder in share.holders:
                 self._of_holder[holder] += num_bytes
 
-    def _check(self, share: Share, num_bytes: int, num_held: int, max_bytes: int, whose: str) -> None:
-        # One that is alone has limits of its own, and would be refused for ever.
-        if num_held + num_bytes > max_bytes and num_held > share.num_bytes:
-            raise Overloaded(
-                f"The {self._what} {whose}under way have as many bytes as may be held at once: try again when some of "
-                "them have ended"
-            )
+    def _sentence(self, whose: str) -> str:
+        return (
+            f"The {self._what} {whose}under way have as many bytes as may be held at once: try again when some of them "
+            "have ended"
+        )
 
     def _give_back(self, share: Share) -> None:
         with self._lock:
@@ -79,8 +80,15 @@ class Share:
         self.is_over = False
 
     def take(self, num_bytes: int) -> None:
-        """Hold so many bytes more. Raises `Overloaded` where there is no room for them."""
+        """Hold so many bytes more. Raises `TooManyRequests` where one of the holders has no room for them, and
+        `Overloaded` where all together have none."""
         num_free = min(num_bytes, self._num_free)
         self._num_free -= num_free
         if num_bytes > num_free:
             self._budget._take(self, num_bytes - num_free)
+
+
+def _is_full(share: Share, num_bytes: int, num_held: int, max_bytes: int) -> bool:
+    """Whether `num_held` bytes leave no room for more of the share's. One that is alone has limits of its own, and
+    would be refused for ever."""
+    return num_held + num_bytes > max_bytes and num_held > share.num_bytes

@@ -31,7 +31,8 @@ async def read_json(
     request: web.Request, adapter: TypeAdapter[T], max_bytes: int | None = None, share: Share | None = None
 ) -> T:
     """The JSON body, whose bytes `share` holds: needed for those that may be large. Raises `UnsupportedBody`,
-    `MalformedBody`, `InvalidInput`, `Overloaded`, and `BodyTooLarge` beyond `max_bytes` or the limit of all bodies."""
+    `MalformedBody`, `InvalidInput`, what `Share.take` does, and `BodyTooLarge` beyond `max_bytes` or the limit of all
+    bodies."""
     if request.content_type not in ("application/json", "application/octet-stream"):  # the latter: no type given
         raise UnsupportedBody(f"The body must be application/json, not {request.content_type}")
     async with in_time():

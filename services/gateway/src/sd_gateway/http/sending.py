@@ -25,7 +25,7 @@ _PIECE_BYTES = 128 * 1024
 
 @web.middleware
 async def sending_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Send what is not small, unless the handler has done so. Raises `Overloaded` where there is no room for it."""
+    """Send what is not small, unless the handler has done so. Raises what `Share.take` does."""
     response = await handler(request)
     if not isinstance(response, web.Response) or response.prepared:
         return response

@@ -17,7 +17,7 @@ BLOB_FIELD = "blob_data"
 
 async def read_upload(request: web.Request, max_bytes: int, share: Share) -> bytes:
     """The file of a multipart form's `blob_data`, whose bytes `share` holds. Raises `UnsupportedBody`, `MalformedBody`,
-    `BodyTooLarge`, `InvalidInput`, `Overloaded`."""
+    `BodyTooLarge`, `InvalidInput`, and what `Share.take` does."""
     if request.content_type != "multipart/form-data":
         raise UnsupportedBody(f"The body must be multipart/form-data, not {request.content_type}")
     try:
