@@ -28,8 +28,8 @@ from sd_common.parameters import Txt2ImgParameters
 from sd_common.provision import provision_streams
 from sd_common.streams import StreamSettings
 from sd_common.subjects import TaskRef
-from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.jobs import num_jobs
+from support.publisher import PUBLISHER, strict_nats_server
 from support.servers import NatsServer, nats_settings_of
 
 
@@ -74,7 +74,7 @@ async def test_a_task_is_followed_to_its_picture(
     assert Image.open(io.BytesIO((await blob_store.get(blob_id)).data)).size == (64, 64)
 
 
-async def test_a_picture_goes_where_the_service_wants_it(jobs: JobClient, start_worker: StartWorker) -> None:
+async def test_a_picture_goes_where_the_publisher_wants_it(jobs: JobClient, start_worker: StartWorker) -> None:
     await start_worker()
     blob_id = new_blob_id()
     ref = await jobs.submit(_parameters(), task_id="mine", blob_id=blob_id)
@@ -174,7 +174,7 @@ async def test_a_queued_task_is_cancelled_at_once_and_dropped_by_the_worker_that
 async def test_a_task_that_is_cancelled_before_it_is_submitted_is_not_run(
     jobs: JobClient, start_worker: StartWorker, tasks: Tasks
 ) -> None:
-    """As by another process of the service, which knows the ids."""
+    """As by another process of the publisher, which knows the ids."""
     await jobs.cancel(TaskRef(PUBLISHER, "jobs", "mine"))
     await jobs.submit(_parameters(), task_id="mine")
     await start_worker()
@@ -217,7 +217,7 @@ async def test_a_submission_during_a_restart_of_nats_is_one_job(
     await jobs.wait(ref, PATIENCE_S)
 
 
-async def test_a_service_whose_connection_is_closed_is_told(jobs: JobClient, publisher: NatsClient) -> None:
+async def test_a_publisher_whose_connection_is_closed_is_told(jobs: JobClient, publisher: NatsClient) -> None:
     await publisher.shut()
     with pytest.raises(Unavailable):
         await jobs.submit(_parameters())

@@ -38,7 +38,7 @@ class _FullPass:
     num_rows_of: dict[int, int] = field(default_factory=dict)
 
 
-#: Samples by what they take up. What one takes of a pass is multiplied by their number: added up one by one, it would be
+#: Samples by what they take up. What one takes of a pass is multiplied by their number: added up one by one it would be
 #: rounded, and a full pass not be full.
 _Samples = dict[Room, set[Hashable]]
 
