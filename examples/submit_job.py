@@ -1,7 +1,7 @@
 """A publisher: submits a job straight to NATS, without a gateway, and follows it to its picture.
 
 make run                                     # in another terminal
-set -a; . data/publisher.env; set +a         # NATS_URL, with the user name and password of an internal publisher
+set -a; . data/publisher.env; set +a         # NATS_URL, with the user name and password of a publisher
 .venv/bin/python examples/submit_job.py "a big red star on a white background"
 """
 

@@ -66,9 +66,9 @@ def test_every_subject_of_a_stream_is_a_channel() -> None:
     assert {pattern.partition(".")[0] for pattern in patterns} <= prefixes
 
 
-def test_an_internal_service_may_do_what_it_has_rights_for_and_no_more() -> None:
-    sent = {channel.address for channel in CHANNELS if "internal_service" in channel.senders}
-    received = {channel.address for channel in CHANNELS if "internal_service" in channel.receivers}
+def test_a_publisher_may_do_what_it_has_rights_for_and_no_more() -> None:
+    sent = {channel.address for channel in CHANNELS if "publisher" in channel.senders}
+    received = {channel.address for channel in CHANNELS if "publisher" in channel.receivers}
     task = "{user}.{session}.{task_id}"
     assert sent == {"jobs.{model_key}", f"events.{task}", "cancels.{task_id}"}
     assert received == {f"feed.{task}", f"progress.{task}"}

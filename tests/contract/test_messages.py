@@ -1,4 +1,4 @@
-"""Messages on NATS against golden files: other versions of the services, and internal publishers, rely on them.
+"""Messages on NATS against golden files: other versions of the services, and publishers, rely on them.
 
 A change of a golden file is a change of the contract. Version 1 may gain optional fields, nothing else.
 """

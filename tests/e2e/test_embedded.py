@@ -127,7 +127,7 @@ def test_a_directory_that_was_readable_by_others_is_no_longer(tmp_path: Path) ->
         make_private(tmp_path / "file")
 
 
-async def test_a_program_on_this_machine_queues_jobs_as_an_internal_publisher(stack: EmbeddedStack) -> None:
+async def test_a_program_on_this_machine_queues_jobs_as_a_publisher(stack: EmbeddedStack) -> None:
     name, _, url = (stack.directory / "data" / "publisher.env").read_text().strip().partition("=")
     assert name == "NATS_URL"
     client = await connect(NatsSettings(_env_file=None, nats_url=SecretStr(url)), "test")

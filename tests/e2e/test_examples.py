@@ -43,7 +43,7 @@ def publisher_env(stack: EmbeddedStack) -> dict[str, str]:
     return {"NATS_URL": f"nats://internal:any@{address}"}
 
 
-async def test_an_internal_service_gets_a_picture(publisher_env: dict[str, str], client: Client) -> None:
+async def test_a_publisher_gets_a_picture(publisher_env: dict[str, str], client: Client) -> None:
     status, lines = await _run(publisher_env, "submit_job.py", _STAR)
     assert status == 0, lines
     assert lines[0].startswith("task ")
@@ -51,7 +51,7 @@ async def test_an_internal_service_gets_a_picture(publisher_env: dict[str, str],
     assert (await client.picture(lines[-1].removeprefix("picture "))).size == (192, 192)
 
 
-async def test_an_internal_service_that_is_not_let_in_is_told_what_to_do() -> None:
+async def test_a_publisher_that_is_not_let_in_is_told_what_to_do() -> None:
     status, lines = await _run({"NATS_URL": "nats://127.0.0.1:1"}, "submit_job.py", _STAR)
     assert status == 1
     assert "data/publisher.env" in lines[-1]

@@ -75,7 +75,7 @@ async def test_of_a_start_and_an_abort_at_once_one_lands(cluster_clients: list[N
         assert sum(isinstance(result, SequenceConflict | TaskEnded) for result in results) == 1, results
 
 
-async def test_internal_services_follow_tasks_at_other_nodes_to_their_end(cluster_clients: list[NatsClient]) -> None:
+async def test_publishers_follow_tasks_at_other_nodes_to_their_end(cluster_clients: list[NatsClient]) -> None:
     clients = [JobClient(client, user="service") for client in cluster_clients]
     log = TaskLog(cluster_clients[0])
 

@@ -23,7 +23,7 @@ from support.connections import is_let_in
 from support.servers import AMONG_THE_STREAMS, TESTER, NatsServerWithUsers, nats_server_with_users
 
 P, G, A, W = (service.name for service in SERVICES)
-#: Internal publishers.
+#: Publishers.
 I, O = "internal", "other"  # noqa: E741
 USERS = (P, G, A, W, I, O)
 _VIOLATION = re.compile(r'for (subscription|publish) to "(.*)"')  # nats-py tells it in lower case

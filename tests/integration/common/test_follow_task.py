@@ -18,8 +18,8 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.nats_settings import NatsSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
-from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.nats_proxy import NatsProxy
+from support.publisher import PUBLISHER, strict_nats_server
 from support.servers import NatsServer, nats_settings_of
 
 pytestmark = pytest.mark.usefixtures("quick_retries")

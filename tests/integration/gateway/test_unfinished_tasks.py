@@ -143,7 +143,7 @@ async def test_each_user_has_a_count_of_their_own(unfinished: UnfinishedTasks, n
 async def test_tasks_of_several_sessions_with_the_same_id_count_each(
     unfinished: UnfinishedTasks, nats_client: NatsClient
 ) -> None:
-    """As those of an internal service may be called."""
+    """As those of a publisher may be called."""
     here, there = TaskRef("alice", "here", "invoice-17"), TaskRef("alice", "there", "invoice-17")
     sequences = [await _submit(nats_client, ref) for ref in (here, there)]
     await _until(lambda: unfinished.count("alice") == 2)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks
+from nats.aio.msg import Msg
 from PIL import Image
 from pydantic import SecretStr
 
@@ -17,7 +20,7 @@ from sd_common.blob_ids import new_blob_id
 from sd_common.blob_store import BlobStore
 from sd_common.blob_urls import blob_id_of
 from sd_common.errors import EndOfLaterVersion, QueueFull, SubjectError, TaskAborted, Unavailable
-from sd_common.events import AbortedEvent, ProgressEvent
+from sd_common.events import AbortedEvent, ProgressEvent, StartedEvent
 from sd_common.job_client import JobClient
 from sd_common.nats_client import NatsClient, connect
 from sd_common.nats_settings import NatsSettings
@@ -25,8 +28,8 @@ from sd_common.parameters import Txt2ImgParameters
 from sd_common.provision import provision_streams
 from sd_common.streams import StreamSettings
 from sd_common.subjects import TaskRef
-from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.jobs import num_jobs
+from support.publisher import PUBLISHER, strict_nats_server
 from support.servers import NatsServer, nats_settings_of
 
 
@@ -71,7 +74,7 @@ async def test_a_task_is_followed_to_its_picture(
     assert Image.open(io.BytesIO((await blob_store.get(blob_id)).data)).size == (64, 64)
 
 
-async def test_a_picture_goes_where_the_service_wants_it(jobs: JobClient, start_worker: StartWorker) -> None:
+async def test_a_picture_goes_where_the_publisher_wants_it(jobs: JobClient, start_worker: StartWorker) -> None:
     await start_worker()
     blob_id = new_blob_id()
     ref = await jobs.submit(_parameters(), task_id="mine", blob_id=blob_id)
@@ -79,15 +82,55 @@ async def test_a_picture_goes_where_the_service_wants_it(jobs: JobClient, start_
     assert (await jobs.wait(ref, PATIENCE_S)).result.blob_url == f"{BASE_URL}/blob/{blob_id}"
 
 
-async def test_tasks_of_two_sessions_with_the_same_id_both_end(
-    publisher: NatsClient, start_worker: StartWorker
+@pytest.fixture
+def two_sessions(publisher: NatsClient) -> list[JobClient]:
+    return [JobClient(publisher, session=session) for session in ("orders", "reminders")]
+
+
+async def _wait_until_begun(jobs: JobClient, ref: TaskRef) -> None:
+    async with asyncio.timeout(PATIENCE_S), contextlib.aclosing(jobs.follow(ref, progress=True)) as events:
+        async for event in events:
+            if isinstance(event, ProgressEvent) and event.stage == "denoising":
+                return
+    raise AssertionError(f"{ref} ended before it was seen to run")
+
+
+async def test_tasks_of_two_sessions_with_the_same_id_run_at_one_worker_at_once(
+    two_sessions: list[JobClient], start_worker: StartWorker, tasks: Tasks
 ) -> None:
-    """At one worker: it runs one of them at a time."""
-    clients = [JobClient(publisher, session=session) for session in ("orders", "reminders")]
-    refs = [await client.submit(_parameters(), task_id="invoice-17") for client in clients]
-    await start_worker(job_ack_wait_s=2)
-    first, second = [await client.wait(ref, PATIENCE_S) for client, ref in zip(clients, refs, strict=True)]
-    assert first.result.blob_url != second.result.blob_url
+    await start_worker(max_rows=8)
+    first, second = two_sessions
+    long = await first.submit(_parameters(steps=300), task_id="invoice-17")
+    await _wait_until_begun(first, long)
+    short = await second.submit(_parameters(), task_id="invoice-17")
+    finished = [await second.wait(short, PATIENCE_S), await first.wait(long, PATIENCE_S)]
+    assert len({event.result.blob_url for event in finished}) == 2
+    # Neither job had to be given out again.
+    started = [logged.event for logged in await tasks.events("invoice-17") if isinstance(logged.event, StartedEvent)]
+    assert [event.delivery for event in started] == [1, 1]
+
+
+async def test_a_cancel_leaves_the_task_of_the_same_id_of_another_session_alone(
+    two_sessions: list[JobClient], start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+) -> None:
+    steps: list[int] = []
+
+    async def note(message: Msg) -> None:
+        steps.append(json.loads(message.data)["step"] or 0)
+
+    first, second = two_sessions
+    dropped = await first.submit(_parameters(steps=500), task_id="invoice-17")
+    kept = await second.submit(_parameters(steps=60), task_id="invoice-17")
+    await nats_client.subscribe(dropped.progress, cb=note)
+    both_begun = asyncio.gather(_wait_until_begun(first, dropped), _wait_until_begun(second, kept))
+    await start_worker(max_rows=8)
+    await both_begun
+    await first.cancel(dropped)
+    await second.wait(kept, PATIENCE_S)
+    await tasks.wait_until_queue_is_empty()
+    assert max(steps) < 500
+    with pytest.raises(TaskAborted):
+        await first.wait(dropped, PATIENCE_S)
 
 
 async def test_waiting_for_a_picture_that_cannot_be_made_tells_why(jobs: JobClient, start_worker: StartWorker) -> None:
@@ -131,7 +174,7 @@ async def test_a_queued_task_is_cancelled_at_once_and_dropped_by_the_worker_that
 async def test_a_task_that_is_cancelled_before_it_is_submitted_is_not_run(
     jobs: JobClient, start_worker: StartWorker, tasks: Tasks
 ) -> None:
-    """As by another process of the service, which knows the ids."""
+    """As by another process of the publisher, which knows the ids."""
     await jobs.cancel(TaskRef(PUBLISHER, "jobs", "mine"))
     await jobs.submit(_parameters(), task_id="mine")
     await start_worker()
@@ -174,7 +217,7 @@ async def test_a_submission_during_a_restart_of_nats_is_one_job(
     await jobs.wait(ref, PATIENCE_S)
 
 
-async def test_a_service_whose_connection_is_closed_is_told(jobs: JobClient, publisher: NatsClient) -> None:
+async def test_a_publisher_whose_connection_is_closed_is_told(jobs: JobClient, publisher: NatsClient) -> None:
     await publisher.shut()
     with pytest.raises(Unavailable):
         await jobs.submit(_parameters())

@@ -17,7 +17,7 @@ from sd_common.subjects import jobs_of
 from support.metrics import scrape_until
 
 
-async def test_a_job_published_by_an_internal_service_gets_its_picture_and_all_its_events(
+async def test_a_job_of_a_publisher_gets_its_picture_and_all_its_events(
     start_worker: StartWorker, tasks: Tasks, blob_store: BlobStore
 ) -> None:
     await start_worker()

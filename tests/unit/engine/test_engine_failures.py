@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from unit.engine.recorder import (
@@ -51,6 +53,15 @@ def test_who_has_too_little_memory_is_told_what_to_do(deterministic: bool) -> No
 
     assert "ask for a smaller picture, or choose a smaller model" in failed.reason
     assert ("turn 'deterministic' off" in failed.reason) == deterministic
+
+
+def test_the_log_names_a_task_as_its_owner_does(caplog: pytest.LogCaptureFixture) -> None:
+    """The engine's own name for it may hold more than others are to read."""
+    failed = failure_of(replace(txt2img("alice.session.t"), logged_id="t"), RuntimeError("a bug"))
+    failure_of(txt2img("plain"), RuntimeError("a bug"))
+
+    assert failed.task_id == "alice.session.t"
+    assert [record.__dict__["task_id"] for record in caplog.records] == ["t", "plain"]
 
 
 def test_an_error_in_the_middle_makes_the_model_be_loaded_afresh(engine: EngineUnderTest) -> None:

@@ -101,5 +101,5 @@ def test_places_that_clients_make_up_do_not_add_up() -> None:
     for side in range(1000):
         rooms.learn(Room(("model", side, 8), 1), 1, 4)
         rooms.learn(Room("in use", 1), 1, 4)
-    assert rooms.share_of(known) == 1.0  # not known any more
-    assert rooms.share_of(Room("in use", 1)) == 0.25
+    assert rooms.passes_of(known) == 1.0  # not known any more
+    assert rooms.passes_of(Room("in use", 1)) == 0.25

@@ -51,9 +51,9 @@ def create_document() -> Schema:
             "version": "0.1.0",
             "description": "Messages are JSON, version 1. Readers ignore fields that they do not know. "
             "Headers carry W3C trace context. Errors of `auth.*` are told in `Nats-Service-Error-Code` and "
-            "`Nats-Service-Error` (ADR-32 of NATS). `internal_service` is any that submits tasks without a gateway, as "
-            "`sd_common.job_client` does; `{user}` is then its user name at NATS. What is stored is read by the API of "
-            "JetStream, `$JS.API.>`, which is not described here.",
+            "`Nats-Service-Error` (ADR-32 of NATS). `publisher` is any program that submits tasks without a gateway, "
+            "as `sd_common.job_client` does; `{user}` is then its user name at NATS. What is stored is read by the API "
+            "of JetStream, `$JS.API.>`, which is not described here.",
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": "application/json",

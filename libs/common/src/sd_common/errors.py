@@ -2,7 +2,7 @@
 
 ContractError
 ├── SubjectError           a name that cannot stand in a subject
-├── PublisherNameError     a name that no internal publisher can have
+├── PublisherNameError     a name that no publisher can have
 ├── TaskEnded              an event for a task whose last event is terminal
 ├── TaskAborted            a task that was waited for has no picture
 ├── EndOfLaterVersion      a task ended with an event that only a later version reads
@@ -35,7 +35,7 @@ class SubjectError(ContractError, ValueError):
 
 
 class PublisherNameError(ContractError, ValueError):
-    """A name that no internal publisher can have."""
+    """A name that no publisher can have."""
 
     def __init__(self, name: str, taken: Collection[str]) -> None:
         super().__init__(

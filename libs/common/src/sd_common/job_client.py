@@ -1,6 +1,6 @@
 """For publishers: submit tasks without a gateway, follow them, wait for their pictures, cancel them.
 
-It asks NATS for no more than an internal publisher may, whose user name is NAME:
+It asks NATS for no more than a publisher may, whose user name is NAME:
 
     publish      jobs.*  events.NAME.*.*  cancels.*  $JS.API.DIRECT.GET.EVENTS.events.NAME.>
     subscribe    feed.NAME.>  progress.NAME.>  _INBOX_NAME.>
@@ -34,7 +34,7 @@ class JobClient:
 
     def __init__(self, client: NatsClient, user: str | None = None, session: str = "jobs") -> None:
         """Tasks belong to `user`, which is the user name in `NATS_URL` unless given, and to `session`, a name of the
-        service's choice. Raises `SubjectError` for names that cannot stand in a subject, `ValueError` without a user.
+        publisher's choice. Raises `SubjectError` for names that cannot stand in a subject, `ValueError` without a user.
         """
         user = user or client.user
         if user is None:

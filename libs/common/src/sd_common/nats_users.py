@@ -1,6 +1,6 @@
 """Who may do what on NATS (ADR 25). nats-server's configuration is made of it (`sd_common.nats_conf`).
 
-A user for each service, and one for each internal publisher: a program of the operator's that queues jobs. Each may use
+A user for each service, and one for each publisher: a program of the operator's that queues jobs. Each may use
 the subjects below and no others.
 """
 
@@ -126,7 +126,7 @@ SERVICES = (PROVISION, GATEWAY, AUTH, WORKER)
 
 
 def publisher(name: str) -> NatsUser:
-    """An internal publisher: it queues jobs in no lane, follows the tasks of the user of its name, and ends them.
+    """A publisher: it queues jobs in no lane, follows the tasks of the user of its name, and ends them.
 
     Raises `PublisherNameError`.
     """

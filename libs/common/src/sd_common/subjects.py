@@ -73,7 +73,8 @@ class TaskRef:
 
     @property
     def message_id(self) -> str:
-        """The `Nats-Msg-Id` of its job. All three names: services choose ids, and two may choose the same."""
+        """Its id among all tasks, as the `Nats-Msg-Id` of its job. All three names: publishers choose task ids, and two
+        may choose the same."""
         return f"{self.user}.{self.session}.{self.task_id}"
 
 

@@ -33,8 +33,7 @@ class AuthSettings(Settings):
     )
     publishers: Names = Field(
         default=(DEFAULT_PUBLISHER,),
-        description="Internal publishers, separated by commas: users of NATS whose names nobody may sign up or log in "
-        "with.",
+        description="Publishers, separated by commas: users of NATS whose names nobody may sign up or log in with.",
     )
     print_link_with_token: Flag = Field(
         default=False,

@@ -50,13 +50,14 @@ class Cancellations:
     """Listens to `cancels.*` for the tasks that this worker runs.
 
     A cancel counts for nothing by itself: others than gateways may send one. It has the worker look into the task's
-    log, whether it has ended. So has a reconnect, since cancels that are sent meanwhile are lost.
+    log, whether it has ended: of each task of that id, since users and sessions may have the same. So has a reconnect,
+    since cancels that are sent meanwhile are lost.
     """
 
     def __init__(self, client: NatsClient, task_log: TaskLog) -> None:
         self._client = client
         self._task_log = task_log
-        self._watched: dict[str, Cancellation] = {}
+        self._watched: set[Cancellation] = set()
 
     async def start(self) -> None:
         await self._client.subscribe(subjects.CANCELS, cb=self._on_cancel)
@@ -67,25 +68,25 @@ class Cancellations:
         """Listen for the task's cancellation while inside. Enter before `started` is written: whoever aborts the
         task after that sends a cancel, whoever did before makes that write fail."""
         cancellation = Cancellation(ref)
-        self._watched[ref.task_id] = cancellation
+        self._watched.add(cancellation)
         looking = asyncio.create_task(self._look_when_told(cancellation), name="look-for-end")
         try:
             yield cancellation
         finally:
             looking.cancel()
-            if self._watched.get(ref.task_id) is cancellation:
-                del self._watched[ref.task_id]
+            self._watched.discard(cancellation)
 
     async def _on_cancel(self, message: Msg) -> None:
         try:
             task_id = subjects.task_id_of_cancel(message.subject)
         except SubjectError:
             return
-        if cancellation := self._watched.get(task_id):
-            cancellation.told.set()
+        for cancellation in self._watched:
+            if cancellation.ref.task_id == task_id:
+                cancellation.told.set()
 
     async def _look_at_all(self) -> None:
-        for cancellation in self._watched.values():
+        for cancellation in self._watched:
             cancellation.told.set()
 
     async def _look_when_told(self, cancellation: Cancellation) -> None:

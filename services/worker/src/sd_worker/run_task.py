@@ -16,6 +16,7 @@ from sd_common.errors import TaskEnded, Unavailable
 from sd_common.events import TaskResult, TaskTimings
 from sd_common.jobs import Job
 from sd_common.messages import now
+from sd_common.subjects import TaskRef
 from sd_common.tracing import span
 from sd_worker.abandonable import Abandonable
 from sd_worker.cancellations import Cancellation, Cancellations
@@ -74,7 +75,7 @@ class TaskHandler:
         self._blobs = blobs
         self._lone_tasks = lone_tasks
         self._settings = settings
-        self._running: set[str] = set()
+        self._running: set[TaskRef] = set()
         self._fetching = Abandonable()
         self._storing = Abandonable()
         self._is_draining = False
@@ -93,14 +94,14 @@ class TaskHandler:
         if (refusal := refusal_of(job, delivery.subject, self._settings)) is not None:
             await self._events.refuse(job.ref, delivery.job_sequence, *refusal)
             return "aborted"
-        if job.task_id in self._running:
+        if job.ref in self._running:
             # Delivered again to this very worker, which did not tell in time that the job is in progress.
             raise TaskLost(job.task_id)
-        self._running.add(job.task_id)
+        self._running.add(job.ref)
         try:
             return await self._run(job, delivery, has_come)
         finally:
-            self._running.discard(job.task_id)
+            self._running.discard(job.ref)
 
     def drain(self) -> None:
         """Hand back, from now on, each task that the engine has not begun."""
@@ -141,12 +142,12 @@ class TaskHandler:
     async def _run_engine(self, job: Job, cancellation: Cancellation, has_come: Callable[[], None]) -> Outcome:
         initial_image, mask = await self._fetch(job, "initial_image", "mask")
         if cancellation.requested:
-            return Cancelled(job.task_id)
+            return Cancelled(job.ref.message_id)
         # Gateways refuse a task that turns the filter off; jobs may come from others.
         parameters = job.parameters.model_copy(update=self._imposed)
         seed = parameters.seed if parameters.seed is not None else seed_of(job.task_id)
-        task = EngineTask(job.task_id, parameters, seed, initial_image, mask)
-        cancellation.on_request(lambda: self._engine.cancel(job.task_id))
+        task = EngineTask(job.ref.message_id, parameters, seed, initial_image, mask, logged_id=job.task_id)
+        cancellation.on_request(lambda: self._engine.cancel(task.task_id))
         has_come()
         with span("engine"):
             outcome = await self._engine.run(task, lambda progress: self._events.progress(job.ref, progress))

@@ -112,7 +112,7 @@ class Engine:
         """How much there is to do."""
         return Workload(
             self._rooms.workload + self._waiting.workload,
-            self._rooms.last_share,
+            self._rooms.passes_of_last,
             self._models.waits_for_memory,
             num_samples=len(self._running),
             num_waiting=len(self._waiting),

@@ -14,16 +14,16 @@ _log = logging.getLogger(__name__)
 def failure_of(task: EngineTask, error: BaseException) -> Failed:
     """The outcome of a task that raised `error`; logs what the client is not told."""
     model = task.parameters.model
-    told = {"task_id": task.task_id, "model": model}
+    fields = _log_fields(task)
     match error:
         case InvalidInput():
             return Failed(task.task_id, "invalid_input", str(error))
         case ModelUnavailable():
             # The cause tells the operator what the sentence for the client leaves out.
-            _log.warning("model unavailable: %s", error, extra=told, exc_info=error.__cause__)
+            _log.warning("model unavailable: %s", error, extra=fields, exc_info=error.__cause__)
             return Failed(task.task_id, "model_unavailable", str(error))
         case _ if is_out_of_memory(error):
-            _log.warning("out of memory", extra=told, exc_info=error)
+            _log.warning("out of memory", extra=fields, exc_info=error)
             remedies = "ask for a smaller picture, or choose a smaller model"
             if task.parameters.deterministic:  # its passes have more rows than it needs
                 remedies = f"turn 'deterministic' off, {remedies}"
@@ -33,7 +33,7 @@ def failure_of(task: EngineTask, error: BaseException) -> Failed:
                 f"The worker has too little memory for this picture with model '{model}': {remedies}",
             )
         case _:
-            _log.error("task failed", extra=told, exc_info=error)
+            _log.error("task failed", extra=fields, exc_info=error)
             return Failed(
                 task.task_id,
                 "internal",
@@ -47,10 +47,15 @@ def load_failure_of(task: EngineTask, error: BaseException) -> Failed:
     if not is_out_of_memory(error):
         return failure_of(task, error)
     model = task.parameters.model
-    _log.warning("out of memory: model not loaded", extra={"task_id": task.task_id, "model": model}, exc_info=error)
+    _log.warning("out of memory: model not loaded", extra=_log_fields(task), exc_info=error)
     return Failed(
         task.task_id,
         "out_of_memory",
         f"The worker has too little memory to load model '{model}': choose a smaller model, or have the operator give "
         "the worker more memory or lower MODEL_MEMORY_BUDGET",
     )
+
+
+def _log_fields(task: EngineTask) -> dict[str, str]:
+    """What its lines in the log say beside their message."""
+    return {"task_id": task.logged_id or task.task_id, "model": task.parameters.model}

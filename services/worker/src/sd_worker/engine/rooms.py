@@ -38,8 +38,8 @@ class _FullPass:
     num_rows_of: dict[int, int] = field(default_factory=dict)
 
 
-#: Samples by what they take up. Shares are multiplied by their number: added up one by one they would be rounded, and a
-#: full pass not be full.
+#: Samples by what they take up. What one takes of a pass is multiplied by their number: added up one by one it would be
+#: rounded, and a full pass not be full.
 _Samples = dict[Room, set[Hashable]]
 
 
@@ -50,7 +50,8 @@ class Rooms:
         self._denoising: _Samples = {}
         self._decoding: _Samples = {}
         self._full_passes: OrderedDict[Hashable, _FullPass] = OrderedDict()
-        self.last_share = 1.0
+        #: What the last sample takes that has begun, or of which was learned.
+        self.passes_of_last = 1.0
         #: How often somebody has made room for others.
         self.num_departures = 0
 
@@ -64,8 +65,8 @@ class Rooms:
     def is_full(self) -> bool:
         return self._passes(self._denoising) >= _MOST_DENOISING or self._passes(self._decoding) > _MOST_DECODING
 
-    def share_of(self, room: Room) -> float:
-        """The part of a pass that it takes; all of it, while that of its place is not known."""
+    def passes_of(self, room: Room) -> float:
+        """What a sample takes, mostly a part of one; a whole one, while it is not known how full its place's are."""
         full = self._full_passes.get(room.place)
         return 1.0 if full is None else self._num_rows(room) / full.num_rows
 
@@ -78,7 +79,7 @@ class Rooms:
     def enter(self, sample: Hashable, room: Room) -> None:
         """A sample has begun."""
         _put(sample, room, self._denoising)
-        self.last_share = self.share_of(room)
+        self.passes_of_last = self.passes_of(room)
 
     def begin_decoding(self, sample: Hashable) -> None:
         """A sample needs no more passes of its network. One that does not any more is let pass."""
@@ -100,10 +101,10 @@ class Rooms:
         self._full_passes.move_to_end(room.place)
         while len(self._full_passes) > _MOST_PLACES:
             self._full_passes.popitem(last=False)
-        self.last_share = self.share_of(room)
+        self.passes_of_last = self.passes_of(room)
 
     def _passes(self, inside: _Samples) -> float:
-        return sum(self.share_of(room) * len(samples) for room, samples in inside.items())
+        return sum(self.passes_of(room) * len(samples) for room, samples in inside.items())
 
     def _num_rows(self, room: Room) -> int:
         full = self._full_passes.get(room.place)

@@ -25,6 +25,9 @@ class EngineTask:
     What `parameters` do not say (`given()`) is left to the model's own defaults. `seed` (64 bits) counts, not
     `parameters.seed`. `initial_image` and `mask` are decoded and upright, of any mode; they are what the URLs in
     `parameters` stand for. Raises `ValueError` where the kind needs a picture and has none.
+
+    `task_id` is the engine's name for it: no two tasks have the same at once. The log calls it `logged_id`, where its
+    owner knows it by another.
     """
 
     task_id: str
@@ -32,6 +35,7 @@ class EngineTask:
     seed: int
     initial_image: Image.Image | None = None
     mask: Image.Image | None = None
+    logged_id: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, Txt2ImgParameters) and self.initial_image is None:

@@ -87,7 +87,7 @@ class WaitingTasks:
         fetching = self._models.fetching()
         # Of those whose model is not resident, what they take up is not known yet: as much as the last one.
         return sum(
-            self._rooms.last_share if waiting.room is None else self._rooms.share_of(waiting.room)
+            self._rooms.passes_of_last if waiting.room is None else self._rooms.passes_of(waiting.room)
             for waiting in self._waiting.values()
             if waiting.task.parameters.model not in fetching
         )

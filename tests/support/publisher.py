@@ -1,4 +1,4 @@
-"""A nats-server with whose rights an internal publisher has to do."""
+"""A nats-server with whose rights a publisher has to do."""
 
 from __future__ import annotations
 
