@@ -19,7 +19,7 @@ help: ## Show what there is
 
 setup: $(READY) ## Make the virtual environment (PIP_ARGS are handed to pip)
 
-# Says nothing on standard output, which is that of the targets that need it.
+# Writes to standard error alone: `compose-config` and `k8s-render` print what is meant for a file.
 $(READY): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: set PYTHON")'
 	@echo 'Installing into $(VENV), which takes minutes the first time' >&2

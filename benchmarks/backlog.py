@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import psutil
+from cpu_time import cpu_s
 from nats.aio.msg import Msg
 from pydantic import SecretStr
 from table import print_table
@@ -71,10 +71,11 @@ async def measure(server: NatsServer, arguments: argparse.Namespace) -> list[lis
     working = [asyncio.create_task(work(source)) for source in sources]
     await publish_one(own, taken)  # every model's consumer is there from now on
     await asyncio.sleep(_SETTLED_AFTER_S)
-    num_before, cpu_before_s, started = num_sent(clients), cpu_s(server.pid), time.perf_counter()
+    process = psutil.Process(server.pid)
+    num_before, cpu_before_s, started = num_sent(clients), cpu_s(process), time.perf_counter()
     await asyncio.sleep(arguments.seconds)
     took_s = time.perf_counter() - started
-    num_asked, server_s = num_sent(clients) - num_before, cpu_s(server.pid) - cpu_before_s
+    num_asked, server_s = num_sent(clients) - num_before, cpu_s(process) - cpu_before_s
     latencies_ms = [await publish_one(own, taken) for _ in range(arguments.jobs)]
     for task in working:
         task.cancel()
@@ -116,14 +117,6 @@ async def publish_one(client: NatsClient, taken: asyncio.Queue[float]) -> float:
 
 def num_sent(clients: list[NatsClient]) -> int:
     return sum(client.stats["out_msgs"] for client in clients)
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used. Linux alone tells."""
-    if sys.platform != "linux":
-        return 0.0
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

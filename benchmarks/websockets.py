@@ -24,6 +24,7 @@ from pathlib import Path
 import jwt
 import psutil
 import uvloop
+from cpu_time import cpu_s
 from pydantic import SecretStr
 from table import check_goals, print_table
 from websocket_clients import Clients
@@ -153,11 +154,6 @@ async def publish(
 async def resume(clients: Clients, since: int, num_events: int) -> None:
     await clients.connect(f"&since={since}")
     await clients.until_received(num_events)
-
-
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
 
 
 async def timed_s(work: Awaitable[None]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -58,7 +59,7 @@ async def test_users_pictures_and_queued_tasks_come_back_from_a_backup(
                 picture = await client.get(path)
                 running = await client.submit(**_LONG)
                 await events.until(running, "started")
-                deployment.services["one"].process.pause()  # so it runs for as long as the backup takes
+                deployment.services["one"].process.send(signal.SIGSTOP)  # so it runs for as long as the backup takes
             queued = [await client.submit(**_SHORT) for _ in range(3)]
             run_commands(commands("What commands need") + commands("Save"), tmp_path, deployment.provision_env)
             assert (await client.last_event(running))["event_type"] == "started"

@@ -115,10 +115,10 @@ async def test_a_worker_that_stood_still_until_its_job_was_given_away_changes_no
         task_id = await session.submit(**_LONG)
         started = await events.until(task_id, "started")
         zombie = deployment.services[started["worker"]]
-        zombie.process.pause()
+        zombie.process.send(signal.SIGSTOP)
         again = await events.until(task_id, "started")
         assert again["worker"] != started["worker"]
-        zombie.process.resume()
+        zombie.process.send(signal.SIGCONT)
         finished = await events.until(task_id, "finished")
         assert (finished["worker"], finished["attempt"]) == (again["worker"], 2)
         etag = (await session.get(_path_of(finished))).headers["ETag"]
@@ -237,11 +237,11 @@ async def test_a_worker_finds_a_cancel_that_it_missed_while_nats_was_away(
         task_id = await session.submit(**_LONG | {"steps": 500})
         started = await events.until(task_id, "started")
         worker = deployment.services[started["worker"]].process
-        worker.pause()
+        worker.send(signal.SIGSTOP)
         assert (await session.delete(f"/task/{task_id}")).status == 204
         deployment.nats.kill()
         deployment.nats.start()
-        worker.resume()
+        worker.send(signal.SIGCONT)
         assert (await events.until(task_id, "aborted"))["code"] == "cancelled"
         follower = await session.submit_once_there(**_SHORT)
         assert (await events.of_task(follower))[-1]["event_type"] == "finished"

@@ -6,13 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from nats.aio.client import Client
+from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from pydantic import BaseModel, SecretStr
 
 from sd_auth.app import AuthApp
 from sd_auth.settings import AuthSettings
 from sd_common.auth_messages import (
-    ERROR_CODE_HEADER,
-    ERROR_HEADER,
     LOG_IN,
     REVOKE,
     SIGN_UP,

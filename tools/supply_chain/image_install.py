@@ -88,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             num_bytes = size(packages)
             _check_imports(service, packages)
         print(f"{service}: {num_bytes / 1e6:.0f} MB of packages")
-        is_too_large |= num_bytes > MAX_BYTES.get(service, num_bytes)
-    if is_too_large:
-        print(f"More than the {MAX_BYTES} bytes that they may have: look what was added")
+        if num_bytes > (most := MAX_BYTES.get(service, num_bytes)):
+            print(f"{service}: more than the {most / 1e6:.0f} MB that they may have: look what was added")
+            is_too_large = True
     return int(is_too_large)
 
 

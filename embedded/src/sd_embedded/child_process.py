@@ -83,14 +83,6 @@ class ChildProcess:
         """Send it a signal."""
         self._process.send_signal(number)
 
-    def pause(self) -> None:
-        """Have it stand still (SIGSTOP)."""
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Have it go on (SIGCONT)."""
-        self._process.send_signal(signal.SIGCONT)
-
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
         self._process.kill()

@@ -26,8 +26,10 @@ class KeptSecrets(BaseModel):
 
 
 def keep_secrets(directory: Path) -> KeptSecrets:
-    """Those of the last start, or new ones: also such that an earlier version did not have. The file is readable by its
-    owner alone."""
+    """The secrets of the last start. Missing ones are made now, also those that an earlier version did not have.
+
+    The file is readable by its owner alone.
+    """
     file = directory / "secrets.json"
     kept = KeptSecrets.model_validate_json(file.read_text()) if file.exists() else KeptSecrets()
     for name, password in _nats_passwords().items():

@@ -72,7 +72,7 @@ async def test_it_serves_until_sigterm_and_logs_one_line_per_request(
     text = rest.decode()
     lines = [json.loads(line) for line in text.splitlines()]
     requests = [line for line in lines if line["event"] == "auth_request"]
-    assert [(each["operation"], each["username"], each["outcome"], each["code"]) for each in requests] == [
+    assert [(each["operation"], each["user"], each["outcome"], each["code"]) for each in requests] == [
         ("sign_up", "alice", "ok", None),
         ("log_in", "alice", "refused", "401"),
         ("log_in", "alice", "ok", None),

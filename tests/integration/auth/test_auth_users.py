@@ -159,7 +159,7 @@ async def test_who_signed_up_with_a_name_before_it_was_a_publishers_cannot_log_i
     await before.stop()
     with capture_logs() as logs:
         await start_auth(create_auth_settings().model_copy(update={"publishers": ("billing", "other")}))
-    assert [entry["username"] for entry in logs if entry["event"] == "publisher_is_a_user"] == ["billing"]
+    assert [entry["user"] for entry in logs if entry["event"] == "publisher_is_a_user"] == ["billing"]
     with pytest.raises(Refused) as refused:
         await log_in(nats_client, "billing")
     assert refused.value.code == "422"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from sd_common import backup
 from sd_common.backup import STREAMS, restore, save
 from sd_common.errors import BackupError
 from sd_common.nats_client import NatsClient
@@ -137,6 +138,26 @@ async def test_a_damaged_backup_is_refused_by_nats_server(nats_client: NatsClien
     with servers.nats_server_with_users() as other:
         async with connected(nats_settings_of(other)) as client:
             with pytest.raises(BackupError, match="Stream EVENTS: nats-server answers: "):
+                await restore(client, tmp_path / "saved", 1)
+
+
+@pytest.mark.parametrize("goes_away", [True, False])
+async def test_a_nats_that_does_not_answer_is_told(
+    nats_client: NatsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_away: bool
+) -> None:
+    """It went away for longer than a backup waits, or the connection is closed."""
+    await _fill(nats_client)
+    await save(nats_client, tmp_path / "saved")
+    with servers.nats_server_with_users() as other:
+        async with connected(nats_settings_of(other)) as client:
+            if goes_away:
+                other.kill()
+                monkeypatch.setattr(backup, "_PATIENCE_S", 0.1)
+            else:
+                await client.shut()
+            with pytest.raises(BackupError, match=r"NATS did not answer \("):
+                await save(client, tmp_path / "of another")
+            with pytest.raises(BackupError, match=r"NATS did not answer \("):
                 await restore(client, tmp_path / "saved", 1)
 
 

@@ -1,4 +1,4 @@
-"""Streams, consumers and buckets, as DESIGN §3 has them, on a real nats-server and S3 server."""
+"""Streams, consumers and buckets, as the services expect them, on a real nats-server and S3 server."""
 
 from __future__ import annotations
 
@@ -269,6 +269,29 @@ async def test_the_command_tells_wrong_settings(environment: dict[str, str], tmp
     assert done.returncode == 2
     assert "EVENTS_MAX_AGE_S: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_the_command_tells_that_the_picture_store_is_away(
+    environment: dict[str, str], tmp_path: Path, refusing_endpoint: str
+) -> None:
+    environment["MINIO_ENDPOINT"] = refusing_endpoint
+    done = await asyncio.to_thread(_run_command, environment, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("The picture store does not answer")
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_bucket_from_before_revoked_tokens_were_told_is_changed(
+    nats_client: NatsClient, provisioned: NatsSettings
+) -> None:
+    js = nats_client.jetstream()
+    stream = (await js.stream_info("KV_revoked_tokens")).config
+    assert stream.republish is not None
+    await js.update_stream(stream, republish=None)
+    assert "republish" not in await _config_of(nats_client, "KV_revoked_tokens")
+    await provision_streams(js, _STREAMS)
+    told = {"src": "$KV.revoked_tokens.*", "dest": "revoked_tokens.{{wildcard(1)}}"}
+    assert (await _config_of(nats_client, "KV_revoked_tokens"))["republish"] == told
 
 
 async def test_a_stream_that_took_any_subject_of_events_is_changed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,14 +54,14 @@ async def test_a_worker_that_slept_with_a_job_in_its_socket_leaves_the_task_to_t
     await tasks.publish("warm")
     await tasks.wait_for("warm", "finished")  # from now on it has a pull open for the model
     await tasks.wait_until_queue_is_empty()
-    sleeper.process.pause()
+    sleeper.process.send(signal.SIGSTOP)
     await tasks.publish("slept-through", steps=200)
     async with asyncio.timeout(PATIENCE_S):
         while not (await nats_client.jetstream().consumer_info(JOBS, model_key("tiny"))).num_ack_pending:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     deployment.start_worker("awake", _ENV)
     await tasks.wait_for("slept-through", "started")
-    sleeper.process.resume()
+    sleeper.process.send(signal.SIGCONT)
     finished = (await tasks.wait_for("slept-through", "finished")).event
     assert isinstance(finished, FinishedEvent)
     assert (finished.worker, finished.attempt) == ("awake", 1)

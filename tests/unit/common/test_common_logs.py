@@ -13,16 +13,17 @@ _PROGRAM = """
 import logging
 import structlog
 from opentelemetry import context, trace
-from sd_common.logs import LogSettings, bound_task, configure_logs
+from structlog.contextvars import bound_contextvars
+from sd_common.logs import LogSettings, configure_logs
 from sd_common.tracing import continued_trace
 
 configure_logs(LogSettings(_env_file=None, log_level="INFO", log_format=FORMAT), "gateway")
 log = structlog.get_logger("sd_gateway.submit")
 log.info("plain", count=3, odd=object)
 log.debug("hidden")
-with bound_task("task-1"):
+with bound_contextvars(task_id="task-1"):
     log.info("bound")
-    with bound_task("task-2"):
+    with bound_contextvars(task_id="task-2"):
         logging.getLogger("sqlalchemy").warning("foreign %s", "words", extra={"rows": 2})
 log.info("unbound")
 with continued_trace({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}):

@@ -6,6 +6,7 @@ Made of `sd_common.channels` and the models.
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from typing import Any
 
 import yaml
@@ -48,7 +49,7 @@ def create_document() -> Schema:
         "asyncapi": "3.0.0",
         "info": {
             "title": "Stable Diffusion API over NATS",
-            "version": "0.1.0",
+            "version": version("sd-common"),
             "description": "Messages are JSON, version 1. Readers ignore fields that they do not know. "
             "Headers carry W3C trace context. Errors of `auth.*` are told in `Nats-Service-Error-Code` and "
             "`Nats-Service-Error` (ADR-32 of NATS). `publisher` is any program that submits tasks without a gateway, "

@@ -21,8 +21,6 @@ JWKS = "auth.jwks"
 REVOKE = "auth.revoke"
 OPERATIONS = (SIGN_UP, LOG_IN, PUBLIC_TOKEN, LINK_TOKEN, JWKS, REVOKE)
 
-ERROR_CODE_HEADER = "Nats-Service-Error-Code"
-ERROR_HEADER = "Nats-Service-Error"
 #: What NATS has no room to store: the gateway says so with 503, and by when to try again.
 STORE_FULL_CODE = 507
 
@@ -30,7 +28,7 @@ STORE_FULL_CODE = 507
 ISSUER = "stable-diffusion-api/auth"
 AUDIENCE = "stable-diffusion-api"
 ALGORITHM = "EdDSA"
-#: Seconds by which a clock may be behind that of auth, or before it.
+#: Seconds by which a clock may be behind that of auth, or ahead of it.
 LEEWAY_S = 5
 #: The user of public tokens, as in the replaced API. Nobody can sign up as it.
 PUBLIC_USER = "all"

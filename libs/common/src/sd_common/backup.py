@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nats.errors
 import structlog
 
 from sd_common.errors import BackupError
@@ -54,20 +57,30 @@ _COMPLETE = "204"
 async def save(client: NatsClient, directory: Path) -> None:
     """Save all streams to `directory`, which is made. Raises `BackupError`."""
     _make(directory)
-    for stream in STREAMS:
-        await _save_stream(client, stream, directory / stream)
+    with _answered():
+        for stream in STREAMS:
+            await _save_stream(client, stream, directory / stream)
 
 
 async def restore(client: NatsClient, directory: Path, replicas: int) -> None:
     """Make all streams from `directory`, with so many copies each. Raises `BackupError`: where a stream is there
     already or a backup is not complete, before any is made."""
-    for stream in STREAMS:
-        if not (directory / stream / _ABOUT).exists():
-            raise BackupError(f"{directory / stream} holds no complete backup: it has no {_ABOUT}")
-        if "error" not in await _ask(client, f"$JS.API.STREAM.INFO.{stream}"):
-            raise BackupError(f"NATS has a stream {stream}: restore to an empty server, before provisioning")
-    for stream in STREAMS:
-        await _restore_stream(client, stream, directory / stream, replicas)
+    with _answered():
+        for stream in STREAMS:
+            if not (directory / stream / _ABOUT).exists():
+                raise BackupError(f"{directory / stream} holds no complete backup: it has no {_ABOUT}")
+            if "error" not in await _ask(client, f"$JS.API.STREAM.INFO.{stream}"):
+                raise BackupError(f"NATS has a stream {stream}: restore to an empty server, before provisioning")
+        for stream in STREAMS:
+            await _restore_stream(client, stream, directory / stream, replicas)
+
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except nats.errors.Error as error:
+        raise BackupError(f"NATS did not answer ({type(error).__name__})") from error
 
 
 def _make(directory: Path) -> None:

@@ -94,7 +94,8 @@ CHANNELS = (
     Channel(
         "backlog",
         subjects.BACKLOG,
-        "What waits, told by the worker that asked the server, some four times a second. Not stored.",
+        "What waits, told by the worker that asked the server: three or four times a second while one is idle, else "
+        "every 5 to 7 s. Not stored.",
         ("worker",),
         ("worker", "gateway"),
         Backlog,

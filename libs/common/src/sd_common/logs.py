@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
 from opentelemetry import trace
@@ -66,13 +64,6 @@ def configure_logs(settings: LogSettings, service: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-
-
-@contextmanager
-def bound_task(task_id: str) -> Iterator[None]:
-    """Every line logged inside tells the task."""
-    with structlog.contextvars.bound_contextvars(task_id=task_id):
-        yield
 
 
 def _name_service(service: str) -> Processor:

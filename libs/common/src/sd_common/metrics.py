@@ -10,7 +10,6 @@ Labels have few values. Users, sessions and tasks are never among them, and name
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -89,15 +88,8 @@ class S3Metrics:
     @contextmanager
     def timed(self, operation: str) -> Iterator[None]:
         """Count what is called inside. `operation` is one of the code's own names."""
-        errors = self._errors.labels(operation)  # it shows as 0 before the first
-        started = time.perf_counter()
-        try:
+        with self._errors.labels(operation).count_exceptions(Unavailable), self._seconds.labels(operation).time():
             yield
-        except Unavailable:
-            errors.inc()
-            raise
-        finally:
-            self._seconds.labels(operation).observe(time.perf_counter() - started)
 
 
 class TaskMetrics:

@@ -16,7 +16,7 @@ from sd_common import subjects
 from sd_common.errors import PublisherNameError
 from sd_common.nats_users import DEFAULT_PUBLISHER, STREAMS_ACCOUNT, NatsUser, users
 
-#: An account that does not import this one answers to all of `$JS.API.>` itself as well: it has no streams.
+#: Without this import an account also answers all of `$JS.API.>` itself: that it has no streams.
 _INFO = "$JS.API.INFO"
 #: What is answered with more than one message.
 _MANY_ANSWERS = ("$JS.API.DIRECT.GET.", "$JS.API.CONSUMER.MSG.NEXT.")
@@ -28,7 +28,7 @@ _HEADER = """\
 
 
 def configuration(listed: Sequence[NatsUser]) -> str:
-    """Of nats-server, with these users, provisioning among them, and no others: none of the system account either."""
+    """nats-server's configuration with exactly these users; provisioning must be one. The system account gets none."""
     return "\n".join([_HEADER.rstrip(), "accounts {", *_accounts(listed), "}", ""])
 
 

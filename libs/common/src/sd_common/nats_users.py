@@ -126,7 +126,7 @@ SERVICES = (PROVISION, GATEWAY, AUTH, WORKER)
 
 
 def publisher(name: str) -> NatsUser:
-    """A publisher: it queues jobs in no lane, follows the tasks of the user of its name, and ends them.
+    """A publisher: it queues jobs in lane `rest`, follows the tasks of the user of its name, and ends them.
 
     Raises `PublisherNameError`.
     """
@@ -136,7 +136,7 @@ def publisher(name: str) -> NatsUser:
     return NatsUser(
         name,
         publish=(
-            subjects.JOBS_WITHOUT_LANE,
+            subjects.JOBS_OF_REST,
             subjects.events_of_user(name),
             f"$JS.API.DIRECT.GET.{EVENTS}.events.{name}.>",
         ),

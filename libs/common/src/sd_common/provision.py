@@ -13,7 +13,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo, KeyValueConfig, StreamConfig
 from nats.js.errors import APIError, BucketNotFoundError, NotFoundError
 
-from sd_common.errors import StoreFull
+from sd_common.errors import StoreFull, Unavailable
 from sd_common.full_stores import is_store_full
 from sd_common.logs import LogSettings, configure_logs
 from sd_common.nats_client import connect
@@ -96,6 +96,7 @@ async def _create_or_update_bucket(js: JetStreamContext, bucket: KeyValueConfig)
             duplicate_window=window_s,
             num_replicas=bucket.replicas,
             allow_direct=bucket.direct,
+            republish=bucket.republish,
         )
 
 
@@ -105,7 +106,10 @@ async def provision(
     minio_settings: MinioSettings,
     retention_settings: RetentionSettings,
 ) -> None:
-    """Make NATS and the S3 server ready for the services."""
+    """Make NATS and the S3 server ready for the services.
+
+    Raises `StoreFull`, and `Unavailable` where the S3 server does not answer, or refuses.
+    """
     client = await connect(nats_settings, "provision")
     try:
         await provision_streams(client.jetstream(), stream_settings)
@@ -127,7 +131,7 @@ def main() -> None:
     )
     try:
         asyncio.run(provision(*settings))
-    except StoreFull as error:
+    except Unavailable as error:
         raise SystemExit(str(error)) from error
 
 

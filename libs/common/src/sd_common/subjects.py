@@ -27,8 +27,8 @@ from sd_common.keys import key_of_name
 from sd_common.lanes import Lane
 from sd_common.model_names import model_key
 
-JOBS_WITHOUT_LANE = "jobs.*"
-JOBS = (JOBS_WITHOUT_LANE, "jobs.*.first", "jobs.*.next")
+JOBS_OF_REST = "jobs.*"
+JOBS = (JOBS_OF_REST, "jobs.*.first", "jobs.*.next")
 JOBS_OF_ALL_LANES = "jobs.>"
 EVENTS = "events.*.*.*"
 FEED = "feed.>"
@@ -107,7 +107,7 @@ def jobs_of(model: str, lane: Lane = "rest") -> str:
 
 
 def parse_jobs_subject(subject: str) -> ModelLane:
-    """The lane that a job's subject names."""
+    """The lane that a job's subject names. Raises `SubjectError`."""
     match subject.split("."):
         case ["jobs", key]:
             return ModelLane(key, "rest")
@@ -147,7 +147,7 @@ def progress_of_user(user: str) -> str:
 
 
 def parse_task_subject(subject: str) -> tuple[TaskSubjectPrefix, TaskRef]:
-    """Take apart the subject of an event, a feed message or a progress message."""
+    """Take apart the subject of an event, a feed message or a progress message. Raises `SubjectError`."""
     parts = subject.split(".")
     if len(parts) == 4:
         ref = TaskRef(*parts[1:])
@@ -158,7 +158,7 @@ def parse_task_subject(subject: str) -> tuple[TaskSubjectPrefix, TaskRef]:
 
 
 def task_id_of_cancel(subject: str) -> str:
-    """The task that a cancel message is about."""
+    """The task that a cancel message is about. Raises `SubjectError`."""
     prefix, _, task_id = subject.partition(".")
     if prefix != "cancels":
         raise SubjectError(f"'{subject}' is not a subject of cancels")

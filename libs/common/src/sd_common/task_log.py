@@ -103,15 +103,15 @@ class TaskLog:
         raise SequenceConflict(ref.task_id)
 
     def note(self, event: LoggedEvent) -> None:
-        """Remember an event that is stored: a replica that is behind tells no earlier one of its task from now on. What
-        is appended here is remembered."""
+        """Remember a stored event: from now on no earlier one of its task is told, even by a replica that is behind.
+        Appended events are remembered already."""
         noted = self._noted.pop(event.ref, event)
         self._noted[event.ref] = max(noted, event, key=lambda event: event.sequence)
         if len(self._noted) > _NUM_NOTED:
             self._noted.popitem(last=False)
 
     def forget(self) -> None:
-        """What was remembered: it was of another stream."""
+        """Forget all that was remembered: the stream was made anew."""
         self._noted.clear()
 
     async def last(self, ref: TaskRef, *, of_leader: bool = False) -> LoggedEvent | None:

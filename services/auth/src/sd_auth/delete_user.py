@@ -44,7 +44,7 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     if not was_there:
         raise SystemExit(f"There is no user '{username}'")
-    log.info("user_deleted", username=username, tokens="those given out before are valid until they expire")
+    log.info("user_deleted", user=username, tokens="those given out before are valid until they expire")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Operations:
         if not self._settings.enable_signup:
             raise NotEnabled("Sign-up", "ENABLE_SIGNUP")
         request = _parsed(SignUpRequest, data)
-        bind_contextvars(username=request.username)
+        bind_contextvars(user=request.username)
         if self._is_reserved(request.username):
             raise InvalidRequest(f"The username '{request.username}' is reserved: choose another")
         password_hash = await self._passwords.hash(request.password.get_secret_value())
@@ -68,7 +68,7 @@ class Operations:
     async def log_in(self, data: bytes) -> AccessToken:
         """A token, for the right password."""
         request = _parsed(LogInRequest, data)
-        bind_contextvars(username=request.username)
+        bind_contextvars(user=request.username)
         if self._is_reserved(request.username):  # somebody may have signed up with it before it was
             raise InvalidRequest(f"The username '{request.username}' is reserved: nobody can log in with it")
         password = request.password.get_secret_value()
@@ -94,7 +94,7 @@ class Operations:
     async def revoke(self, data: bytes) -> RevokedToken:
         """Accept a token no more."""
         token = self._tokens.verify(_parsed(RevokeRequest, data).token.get_secret_value())
-        bind_contextvars(username=token.username)
+        bind_contextvars(user=token.username)
         await self._revoked_tokens.add(token.revoked)
         return token.revoked
 
@@ -106,14 +106,14 @@ class Operations:
         """Log each: its user cannot log in any more. Raises `Unavailable`."""
         for name in self._settings.publishers:
             if await self._users.find(name) is not None:
-                log.warning("publisher_is_a_user", username=name, do="name the publisher otherwise, or tell the user")
+                log.warning("publisher_is_a_user", user=name, do="name the publisher otherwise, or tell the user")
 
     def _is_reserved(self, username: str) -> bool:
         reserved = {PUBLIC_USER, *self._settings.publishers}
         return username in reserved or username.startswith(LINK_USER_PREFIX)
 
     def _mint_without_password(self, username: str) -> AccessToken:
-        bind_contextvars(username=username)
+        bind_contextvars(user=username)
         return self._tokens.mint(username)
 
     async def _renew_hash(self, found: FoundUser, password: str) -> None:

@@ -5,7 +5,6 @@ Replicas with the same secret agree on the key without telling each other; every
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import secrets
@@ -18,7 +17,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import OKPAlgorithm
+from jwt.utils import base64url_encode
 from pydantic import SecretStr
 
 from sd_auth.errors import InvalidToken
@@ -96,11 +96,7 @@ def _derived_key(secret_key: SecretStr) -> Ed25519PrivateKey:
 
 def as_jwk(key: Ed25519PrivateKey) -> PublicKey:
     """The public half, under the name that it gives itself: its thumbprint."""
-    x = _base64url(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
+    x = OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)["x"]
     # RFC 7638: the SHA-256 of the needed members, in this order, without spaces.
     members = json.dumps({"crv": "Ed25519", "kty": "OKP", "x": x}, separators=(",", ":"))
-    return PublicKey(x=x, kid=_base64url(hashlib.sha256(members.encode()).digest()))
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return PublicKey(x=x, kid=base64url_encode(hashlib.sha256(members.encode()).digest()).decode())

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 import nats.errors
+from nats.micro.request import ERROR_CODE_HEADER, ERROR_HEADER
 from opentelemetry.trace import SpanKind
 
 from sd_common.auth_messages import (
-    ERROR_CODE_HEADER,
-    ERROR_HEADER,
     JWKS,
     LINK_TOKEN,
     LOG_IN,

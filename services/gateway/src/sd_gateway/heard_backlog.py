@@ -12,7 +12,8 @@ from sd_common import subjects
 from sd_common.backlog import Backlog, LaneBacklog
 from sd_common.nats_client import NatsClient
 
-#: Workers tell it four times a second. What is older than this says nothing of now: no worker is there.
+#: Workers tell it three or four times a second while one is idle, else every 5 to 7 s. What is older than this says
+#: nothing of now: no worker is there.
 _GOOD_FOR_S = 15.0
 
 

@@ -21,12 +21,11 @@ from sd_common.errors import Unavailable
 from sd_common.nats_client import NatsClient
 from sd_common.retries import RETRY_FOR_S, retried_while_away
 from sd_common.stream_reader import StreamReader
-from sd_common.streams import REVOKED_TOKENS_BUCKET, stream_of_bucket
+from sd_common.streams import REVOKED_TOKENS_BUCKET, keys_of_bucket, stream_of_bucket
 from sd_common.timed_wait import set_within
 
 log = structlog.get_logger(__name__)
 
-_KEYS = f"$KV.{REVOKED_TOKENS_BUCKET}.*"
 #: What was stored since is read again: a replica that lags may have answered, and core messages may be lost.
 _READ_EVERY_S = 30.0
 _RETRY_PAUSE_S = 0.2
@@ -126,7 +125,7 @@ class RevokedTokens:
         num_reconnects = self._client.stats["reconnects"]
         if num_reconnects != self._num_reconnects_when_read:
             self._last_sequence = 0
-        async for message in self._reader.replay(_KEYS, self._last_sequence + 1):
+        async for message in self._reader.replay(keys_of_bucket(REVOKED_TOKENS_BUCKET), self._last_sequence + 1):
             self._add_json(message.data)
             self._last_sequence = message.sequence
         self._forget_expired()

@@ -55,7 +55,7 @@ def parse_remote_images(value: object) -> object:
 
 
 class GatewaySettings(TaskSettings, SafetySettings):
-    """What the gateway reads besides NATS_*, MINIO_* and LOG_*."""
+    """What the gateway reads besides NATS_*, MINIO_*, LOG_* and OTEL_*."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

@@ -18,10 +18,10 @@ from collections.abc import Callable
 import nats.errors
 import structlog
 from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
 
 from sd_common.errors import TaskEnded, Unavailable
 from sd_common.jobs import Job, JobHead
-from sd_common.logs import bound_task
 from sd_common.messages import now
 from sd_common.subjects import TaskRef, parse_jobs_subject
 from sd_common.tracing import continued_trace
@@ -59,7 +59,7 @@ class JobConsumer:
                 except ValidationError as error:
                     await self._refuse(delivery, error)
                     return
-                with bound_task(job.task_id), job_span(job, delivery):
+                with bound_contextvars(task_id=job.task_id), job_span(job, delivery):
                     async with delivery.kept_in_progress():
                         await self._run(delivery, job, has_come)
         finally:

@@ -25,7 +25,7 @@ def _name_of_this_process() -> str:
 
 
 class WorkerSettings(TaskSettings, SafetySettings):
-    """What a worker reads besides NATS_URL, MINIO_* and LOG_*."""
+    """What a worker reads besides NATS_*, MINIO_*, LOG_* and OTEL_*."""
 
     base_url: str = Field(
         default="http://localhost:8000",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any
 
 import yaml
@@ -43,7 +44,7 @@ def create_document(operations: tuple[Operation, ...] = OPERATIONS) -> Schema:
         "openapi": "3.1.0",
         "info": {
             "title": "Stable Diffusion API",
-            "version": "0.1.0",
+            "version": version("sd-gateway"),
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
