@@ -56,6 +56,13 @@ def save_sd2(directory: Path) -> Path:
     return _save_sd(directory, diffusers.StableDiffusionPipeline, unet, scheduler, None)
 
 
+def save_lcm(directory: Path) -> Path:
+    """A latent consistency model: its UNet is told the guidance."""
+    unet = _unet(in_channels=4, time_cond_proj_dim=8)
+    scheduler = diffusers.LCMScheduler(**_NOISE_SCHEDULE, clip_sample=False, set_alpha_to_one=True)
+    return _save_sd(directory, diffusers.LatentConsistencyModelPipeline, unet, scheduler, None)
+
+
 def save_sdxl(directory: Path) -> Path:
     """Stable Diffusion XL: two text encoders, conditions on sizes."""
     torch.manual_seed(_SEED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from unit.engine.recorder import EngineUnderTest, picture, txt2img
 
 from sd_worker.engine import shapes
 from sd_worker.engine.batches import NetworkCall, run_together
-from sd_worker.engine.shapes import KnownShapes
 
 
 class Doubles(torch.nn.Module):
@@ -65,25 +65,24 @@ def test_a_wide_and_a_high_picture_of_flux_in_flight_together_are_as_alone(engin
         assert picture(outcome).tobytes() == alone[outcome.task_id]  # type: ignore[arg-type]
 
 
-def test_the_shape_of_what_stays_the_same_is_looked_at_once_for_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_at: list[object] = []
-    shape_of = shapes.shape_of
+def test_positions_that_stay_the_same_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading them waits for a GPU."""
+    read: list[object] = []
+    content_of = shapes._content_of
 
-    def look(value: object) -> Hashable:
-        looked_at.append(value)
-        return shape_of(value)
+    def look(value: torch.Tensor) -> Hashable:
+        read.append(value)
+        return content_of(value)
 
-    monkeypatch.setattr(shapes, "shape_of", look)
-    prompt, known = torch.zeros(2, 7, 3), KnownShapes()
+    monkeypatch.setattr(shapes, "_content_of", look)
+    first = call(2, 4)
 
-    def at_step(latents: torch.Tensor, prompt: torch.Tensor) -> NetworkCall:
-        return NetworkCall("denoise", NETWORK, (latents,), {"encoder_hidden_states": prompt}, shapes=known)
-
-    groups = {at_step(torch.zeros(2, 4, 8, 8), prompt).group for _ in range(3)}
+    groups = {replace(first, arguments=()).group for _ in range(3)}
 
     assert len(groups) == 1
-    assert sum(value is prompt for value in looked_at) == 1
-    assert at_step(torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 3)).group not in groups
+    assert len(read) == 1
+    assert call(2, 4).group in groups
+    assert len(read) == 2
 
 
 def test_positions_are_not_kept_in_memory() -> None:

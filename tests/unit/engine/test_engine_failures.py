@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from unit.engine.recorder import (
+    TIMEOUT_S,
     CreateEngine,
     EngineUnderTest,
     GatedLoader,
     RaisingLoader,
     img2img,
     network_of,
+    picture,
     txt2img,
 )
 
@@ -20,7 +25,11 @@ from sd_worker.engine.devices import Device
 from sd_worker.engine.errors import DeviceUnavailable, EngineStopped
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.models.model_loading import ModelSource
+from sd_worker.engine.rooms import Rooms
 from sd_worker.engine.tasks import Cancelled, Failed, Finished, Progress
+
+#: Untyped, and mypy does not see through its lazy imports.
+diffusers = import_module("diffusers")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +38,7 @@ from sd_worker.engine.tasks import Cancelled, Failed, Finished, Progress
         (MemoryError(), "out_of_memory"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
         (RuntimeError("a bug"), "internal"),
         (SystemExit(3), "internal"),
         (KeyboardInterrupt(), "internal"),
@@ -202,3 +212,87 @@ def test_a_device_that_has_failed_during_a_load_hands_all_tasks_back_and_takes_n
     assert engine.engine.has_failed()
     with pytest.raises(EngineStopped):
         engine.engine.submit(txt2img("d"))
+
+
+def test_an_error_of_a_pipeline_itself_keeps_the_model(
+    engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has changed nothing that is shared: one client's odd task costs nobody a load."""
+    engine.finish(txt2img("warm"))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("cannot make latents of this")
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "prepare_latents", fail)
+    outcome = engine.run(txt2img("a"))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "internal"
+    assert engine.models.resident() == ("sd1",)
+
+
+def test_a_call_that_cannot_be_grouped_fails_its_own_task_alone(
+    engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.finish(txt2img("warm"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sd_worker.engine.batches.shape_of", lambda value: {"unhashable": value})
+        outcome = engine.run(txt2img("a"))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "internal"
+    engine.finish(txt2img("b"))
+
+
+def test_an_engine_that_cannot_tell_what_it_has_to_do_hands_all_tasks_back(
+    engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.finish(txt2img("warm"))
+
+    def fail(rooms: object) -> float:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Rooms, "workload", property(fail))
+    engine.engine.submit(txt2img("a"))
+
+    assert engine.recorder.next_outcome() == Cancelled("a")
+    assert engine.engine.stop(TIMEOUT_S)
+    assert engine.engine.has_failed()
+
+
+def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles(
+    create_engine: CreateEngine, model_dir: Path
+) -> None:
+    """Where nothing more can go from memory. Others, and later ones, are decoded as ever."""
+    engine = create_engine()
+    small = engine.finish(txt2img("small")).png
+    vae: Any = network_of(engine.models, "sd1", "vae")
+    sides: list[int] = []
+
+    def run_out(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        sides.append(arguments[0].shape[-1])
+        if sides[-1] > vae.tile_latent_min_size:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    vae.decoder.register_forward_pre_hook(run_out)
+    task = txt2img("large", width=128, height=128)
+
+    finished = engine.finish(task)
+
+    assert sides[0] == 16
+    assert set(sides[1:]) <= set(range(1, 9))
+    stock = diffusers.StableDiffusionPipeline.from_pretrained(model_dir / "sd1", local_files_only=True)
+    stock.vae.enable_tiling()
+    stock.set_progress_bar_config(disable=True)
+    expected = stock(
+        task.parameters.prompt,
+        num_inference_steps=3,
+        width=128,
+        height=128,
+        guidance_scale=task.parameters.guidance,
+        generator=torch.Generator().manual_seed(task.seed),
+    ).images[0]
+    assert picture(finished).tobytes() == expected.tobytes()
+    assert vae.use_tiling is False
+    assert engine.finish(txt2img("small")).png == small

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from unit.engine.recorder import CPU, TIMEOUT_S, EngineUnderTest, load_now, txt2img
+from unit.engine.recorder import CPU, TIMEOUT_S, EngineUnderTest, TickedEngine, load_now, txt2img
 
 from sd_common.parameters import DefaultParameters, TaskKind
 from sd_worker.engine.devices import choose_device, default_budget_bytes
@@ -27,6 +27,7 @@ from sd_worker.engine.models.loads import Models
 from sd_worker.engine.models.model_errors import explain
 from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import KnownModel, MemoryUse, ModelChange, ModelDropped, ModelLoad
+from sd_worker.engine.tasks import Failed
 from support.read_model import read_model
 
 
@@ -50,6 +51,11 @@ def reason_of(source: ModelSource, name: str) -> str:
     return str(caught.value)
 
 
+def change_index(directory: Path, **changes: object) -> None:
+    file = directory / "model_index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
 def source_of(directory: Path | None) -> ModelSource:
     return ModelSource(directory, dtype=torch.float32)
 
@@ -66,6 +72,31 @@ def test_a_model_tells_its_kinds_and_size(source: ModelSource, name: str, kinds:
 
     assert model.known == KnownModel(name, kinds, DefaultParameters(width=64, height=64), is_resident=True)
     assert model.num_bytes > 4 * 100_000
+
+
+def test_a_family_whose_pipelines_change_what_others_share_has_no_kinds(own_dir: Path) -> None:
+    """Perturbed-attention guidance puts processors of its own into the UNet while it runs."""
+    change_index(own_dir / "sd1", _class_name="StableDiffusionPAGPipeline")
+
+    assert [model.kinds for model in source_of(own_dir).known()] == [()]
+    engine = TickedEngine(source_of(own_dir))
+    outcome = engine.run([txt2img()])["t"]
+    assert outcome == Failed("t", "invalid_input", "Model 'sd1' cannot do txt2img: choose another model")
+    assert engine.models.resident() == ("sd1",)
+    engine.stop()
+
+
+def test_a_refiner_starts_from_pictures_alone(tmp_path: Path, model_dir: Path) -> None:
+    shutil.copytree(model_dir / "sdxl", tmp_path / "refiner")
+    change_index(tmp_path / "refiner", _class_name="StableDiffusionXLImg2ImgPipeline", requires_aesthetics_score=True)
+
+    assert [model.kinds for model in source_of(tmp_path).known()] == [("img2img",)]
+    assert read_model(source_of(tmp_path), "refiner").kinds == ("img2img",)
+    engine = TickedEngine(source_of(tmp_path))
+    outcome = engine.run([txt2img(model="refiner")])["t"]
+    assert isinstance(outcome, Failed)
+    assert outcome.reason == ("Model 'refiner' cannot do txt2img: choose another model, or send a task of kind img2img")
+    engine.stop()
 
 
 def test_models_below_the_directory_are_known_before_they_are_loaded(source: ModelSource) -> None:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from unit.engine.recorder import EngineUnderTest, img2img, inpaint, txt2img
+import torch
+from unit.engine.recorder import EngineUnderTest, TickedEngine, img2img, inpaint, picture, txt2img
 
 from sd_common.parameters import SchedulerName
+from sd_worker.engine.devices import Device
 from sd_worker.engine.errors import InvalidInput
+from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.schedulers import check_steps, create_scheduler
+from sd_worker.engine.tasks import Failed
+from support.tiny_pipelines import save_lcm
 
 #: Untyped, and mypy does not see through its lazy imports.
 diffusers = import_module("diffusers")
 
 SCHEDULERS: tuple[SchedulerName, ...] = get_args(SchedulerName)
 PNDM = diffusers.PNDMScheduler(beta_schedule="scaled_linear", steps_offset=1, skip_prk_steps=True)
+
+
+@pytest.fixture
+def source_of_halves(model_dir: Path) -> ModelSource:
+    return ModelSource(model_dir, dtype=torch.float16)
 
 
 @pytest.mark.parametrize("own", SCHEDULERS)
@@ -97,5 +108,74 @@ def test_a_flow_matching_model_keeps_its_own_scheduler() -> None:
     assert fresh is not own
     assert isinstance(fresh, diffusers.FlowMatchEulerDiscreteScheduler)
     assert fresh.config["shift"] == 3.0
-    with pytest.raises(InvalidInput, match="'ddim' does not go with this flow-matching model: choose 'euler'"):
+    with pytest.raises(InvalidInput, match="'ddim' does not go with this model's noise schedule: choose 'euler'"):
         create_scheduler("ddim", own)
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        (diffusers.EDMEulerScheduler(), "euler"),
+        (diffusers.EDMDPMSolverMultistepScheduler(), "dpmpp_2m"),
+        (diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True), "dpmpp_2m"),
+    ],
+    ids=["EDM Euler", "EDM DPM-Solver", "flow DPM-Solver"],
+)
+def test_a_model_whose_noise_schedule_is_not_of_betas_keeps_its_own_scheduler(own: Any, name: SchedulerName) -> None:
+    fresh = create_scheduler(name, own)
+
+    assert type(fresh) is type(own)
+    assert fresh.config == own.config
+    for other in set(SCHEDULERS) - {name}:
+        with pytest.raises(InvalidInput, match=f"'{other}' does not go with .*: choose '{name}'"):
+            create_scheduler(other, own)
+
+
+@pytest.mark.parametrize("own", [diffusers.CogVideoXDDIMScheduler(), diffusers.SCMScheduler()], ids=["shifted", "SCM"])
+def test_a_noise_schedule_that_no_scheduler_computes_is_refused(own: Any) -> None:
+    """Their pictures would be noise."""
+    for name in SCHEDULERS:
+        with pytest.raises(InvalidInput, match="choose another model"):
+            create_scheduler(name, own)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_model_that_is_loaded_meanwhile_changes_no_picture(
+    source_of_halves: ModelSource, name: SchedulerName
+) -> None:
+    """transformers and diffusers set torch's default dtype, for the whole process, while they load in float16."""
+    engine = TickedEngine(source_of_halves, "sd1", device=Device(torch.device("cpu"), torch.float16))
+    task = txt2img(scheduler=name, steps=5)
+    expected = picture(engine.finish(task)).tobytes()
+
+    torch.set_default_dtype(torch.float16)
+    try:
+        meanwhile = picture(engine.finish(task)).tobytes()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+    assert meanwhile == expected
+    engine.stop()
+
+
+def test_a_pipeline_for_lcm_takes_no_other_scheduler(tmp_path: Path) -> None:
+    save_lcm(tmp_path / "lcm")
+    engine = TickedEngine(ModelSource(tmp_path, dtype=torch.float32))
+    task = txt2img(model="lcm", scheduler="lcm")
+    stock = diffusers.LatentConsistencyModelPipeline.from_pretrained(tmp_path / "lcm", local_files_only=True)
+    stock.set_progress_bar_config(disable=True)
+    expected = stock(
+        task.parameters.prompt,
+        num_inference_steps=3,
+        width=64,
+        height=64,
+        guidance_scale=task.parameters.guidance,
+        generator=torch.Generator().manual_seed(task.seed),
+    ).images[0]
+
+    refused = engine.run([txt2img(model="lcm", scheduler="plms")])["t"]
+
+    reason = "Scheduler 'plms' does not go with model 'lcm': choose 'lcm'"
+    assert refused == Failed("t", "invalid_input", reason)
+    assert picture(engine.finish(task)).tobytes() == expected.tobytes()
+    engine.stop()

@@ -117,3 +117,14 @@ def test_what_is_made_once_for_a_model_goes_with_it(engine: TickedEngine) -> Non
 
     gc.collect()
     assert unet() is None
+
+
+@pytest.mark.parametrize("negative_prompt", [None, "green"])
+def test_what_a_task_leaves_out_is_left_to_the_pipeline(model: LoadedModel, negative_prompt: str | None) -> None:
+    """Some read their negative prompt as a string whatever they are given."""
+    task = txt2img(negative_prompt=negative_prompt)
+
+    arguments = call_arguments(task, create_task_pipeline(model, task.parameters))
+
+    assert arguments.get("negative_prompt", None) == negative_prompt
+    assert ("negative_prompt" in arguments) == (negative_prompt is not None)

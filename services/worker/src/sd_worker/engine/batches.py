@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from sd_worker.engine.shapes import WITHOUT_ROWS, KnownShapes, shape_of
+from sd_worker.engine.shapes import WITHOUT_ROWS, shape_of, shape_of_keyword
 from sd_worker.engine.tasks import Stage
 
 
@@ -30,8 +30,6 @@ class NetworkCall:
     keywords: Mapping[str, object]
     owner: Hashable = None
     num_fixed_rows: int | None = None
-    #: Of all calls of one sample.
-    shapes: KnownShapes = field(default_factory=KnownShapes)
 
     @cached_property
     def first_tensor(self) -> torch.Tensor:
@@ -55,7 +53,7 @@ class NetworkCall:
     @cached_property
     def shape(self) -> Hashable:
         """What two calls of a network must have in common to fit into one pass."""
-        keywords = tuple((name, self.shapes.of(name, self.keywords[name])) for name in sorted(self.keywords))
+        keywords = tuple((name, shape_of_keyword(name, self.keywords[name])) for name in sorted(self.keywords))
         return (self.stage, tuple(map(shape_of, self.arguments)), keywords)
 
     @property

@@ -18,6 +18,9 @@ RAM_SHARE_FOR_MODELS = 0.5
 #: The memory limit of a container, cgroup v2 and v1. The machine's RAM says nothing there.
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
+#: In messages of CUDA, of torch on a CPU, and of cuBLAS and cuDNN, which take memory for themselves.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED", "ALLOCATION_FAILED")
+
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -90,8 +93,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out. torch has a class for it on CUDA alone."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    message = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in message or "can't allocate memory" in message)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _best_device() -> torch.device:

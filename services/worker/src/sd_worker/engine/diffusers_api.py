@@ -49,6 +49,9 @@ class Pipeline(Protocol):
     @property
     def components(self) -> Mapping[str, object]: ...
 
+    @property
+    def config(self) -> Config: ...
+
     scheduler: Scheduler
 
     @property

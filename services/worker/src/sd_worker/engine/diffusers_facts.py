@@ -18,11 +18,14 @@ from sd_common.parameters import SIDE_MULTIPLE_PX, TaskKind
 from sd_worker.engine.diffusers_api import Config, Pipeline, PipelineOutput
 
 #: The classes that do each kind, by family.
-_classes: Mapping[TaskKind, Mapping[str, type[object]]] = {
-    "txt2img": AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
-    "img2img": AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
-    "inpaint": AUTO_INPAINT_PIPELINES_MAPPING,
-}
+_classes = cast(
+    Mapping[TaskKind, Mapping[str, type[Pipeline]]],
+    {
+        "txt2img": AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+        "img2img": AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+        "inpaint": AUTO_INPAINT_PIPELINES_MAPPING,
+    },
+)
 
 
 def component_config(pipeline: Pipeline, component: str) -> Config:
@@ -38,7 +41,11 @@ def is_plain_vae(vae: object) -> bool:
 
 def takes_argument(pipeline: Pipeline, name: str) -> bool:
     """Whether the call of this pipeline's class has an argument called `name`."""
-    return name in _argument_names(type(pipeline))
+    return _takes(type(pipeline), name)
+
+
+def _takes(pipeline_class: type[Pipeline], name: str) -> bool:
+    return name in _argument_names(pipeline_class)
 
 
 @cache
@@ -75,11 +82,23 @@ def trained_size_px(pipeline: Pipeline) -> tuple[int, int] | None:
 
 
 def kinds_of_class(class_name: str) -> tuple[TaskKind, ...]:
-    """The kinds that pipelines of diffusers' class `class_name` can be viewed as (`view_pipeline`)."""
+    """The kinds that pipelines of diffusers' class `class_name` can be viewed as (`view_pipeline`), and run here."""
     families = {
         family for classes in _classes.values() for family, cls in classes.items() if cls.__name__ == class_name
     }
-    return tuple(kind for kind, classes in _classes.items() if families & classes.keys())
+    return tuple(
+        kind
+        for kind, classes in _classes.items()
+        if any(_is_run_here(classes[family]) for family in families & classes.keys())
+    )
+
+
+def _is_run_here(pipeline_class: type[Pipeline]) -> bool:
+    """Whether a pipeline tells of its steps, needs no more than a task holds, and leaves as they are the networks that
+    others share meanwhile: perturbed-attention guidance (PAG) does not."""
+    tells_steps = hasattr(pipeline_class, "num_timesteps") and _takes(pipeline_class, "callback_on_step_end")
+    needs_control_picture = "Control" in pipeline_class.__name__
+    return tells_steps and not needs_control_picture and not hasattr(pipeline_class, "_set_pag_attn_processor")
 
 
 def nsfw_content_detected(output: PipelineOutput) -> bool | None:

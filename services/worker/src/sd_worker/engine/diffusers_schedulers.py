@@ -46,17 +46,26 @@ class _TimestepsOnCpu:
         set_timesteps(num_inference_steps, device="cpu", **options)
 
 
-def _with_timesteps_on_cpu(scheduler_class: type[object]) -> type[object]:
+class _Float32Timesteps:
+    """Goes before LCM's scheduler, which multiplies a timestep in torch's default dtype. While another model is loaded
+    that is float16, for the whole process, where its square overflows."""
+
+    def get_scalings_for_boundary_condition_discrete(self, timestep: torch.Tensor) -> object:
+        name = "get_scalings_for_boundary_condition_discrete"
+        get_scalings: Callable[..., object] = getattr(super(), name)  # of the class after it
+        return get_scalings(timestep.to(torch.float32))
+
+
+def _with(scheduler_class: type[object], *before: type[object]) -> type[object]:
     # Of the same names, by which diffusers looks classes up.
-    return type(
-        scheduler_class.__name__, (_TimestepsOnCpu, scheduler_class), {"__module__": scheduler_class.__module__}
-    )
+    return type(scheduler_class.__name__, (*before, scheduler_class), {"__module__": scheduler_class.__module__})
 
 
 _SUBCLASSES: Mapping[str, type[object]] = {
     LMSDiscreteScheduler.__name__: _RememberingLMS,
+    LCMScheduler.__name__: _with(LCMScheduler, _TimestepsOnCpu, _Float32Timesteps),
     **{
-        scheduler_class.__name__: _with_timesteps_on_cpu(scheduler_class)
-        for scheduler_class in (PNDMScheduler, DDIMScheduler, LCMScheduler, DDPMScheduler)
+        scheduler_class.__name__: _with(scheduler_class, _TimestepsOnCpu)
+        for scheduler_class in (PNDMScheduler, DDIMScheduler, DDPMScheduler)
     },
 }

@@ -160,19 +160,30 @@ class Engine:
         if failure is None:
             self._outcomes.append(Cancelled(task.task_id))
         else:
-            self._fail(sample.waiting, failure)
+            self._fail(sample, failure)
 
-    def _fail(self, waiting: Waiting, failure: Failed) -> None:
+    def _fail(self, sample: Sample, failure: Failed) -> None:
+        waiting = sample.waiting
         model = waiting.task.parameters.model
-        if failure.code == "out_of_memory" and not waiting.is_retry:
-            has_freed_some = self._models.drop_unused(but=model) > 0
-            if has_freed_some or self._running:
-                self._waiting.add_retry(waiting)
-                if self._is_draining:
-                    self.cancel(failure.task_id)
-                return
+        if failure.code == "out_of_memory" and self._may_yet_fit(sample):
+            self._waiting.add_retry(waiting)
+            if self._is_draining:
+                self.cancel(failure.task_id)
+            return
         if failure.code == "internal":
             self._models.check_device()
-            # It may have left shared modules half changed. Those that run on the model go on with it.
-            self._models.drop(model)
+            if sample.rendezvous.has_failed_in_call:
+                # It may have left shared modules half changed. Those that run on the model go on with it.
+                self._models.drop(model)
         self._outcomes.append(failure)
+
+    def _may_yet_fit(self, sample: Sample) -> bool:
+        """Whether one that ran out of memory may do better the next time: with the device for itself, or when that has
+        been too little for its pixels, by decoding them in tiles."""
+        waiting = sample.waiting
+        if not waiting.is_retry and (self._models.drop_unused(but=sample.task.parameters.model) > 0 or self._running):
+            return True
+        if waiting.decodes_in_tiles or not sample.is_denoised:
+            return False
+        waiting.decodes_in_tiles = True
+        return True

@@ -130,12 +130,12 @@ class EngineThread:
                     order()
                 for outcome in self._engine.tick():
                     self._tell(outcome)
+                self._tell_workload(even_if_unchanged=bool(orders))
             except Exception:
                 # The device has failed, or this code. Other workers may have the tasks.
                 _log.exception("the engine has failed")
                 self._give_up()
                 break
-            self._tell_workload(even_if_unchanged=bool(orders))
         self._engine.stop()
 
     def _give_up(self) -> None:

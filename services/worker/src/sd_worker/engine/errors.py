@@ -6,7 +6,7 @@
     ├── DownloadDamaged         a file that is not what the hub says it is
     ├── DeviceUnavailable       a device that this machine does not have
     ├── TaskCancelled           unwinds a running task's pipeline; never leaves the engine
-    └── EngineStopped           a task submitted after `drain` or `stop`
+    └── EngineStopped           a task submitted after `drain` or `stop`; a load or a fetch that is given up
 
 The messages of `InvalidInput` and `ModelUnavailable` are sentences for the client: they say what to do, and hold no
 path.
@@ -63,4 +63,4 @@ class TaskCancelled(EngineError):
 
 
 class EngineStopped(EngineError):
-    """The engine takes no more tasks."""
+    """The engine takes no more tasks, or wants a model no more."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from sd_common.parameters import MIN_SIDE_PX, AnyParameters, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
+from sd_common.parameters import MIN_SIDE_PX, AnyParameters, Img2ImgParameters, TaskKind, Txt2ImgParameters
 from sd_worker.engine.diffusers_api import Pipeline, copy_view, view_pipeline
 from sd_worker.engine.diffusers_facts import nsfw_content_detected, side_multiple_px, takes_argument
 from sd_worker.engine.errors import InvalidInput
@@ -91,14 +91,14 @@ def create_task_pipeline(model: LoadedModel, parameters: AnyParameters) -> Pipel
 
 
 def _create_view(model: LoadedModel, parameters: AnyParameters) -> Pipeline:
-    _check_network_input(model, parameters)
+    _check_kind(model, parameters.params_type)
     scheduler = create_scheduler(parameters.scheduler, model.pipeline.scheduler)
-    try:
-        return view_pipeline(
-            model.pipeline, parameters.params_type, scheduler, with_safety_checker=parameters.safety_filter
-        )
-    except ValueError as error:
-        raise InvalidInput(f"Model '{model.name}' cannot do {parameters.params_type}: choose another model") from error
+    view = view_pipeline(
+        model.pipeline, parameters.params_type, scheduler, with_safety_checker=parameters.safety_filter
+    )
+    if takes_argument(view, "original_inference_steps") and parameters.scheduler != "lcm":
+        raise InvalidInput(f"Scheduler '{parameters.scheduler}' does not go with model '{model.name}': choose 'lcm'")
+    return view
 
 
 def call_arguments(task: EngineTask, pipeline: Pipeline) -> dict[str, object]:
@@ -114,7 +114,8 @@ def call_arguments(task: EngineTask, pipeline: Pipeline) -> dict[str, object]:
         **_pictures(task, side_multiple_px(pipeline)),
     }
     # Not every family takes a negative prompt, nor the size of an image that it is given; some would make another size.
-    return {name: value for name, value in arguments.items() if takes_argument(pipeline, name)}
+    # None is not always what a pipeline takes for a prompt that is left out.
+    return {name: value for name, value in arguments.items() if value is not None and takes_argument(pipeline, name)}
 
 
 def _pictures(task: EngineTask, multiple_px: int) -> dict[str, object]:
@@ -144,13 +145,18 @@ def _pictures(task: EngineTask, multiple_px: int) -> dict[str, object]:
     return {**pictures, "strength": 1.0} if parameters.steps == 1 else pictures
 
 
-def _check_network_input(model: LoadedModel, parameters: AnyParameters) -> None:
+def _check_kind(model: LoadedModel, kind: TaskKind) -> None:
     """diffusers would fail deep inside, or make a picture of nothing."""
+    if kind in model.kinds:
+        return
     match network_input(model.config_of):
         case NetworkInput.SOMETHING_ELSE:
             raise InvalidInput(f"Model '{model.name}' makes no pictures from prompts alone: choose another model")
-        case NetworkInput.LATENTS_AND_MASK if not isinstance(parameters, InpaintParameters):
+        case NetworkInput.LATENTS_AND_MASK if "inpaint" in model.kinds:
             raise InvalidInput(
-                f"Model '{model.name}' is made for inpainting and cannot do {parameters.params_type}: "
+                f"Model '{model.name}' is made for inpainting and cannot do {kind}: "
                 "choose another model, or send an inpaint task"
             )
+        case _:
+            others = f", or send a task of kind {' or '.join(model.kinds)}" if model.kinds else ""
+            raise InvalidInput(f"Model '{model.name}' cannot do {kind}: choose another model{others}")

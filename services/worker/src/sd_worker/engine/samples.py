@@ -41,6 +41,11 @@ class Sample:
         if self._denoising_at is None:
             self._denoising_at = time.perf_counter()
 
+    @property
+    def is_denoised(self) -> bool:
+        """Whether it has but its pixels to come."""
+        return self._decoding_at is not None
+
     def progress(self) -> Progress:
         """How far it is."""
         return Progress(self.task.task_id, "denoising", self._told_step, self.steps)
@@ -70,7 +75,8 @@ class Sample:
 
     def _generate(self) -> GeneratedPicture:
         assert self._model is not None
-        return generate(self._model, self.task, self._at_scheduler_step, self._num_fixed_rows)
+        with self._model.tiled_decoding(self.waiting.decodes_in_tiles):
+            return generate(self._model, self.task, self._at_scheduler_step, self._num_fixed_rows)
 
     def _at_scheduler_step(self, done: SchedulerStep) -> None:
         step = done.num_done * self.steps // done.num_planned

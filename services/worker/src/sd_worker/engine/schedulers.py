@@ -55,19 +55,33 @@ _RECIPES: Mapping[SchedulerName, _Recipe] = {
 }
 
 
+#: Schedulers that a model keeps, since its noise schedule is not one of betas, and what they are called here.
+_NAMES_OF_OWN: Mapping[str, SchedulerName] = {
+    "FlowMatchEulerDiscreteScheduler": "euler",
+    "FlowMatchHeunDiscreteScheduler": "heun",
+    "EDMEulerScheduler": "euler",
+    "EDMDPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "unipc",
+}
+_PREDICTIONS_OF_BETAS = {"epsilon", "sample", "v_prediction"}
+
+
 def create_scheduler(name: SchedulerName, own: Scheduler) -> Scheduler:
     """A fresh scheduler, made from the configuration of a model's `own`.
 
     Raises `InvalidInput` where the model does not go with it.
     """
+    if _has_betas(own.config):
+        recipe = _RECIPES[name]
+        return scheduler_from_config(recipe.class_name, own.config, {**_FOR_LATENTS, **recipe.options})
     own_class = type(own).__name__
-    if own_class.startswith("FlowMatch"):
-        # Flow-matching models have another noise schedule, which none of the others computes.
-        if name != "euler":
-            raise InvalidInput(f"Scheduler '{name}' does not go with this flow-matching model: choose 'euler'")
-        return scheduler_from_config(own_class, own.config, {})
-    recipe = _RECIPES[name]
-    return scheduler_from_config(recipe.class_name, own.config, {**_FOR_LATENTS, **recipe.options})
+    own_name = _NAMES_OF_OWN.get(own_class)
+    if own_name is None:
+        raise InvalidInput("This model has a noise schedule that none of the schedulers computes: choose another model")
+    if name != own_name:
+        raise InvalidInput(f"Scheduler '{name}' does not go with this model's noise schedule: choose '{own_name}'")
+    return scheduler_from_config(own_class, own.config, {})
 
 
 def check_steps(name: SchedulerName, scheduler: Scheduler, steps: int) -> None:
@@ -75,3 +89,10 @@ def check_steps(name: SchedulerName, scheduler: Scheduler, steps: int) -> None:
     most = scheduler.config["original_inference_steps"] if name == "lcm" else None
     if isinstance(most, int) and steps > most:
         raise InvalidInput(f"Scheduler 'lcm' takes at most {most} steps with this model, not {steps}: 4 to 8 are usual")
+
+
+def _has_betas(config: Config) -> bool:
+    """Whether betas alone describe the noise schedule, as of Stable Diffusion, which every named scheduler computes."""
+    is_shifted = config.get("snr_shift_scale") is not None or bool(config.get("use_flow_sigmas"))
+    has_known_prediction = config.get("prediction_type", "epsilon") in _PREDICTIONS_OF_BETAS
+    return "beta_schedule" in config and has_known_prediction and not is_shifted

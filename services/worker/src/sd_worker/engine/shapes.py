@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, MutableMapping
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 #: Position ids of transformers, without a dimension for rows: one for all that share a pass.
 WITHOUT_ROWS = frozenset({"img_ids", "txt_ids"})
 
+#: Of those: they are the same tensor at each step of a sample.
+_known_contents: MutableMapping[torch.Tensor, Hashable] = WeakTensorKeyDictionary()
 
-class KnownShapes:
-    """The shapes of what one sample calls a network with: much of it is the same tensor at each step."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[torch.Tensor, Hashable]] = {}
-
-    def of(self, name: str, value: object) -> Hashable:
-        """What another call's argument `name` must be like, to be in one pass with `value`."""
-        if not isinstance(value, torch.Tensor):  # a container may be another one inside
-            return shape_of(value)
-        known = self._known.get(name)
-        if known is None or known[0] is not value:
-            shape = _content_of(value) if name in WITHOUT_ROWS else shape_of(value)
-            known = self._known[name] = (value, shape)
-        return known[1]
+def shape_of_keyword(name: str, value: object) -> Hashable:
+    """As `shape_of`; of what has no rows, all that it says."""
+    if name not in WITHOUT_ROWS or not isinstance(value, torch.Tensor):
+        return shape_of(value)
+    content = _known_contents.get(value)
+    if content is None:
+        content = _known_contents[value] = _content_of(value)
+    return content
 
 
 def shape_of(value: object) -> Hashable:

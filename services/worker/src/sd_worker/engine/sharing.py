@@ -113,8 +113,10 @@ class _SharedNetwork(_Proxy):
         call = replace(self._call, arguments=arguments, keywords=keywords)
         if not call.has_rows:
             call = replace(call, owner=call, num_fixed_rows=None)
-        # An output object cannot be split; diffusers' own pipelines ask for tuples.
-        return call.run() if keywords.get("return_dict", True) else park(call)
+        if keywords.get("return_dict", True):
+            return call.run()  # an output object cannot be split; diffusers' own pipelines ask for tuples
+        hash(call.group)  # raised here, what keeps it from being grouped is the sample's own error
+        return park(call)
 
 
 class _SharedDecoder(_Proxy):

@@ -34,9 +34,12 @@ def network_input(config_of: Callable[[str], Config]) -> NetworkInput:
     return NetworkInput.LATENTS_AND_MASK if in_channels == with_mask else NetworkInput.SOMETHING_ELSE
 
 
-def kinds_of_model(class_name: str, config_of: Callable[[str], Config]) -> tuple[TaskKind, ...]:
-    """The kinds that a pipeline of diffusers' class `class_name` can do with these configurations; maybe none."""
+def kinds_of_model(class_name: str, config: Config, config_of: Callable[[str], Config]) -> tuple[TaskKind, ...]:
+    """The kinds that a pipeline of diffusers' class `class_name` can do; maybe none. `config` is its own, `config_of`
+    gives those of its components."""
     kinds = kinds_of_class(class_name)
+    if config.get("requires_aesthetics_score"):  # SDXL's refiner: a network for the last steps alone
+        kinds = tuple(kind for kind in kinds if kind == "img2img")
     match network_input(config_of):
         case NetworkInput.LATENTS:
             return kinds

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
 import torch
 
-from sd_common.parameters import DefaultParameters
+from sd_common.parameters import DefaultParameters, TaskKind
 from sd_worker.engine.diffusers_api import Config, Pipeline
 from sd_worker.engine.diffusers_facts import component_config
 from sd_worker.engine.models.kinds import kinds_of_model
@@ -42,6 +43,21 @@ class LoadedModel:
         if isinstance(vae, torch.nn.Module) and self.config_of("vae").get("force_upcast"):
             vae.to(self._vae_dtype)
 
+    @contextmanager
+    def tiled_decoding(self, is_wanted: bool) -> Iterator[None]:
+        """Have the VAE decode large pictures in tiles while inside, where it can: it takes less memory, and may show
+        seams. For a task that has the model for itself."""
+        vae = self.pipeline.components.get("vae")
+        was_set = getattr(vae, "use_tiling", None)
+        if not is_wanted or was_set is None:
+            yield
+            return
+        setattr(vae, "use_tiling", True)  # noqa: B010  # of diffusers, untyped
+        try:
+            yield
+        finally:
+            setattr(vae, "use_tiling", was_set)  # noqa: B010
+
     @cached_property
     def num_bytes(self) -> int:
         """Bytes of all parameters and buffers."""
@@ -50,12 +66,20 @@ class LoadedModel:
         tensors = {id(t): t for module in modules for t in [*module.parameters(), *module.buffers()]}
         return sum(tensor.nbytes for tensor in tensors.values())
 
+    @cached_property
+    def kinds(self) -> tuple[TaskKind, ...]:
+        """What it can do; maybe nothing."""
+        return kinds_of_model(type(self.pipeline).__name__, self.pipeline.config, self.config_of)
+
     @property
     def known(self) -> KnownModel:
         """What is told of it while it is resident."""
-        kinds = kinds_of_model(type(self.pipeline).__name__, self.config_of)
         return KnownModel(
-            self.name, kinds, self.default_parameters, is_resident=True, runs_alone=not self.sharing.shares_denoising
+            self.name,
+            self.kinds,
+            self.default_parameters,
+            is_resident=True,
+            runs_alone=not self.sharing.shares_denoising,
         )
 
     def config_of(self, component: str) -> Config:

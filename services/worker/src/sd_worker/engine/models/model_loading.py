@@ -107,9 +107,10 @@ class ModelSource:
         return known
 
     def _describe(self, local: LocalModel) -> KnownModel:
-        class_name = self._checked_class_name(local.name, read_json(local.directory / INDEX_FILE))
+        index = read_json(local.directory / INDEX_FILE)
+        kinds = kinds_of_model(self._checked_class_name(local.name, index), index, local.config_of)
         defaults = read_default_parameters(local.name, _defaults_file(local.directory))
-        return KnownModel(local.name, kinds_of_model(class_name, local.config_of), defaults, is_resident=False)
+        return KnownModel(local.name, kinds, defaults, is_resident=False)
 
     def _read(self, fetched: _Fetched, on_progress: OnLoadProgress) -> LoadedModel:
         started = time.perf_counter()
