@@ -11,7 +11,6 @@ from sd_common.errors import (
     EndOfLaterVersion,
     QueueFull,
     StoreFull,
-    SubjectError,
     TaskAborted,
     Unavailable,
 )
@@ -20,7 +19,6 @@ from sd_gateway.errors import (
     AccountRefused,
     BodyTooLarge,
     EmbeddingNotAllowed,
-    GatewayError,
     IdempotencyKeyReused,
     InvalidInput,
     MalformedBody,
@@ -72,7 +70,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
         case InvalidInput():
             fields = [ProblemField(field=entry.field, detail=entry.detail) for entry in error.errors]
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=fields), {}
-        case SubjectError() | IdempotencyKeyReused():
+        case IdempotencyKeyReused():
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)), {}
         case NotAuthenticated():
             return create_problem(HTTPStatus.UNAUTHORIZED, str(error)), {"WWW-Authenticate": "Bearer"}
@@ -99,8 +97,6 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
         case Unavailable() | EndOfLaterVersion() | TaskWithoutEvent() | Overloaded():
             retry_after_s = _RETRY_AFTER_STORE_FULL_S if isinstance(error, StoreFull) else _RETRY_AFTER_S
             return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {"Retry-After": str(retry_after_s)}
-        case GatewayError():
-            return create_problem(HTTPStatus.BAD_REQUEST, str(error)), {}
     return None
 
 
