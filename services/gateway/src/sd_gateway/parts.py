@@ -17,11 +17,12 @@ from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.byte_budget import ByteBudget
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.fleet_metrics import FleetMetrics
 from sd_gateway.heard_backlog import HeardBacklog
 from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
-from sd_gateway.metrics import FleetMetrics, GatewayMetrics
+from sd_gateway.metrics import GatewayMetrics
 from sd_gateway.rate_limits import RateLimit
 from sd_gateway.readiness import Readiness
 from sd_gateway.remote_pictures import RemotePictures
