@@ -44,7 +44,7 @@ class Parts:
     nats: NatsClient
     auth: AuthClient
     authenticator: Authenticator
-    requests_of_user: RateLimit
+    requests_of_holder: RateLimit
     revoked_tokens: RevokedTokens
     account_limits: AccountLimits
     body_bytes: ByteBudget
@@ -102,7 +102,7 @@ def create_parts(
         authenticator=authenticator,
         revoked_tokens=revoked_tokens,
         account_limits=AccountLimits(settings),
-        requests_of_user=RateLimit(settings.request_rate, "requests"),
+        requests_of_holder=RateLimit(settings.request_rate, "requests"),
         body_bytes=body_bytes,
         answer_bytes=ByteBudget(_LARGEST_PICTURES * settings.largest_picture_bytes, "answers"),
         blobs=blobs,

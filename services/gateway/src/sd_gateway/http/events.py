@@ -42,7 +42,7 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
         verified = await parts.authenticator.verify(token)
-        parts.requests_of_user.use(verified.identity.holder)
+        parts.requests_of_holder.use(verified.identity.holder)
         await _check_since(parts.feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
         return await parts.websockets.refuse(request, WSCloseCode.POLICY_VIOLATION, "refused", str(error))
