@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sd_auth.metrics import AuthMetrics
 from sd_common.health import parts_metric
 from sd_common.metrics import ProcessMetrics
-from sd_gateway.metrics import FleetMetrics, GatewayMetrics
+from sd_gateway.fleet_metrics import FleetMetrics
+from sd_gateway.metrics import GatewayMetrics
 from sd_worker.metrics import WorkerMetrics
 
 _PATIENCE_S = 60.0

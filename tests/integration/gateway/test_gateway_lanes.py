@@ -32,7 +32,7 @@ from sd_gateway.unfinished_tasks import UnfinishedTasks
 def submitter(provisioned: NatsSettings, nats_client: NatsClient, blob_store: BlobStore) -> Submitter:
     settings = GatewaySettings(_env_file=None, base_url="http://gateway.test")
     queue, task_log = JobQueue(nats_client), TaskLog(nats_client)
-    unfinished_tasks = UnfinishedTasks(nats_client, queue, EventFeed(nats_client, task_log), max_per_user=0)
+    unfinished_tasks = UnfinishedTasks(nats_client, queue, EventFeed(nats_client, task_log), max_per_holder=0)
     remote, budget = RemotePictures("off", 0, 0.0), ByteBudget(0, "bodies")
     input_pictures = InputPictures(blob_store, remote, budget, settings.base_url, settings)
     return Submitter(queue, task_log, input_pictures, unfinished_tasks, settings)

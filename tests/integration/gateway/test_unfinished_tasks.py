@@ -105,7 +105,7 @@ async def gateway_client(nats_settings: NatsSettings) -> AsyncIterator[NatsClien
 @pytest_asyncio.fixture
 async def unfinished(provisioned: NatsSettings, gateway_client: NatsClient) -> AsyncIterator[UnfinishedTasks]:
     feed = EventFeed(gateway_client, TaskLog(gateway_client))
-    tasks = UnfinishedTasks(gateway_client, JobQueue(gateway_client), feed, max_per_user=1)
+    tasks = UnfinishedTasks(gateway_client, JobQueue(gateway_client), feed, max_per_holder=1)
     await feed.start()
     await tasks.start()
     yield tasks
@@ -190,7 +190,7 @@ async def test_the_queue_is_read_again_after_a_while(
     monkeypatch.setattr(unfinished_tasks, "REREAD_S", 0.05)
     feed = EventFeed(gateway_client, TaskLog(gateway_client))  # not started: it tells nothing
     queue = JobQueue(gateway_client)
-    tasks = UnfinishedTasks(gateway_client, queue, feed, max_per_user=0)
+    tasks = UnfinishedTasks(gateway_client, queue, feed, max_per_holder=0)
     await tasks.start()
     sequences = [await queue.publish(new_job(new_ref("alice"))) for _ in range(1200)]
     await _until(lambda: tasks.count("alice") == len(sequences))
@@ -230,7 +230,7 @@ async def test_what_is_of_no_lane_counts_for_nobody_and_is_taken_off_the_queue(
         await js.publish(subject, new_job(new_ref("alice")).model_dump_json().encode())
     kept = await queue.publish(new_job(new_ref("bob")))
     feed = EventFeed(gateway_client, TaskLog(gateway_client))  # not started: it tells nothing
-    tasks = UnfinishedTasks(gateway_client, queue, feed, max_per_user=0)
+    tasks = UnfinishedTasks(gateway_client, queue, feed, max_per_holder=0)
     await tasks.start()
     assert (tasks.count("alice"), tasks.count("bob")) == (0, 1)
     async with asyncio.timeout(PATIENCE_S):

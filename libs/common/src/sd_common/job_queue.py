@@ -151,6 +151,7 @@ class JobQueue:
         return max((at - message.time).total_seconds(), 0.0) if message.time is not None else 0.0
 
     async def _stream_info(self) -> dict[str, Any]:
+        """The server's answer as it is: nats-py's `stream_info` drops `ts`, the time there."""
         return await self._request(f"STREAM.INFO.{JOBS}", {"subjects_filter": subjects.JOBS_OF_ALL_LANES})
 
     async def create_consumer(self, lane: ModelLane) -> ConsumerInfo:

@@ -42,7 +42,7 @@ def main() -> None:
         with exporting_traces(load_settings(TraceSettings), "gateway"):
             uvloop.run(run())
     except OSError as error:
-        sys.exit(f"The gateway cannot start (HOST, PORT): {error}")
+        sys.exit(f"The gateway cannot start: {error}")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,11 @@ class GatewayApp:
                 site: web.BaseSite = web.SockSite(runner, listening)
             else:
                 site = web.TCPSite(runner, settings.host, settings.port)
-            await site.start()
+            try:
+                await site.start()
+            except OSError as error:
+                problem = f"cannot listen on {settings.host}:{settings.port} (HOST, PORT): {error.strerror}"
+                raise OSError(error.errno, problem) from error
             stack.push_async_callback(parts.websockets.close_all)
             stack.push_async_callback(site.stop)
             self._stack = stack.pop_all()

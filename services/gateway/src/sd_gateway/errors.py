@@ -7,7 +7,7 @@ GatewayError
 ├── TooManyRequests        more at once, or in a time, than anybody may ask for
 ├── Overloaded             requests under way hold as many bytes as may be held
 ├── AccountRefused         the auth service refused: wrong password, name taken, sign-up disabled
-├── TooManyUnfinishedTasks the user is at the limit
+├── TooManyUnfinishedTasks the holder is at the limit
 ├── IdempotencyKeyReused   another body came under this key before
 ├── TaskNotFound           the user has no such task
 ├── TaskWithoutEvent       a task that has not ended, and of which the log has no event
@@ -72,11 +72,11 @@ class AccountRefused(GatewayError):
 
 
 class TooManyUnfinishedTasks(GatewayError):
-    """The user is at the limit."""
+    """The holder is at the limit."""
 
-    def __init__(self, max_per_user: int) -> None:
+    def __init__(self, max_per_holder: int) -> None:
         super().__init__(
-            f"You have {max_per_user:,} unfinished tasks, the most that a user may have: "
+            f"You have {max_per_holder:,} unfinished tasks, the most that a user may have: "
             "try again when some have ended, or abort some with DELETE /task/{task_id}"
         )
 

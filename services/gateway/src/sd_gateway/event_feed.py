@@ -8,9 +8,9 @@ log. A gap at the very end shows itself by no later event: so the end of the str
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -83,17 +83,13 @@ class EventFeed:
         """Call `listener` with every event, for good."""
         self._of_all.append(listener)
 
-    @contextlib.contextmanager
-    def session_listener(self, user: str, session: str, listener: Listener) -> Iterator[None]:
+    def session_listener(self, user: str, session: str, listener: Listener) -> AbstractContextManager[None]:
         """Call `listener` with every event of the session while inside."""
-        with _registered(self._of_session, (user, session), listener):
-            yield
+        return _registered(self._of_session, (user, session), listener)
 
-    @contextlib.contextmanager
-    def task_listener(self, ref: TaskRef, listener: Listener) -> Iterator[None]:
+    def task_listener(self, ref: TaskRef, listener: Listener) -> AbstractContextManager[None]:
         """Call `listener` with every event of the task while inside."""
-        with _registered(self._of_task, ref, listener):
-            yield
+        return _registered(self._of_task, ref, listener)
 
     async def _recall(self) -> None:
         """Fill `recent` with what this gateway has not told itself: the replica that answers its first websockets may
@@ -179,7 +175,7 @@ class EventFeed:
                 log.exception("listener_failed", task_id=ref.task_id, sequence=event.sequence)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _registered(listeners: defaultdict[K, set[Listener]], key: K, listener: Listener) -> Iterator[None]:
     listeners[key].add(listener)
     try:

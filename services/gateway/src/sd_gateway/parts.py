@@ -17,11 +17,12 @@ from sd_gateway.auth_client import AuthClient
 from sd_gateway.authn import Authenticator
 from sd_gateway.byte_budget import ByteBudget
 from sd_gateway.event_feed import EventFeed
+from sd_gateway.fleet_metrics import FleetMetrics
 from sd_gateway.heard_backlog import HeardBacklog
 from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import IdempotentSubmitter
 from sd_gateway.input_pictures import InputPictures
-from sd_gateway.metrics import FleetMetrics, GatewayMetrics
+from sd_gateway.metrics import GatewayMetrics
 from sd_gateway.rate_limits import RateLimit
 from sd_gateway.readiness import Readiness
 from sd_gateway.remote_pictures import RemotePictures
@@ -43,7 +44,7 @@ class Parts:
     nats: NatsClient
     auth: AuthClient
     authenticator: Authenticator
-    requests_of_user: RateLimit
+    requests_of_holder: RateLimit
     revoked_tokens: RevokedTokens
     account_limits: AccountLimits
     body_bytes: ByteBudget
@@ -101,7 +102,7 @@ def create_parts(
         authenticator=authenticator,
         revoked_tokens=revoked_tokens,
         account_limits=AccountLimits(settings),
-        requests_of_user=RateLimit(settings.request_rate, "requests"),
+        requests_of_holder=RateLimit(settings.request_rate, "requests"),
         body_bytes=body_bytes,
         answer_bytes=ByteBudget(_LARGEST_PICTURES * settings.largest_picture_bytes, "answers"),
         blobs=blobs,

@@ -34,7 +34,7 @@ _MAX_REDIRECTS = 3
 _REDIRECTS = (301, 302, 303, 307, 308)
 #: Pictures fetched at once: their bytes are in memory, and their servers may be slow.
 _MAX_FETCHES = 16
-_MAX_FETCHES_PER_USER = 4
+_MAX_FETCHES_PER_HOLDER = 4
 _CHUNK_BYTES = 64 * 1024
 _HEADERS = {
     "Accept": ", ".join(CONTENT_TYPES.values()),
@@ -135,8 +135,8 @@ class RemotePictures:
 
     @contextmanager
     def _held_while_looking_up(self) -> Iterator[ExitStack]:
-        """What is put on the stack inside is held for as long as the threads of its look-ups are, which no time limit
-        ends: else one user's slow names would take the threads of all."""
+        """Hold what is put on the stack until all look-ups begun inside have ended, even past the time limit: their
+        threads cannot be interrupted, and one user's slow names would take everybody's."""
         held = ExitStack()
         with gathered_look_ups() as look_ups:
             try:
@@ -150,8 +150,8 @@ class RemotePictures:
 
     @contextmanager
     def _counted(self, holder: str) -> Iterator[None]:
-        if self._num_fetches[holder] >= _MAX_FETCHES_PER_USER:
-            raise TooManyRequests(f"{_MAX_FETCHES_PER_USER} pictures are being fetched for you: wait for one to come")
+        if self._num_fetches[holder] >= _MAX_FETCHES_PER_HOLDER:
+            raise TooManyRequests(f"{_MAX_FETCHES_PER_HOLDER} pictures are being fetched for you: wait for one to come")
         self._num_fetches[holder] += 1
         try:
             yield

@@ -1,8 +1,8 @@
 """A user's tasks, newest first, a page at a time.
 
 No list is kept. A task stands where its first event, `pending`, stands in the log: so what is added, or goes on, moves
-no task from one page to another. The log can be read forwards alone, so a page looks for a place before its end that
-has a bounded number of the user's events after it, by how many there are from a sequence on, and reads from there.
+no task from one page to another. The log can only be read forwards. So a page counts the user's events from a sequence
+on, to find a start with a bounded number of them before the page's end, and reads from there.
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ REREAD_S = 60.0
 
 
 class UnfinishedTasks:
-    """Tasks that are queued or running. `max_per_user` is of each holder; 0 is no limit."""
+    """Tasks that are queued or running, at most `max_per_holder` of each holder; 0 is no limit."""
 
-    def __init__(self, client: NatsClient, queue: JobQueue, feed: EventFeed, max_per_user: int) -> None:
+    def __init__(self, client: NatsClient, queue: JobQueue, feed: EventFeed, max_per_holder: int) -> None:
         self._queue = queue
-        self._max_per_user = max_per_user
+        self._max_per_holder = max_per_holder
         self._tasks = TaskSet()
         self._submitting = TaskSet()
         #: Begun since the last reading of JOBS was begun: it may have passed the place of their jobs by then.
@@ -103,8 +103,8 @@ class UnfinishedTasks:
         """
         counts_already = ref in self._tasks or ref in self._submitting
         num_others = self.count(holder_of(ref)) - counts_already
-        if 0 < self._max_per_user <= num_others and not counts_already:
-            raise TooManyUnfinishedTasks(self._max_per_user)
+        if 0 < self._max_per_holder <= num_others and not counts_already:
+            raise TooManyUnfinishedTasks(self._max_per_holder)
         self._submitting.add(ref)
         try:
             yield num_others

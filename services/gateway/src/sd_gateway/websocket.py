@@ -37,7 +37,7 @@ class Websockets:
 
     def __init__(
         self,
-        client: NatsClient,
+        nats: NatsClient,
         feed: EventFeed,
         task_log: TaskLog,
         authenticator: Authenticator,
@@ -45,7 +45,7 @@ class Websockets:
         metrics: GatewayMetrics,
     ) -> None:
         self._metrics = metrics
-        self._nats = client
+        self._nats = nats
         self._feed = feed
         self._task_log = task_log
         self._authenticator = authenticator

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from sd_common.auth_messages import AccessToken, LogInRequest, SignUpRequest, User
 from sd_common.messages import Message
 from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
+from sd_gateway.http.answers import json_answer
 from sd_gateway.http.bodies import MAX_CREDENTIALS_BYTES, read_form, read_json
 from sd_gateway.http.client_address import client_address
 from sd_gateway.http.inputs import token_of
@@ -75,8 +76,7 @@ def _credentials_of_query(request: web.Request, adapter: TypeAdapter[M]) -> M:
 
 
 def _json(message: Message) -> web.Response:
-    headers = {"Cache-Control": "no-store"}
-    return web.Response(body=message.model_dump_json().encode(), content_type="application/json", headers=headers)
+    return json_answer(message.model_dump_json().encode())
 
 
 _USER = {200: Answer("The user", TypeAdapter(User))}

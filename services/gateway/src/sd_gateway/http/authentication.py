@@ -1,4 +1,4 @@
-"""Whose a request is; one too many of a user is refused."""
+"""Whose a request is; one too many of its holder is refused."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ async def authenticate(request: web.Request) -> Identity:
     parts = request.app[PARTS]
     identity = await parts.authenticator.identify(token_of(request))
     structlog.contextvars.bind_contextvars(user=identity.user)
-    parts.requests_of_user.use(identity.holder)
+    parts.requests_of_holder.use(identity.holder)
     return identity

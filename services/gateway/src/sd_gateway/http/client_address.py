@@ -31,7 +31,7 @@ def client_address(request: web.Request) -> str:
 
 
 def connected_address(peer: str, proxies: Sequence[Network]) -> str | None:
-    """As what a connection from `peer` counts; None where that is a trusted proxy, or has no address."""
+    """The address that a connection from `peer` counts for; None where that is a trusted proxy, or has no address."""
     address = _parsed(peer)
     if address is None or any(address in network for network in proxies):
         return None

@@ -42,7 +42,7 @@ async def events(request: web.Request) -> web.WebSocketResponse:
         if token is None:
             raise NotAuthenticated("A token is needed: /events?token=<token>")
         verified = await parts.authenticator.verify(token)
-        parts.requests_of_user.use(verified.identity.holder)
+        parts.requests_of_holder.use(verified.identity.holder)
         await _check_since(parts.feed, query.since)
     except (NotAuthenticated, InvalidInput) as error:
         return await parts.websockets.refuse(request, WSCloseCode.POLICY_VIOLATION, "refused", str(error))
@@ -73,8 +73,8 @@ OPERATIONS = (
         "has>`, at this gateway or another: it gets every stored event of the session once and in order, for as long "
         "as they are stored. Events of the type `progress` have no `sequence`, and may be missed. "
         "Close codes: 1008 without a valid token, once the token has expired or was revoked, or with a wrong query, "
-        "1013 when a part is missing or when the client is too slow, 1001 when the gateway stops; the reason says what "
-        "to do.",
+        "1013 when a part is missing, when the client is too slow, or when its user has too many websockets or sends "
+        "too many requests, 1011 when the gateway failed, 1001 when it stops; the reason says what to do.",
         query=events_query,
         answers={
             101: Answer(

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 
 from sd_common.tracing import continued_trace
 from sd_gateway.http.picture_page import problem_page, wants_html
-from sd_gateway.http.problems import CONTENT_TYPE, Problem, create_problem, problem_of
+from sd_gateway.http.problems import CONTENT_TYPE, INTERNAL_SENTENCE, Problem, create_problem, problem_of
 from sd_gateway.http.request_spans import request_span
 from sd_gateway.parts import PARTS
 
@@ -58,8 +58,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
             return web.Response(status=_CLIENT_LEFT)  # in a handshake; nobody reads it
         log.exception("request_failed")
-        detail = "Something went wrong here; the operator's log tells what"
-        return _respond(request, create_problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail), {})
+        return _respond(request, create_problem(HTTPStatus.INTERNAL_SERVER_ERROR, INTERNAL_SENTENCE), {})
 
 
 def _respond(request: web.Request, problem: Problem, headers: dict[str, str]) -> web.Response:
@@ -68,8 +67,7 @@ def _respond(request: web.Request, problem: Problem, headers: dict[str, str]) ->
         return web.Response(
             status=problem.status, text=problem_page(problem), content_type="text/html", headers=headers
         )
-    body = problem.model_dump_json(exclude_none=True).encode()
-    return web.Response(status=problem.status, body=body, content_type=CONTENT_TYPE, headers=headers)
+    return web.Response(status=problem.status, body=problem.body(), content_type=CONTENT_TYPE, headers=headers)
 
 
 def _sentence_of(error: web.HTTPException, request: web.Request) -> str:

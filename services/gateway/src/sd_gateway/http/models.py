@@ -9,6 +9,7 @@ from sd_common.allowed_models import is_model_allowed
 from sd_common.model_names import model_key
 from sd_common.parameters import DefaultParameters, TaskKind
 from sd_gateway.default_models import default_models
+from sd_gateway.http.answers import json_answer
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.parts import PARTS
@@ -54,8 +55,7 @@ async def list_models(request: web.Request) -> web.Response:
         ],
         default_models=default_models(parts.settings),
     )
-    headers = {"Cache-Control": "no-store"}
-    return web.Response(body=models.model_dump_json().encode(), content_type="application/json", headers=headers)
+    return json_answer(models.model_dump_json().encode())
 
 
 def _model(served: ServedModel) -> Model:

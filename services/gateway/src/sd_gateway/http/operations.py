@@ -43,7 +43,8 @@ class Operation:
     headers: Mapping[str, TypeAdapter[Any]] = field(default_factory=dict)
     body: TypeAdapter[Any] | None = None
     body_kind: BodyKind = "application/json"
-    #: Whether it is refused at once while there is no connection to NATS. What was begun before tries for longer.
+    #: Whether it is refused within a second while there is no connection to NATS. What was begun before tries for
+    #: longer.
     needs_nats: bool = True
     #: Whether it counts for `REQUEST_RATE`, where a token is needed.
     counts_for_rate: bool = True

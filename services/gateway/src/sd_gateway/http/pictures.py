@@ -13,6 +13,7 @@ from sd_common.errors import TaskAborted, Unavailable
 from sd_common.events import AbortedEvent, FinishedEvent, TaskResult
 from sd_common.parameters import AnyParameters, Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_common.subjects import TaskRef
+from sd_gateway.http.answers import json_answer
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_query
 from sd_gateway.http.operations import Answer, Operation
@@ -70,11 +71,10 @@ async def _abort_submitted(parts: Parts, ref: TaskRef, submitting: asyncio.Futur
 
 
 def _answer(request: web.Request, event: FinishedEvent) -> web.Response:
-    headers = {"Cache-Control": "no-store", "Vary": "Accept"}
     if wants_html(request):
+        headers = {"Cache-Control": "no-store", "Vary": "Accept"}
         return web.Response(text=picture_page(event.result), content_type="text/html", headers=headers)
-    body = event.result.model_dump_json().encode()
-    return web.Response(body=body, content_type="application/json", headers=headers)
+    return json_answer(event.result.model_dump_json().encode(), headers={"Vary": "Accept"})
 
 
 _ANSWERS = {

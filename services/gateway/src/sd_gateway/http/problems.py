@@ -11,7 +11,6 @@ from sd_common.errors import (
     EndOfLaterVersion,
     QueueFull,
     StoreFull,
-    SubjectError,
     TaskAborted,
     Unavailable,
 )
@@ -20,7 +19,6 @@ from sd_gateway.errors import (
     AccountRefused,
     BodyTooLarge,
     EmbeddingNotAllowed,
-    GatewayError,
     IdempotencyKeyReused,
     InvalidInput,
     MalformedBody,
@@ -35,8 +33,10 @@ from sd_gateway.errors import (
 )
 
 CONTENT_TYPE = "application/problem+json"
-_RETRY_AFTER_S = 3
+RETRY_AFTER_S = 3
 _RETRY_AFTER_STORE_FULL_S = 60
+#: What is told of a defect.
+INTERNAL_SENTENCE = "Something went wrong here; the operator's log tells what"
 
 #: The status of a request that waited for a task which was aborted.
 _STATUS_OF_ABORT: dict[AbortCode, HTTPStatus] = {
@@ -65,6 +65,10 @@ class Problem(BaseModel):
     code: str | None = Field(default=None, description="Why a task was aborted, for programs.")
     errors: list[ProblemField] | None = Field(default=None, description="One entry for every wrong field.")
 
+    def body(self) -> bytes:
+        """As it is sent."""
+        return self.model_dump_json(exclude_none=True).encode()
+
 
 def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
     """The problem that `error` is to a client, and headers; None for one that is a defect of ours."""
@@ -72,7 +76,7 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
         case InvalidInput():
             fields = [ProblemField(field=entry.field, detail=entry.detail) for entry in error.errors]
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error), errors=fields), {}
-        case SubjectError() | IdempotencyKeyReused():
+        case IdempotencyKeyReused():
             return create_problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)), {}
         case NotAuthenticated():
             return create_problem(HTTPStatus.UNAUTHORIZED, str(error)), {"WWW-Authenticate": "Bearer"}
@@ -93,14 +97,12 @@ def problem_of(error: Exception) -> tuple[Problem, dict[str, str]] | None:
         case BodyTooLarge():
             return create_problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)), {}
         case QueueFull() | TooManyUnfinishedTasks():
-            return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(_RETRY_AFTER_S)}
+            return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(RETRY_AFTER_S)}
         case TooManyRequests():
             return create_problem(HTTPStatus.TOO_MANY_REQUESTS, str(error)), {"Retry-After": str(error.retry_after_s)}
         case Unavailable() | EndOfLaterVersion() | TaskWithoutEvent() | Overloaded():
-            retry_after_s = _RETRY_AFTER_STORE_FULL_S if isinstance(error, StoreFull) else _RETRY_AFTER_S
+            retry_after_s = _RETRY_AFTER_STORE_FULL_S if isinstance(error, StoreFull) else RETRY_AFTER_S
             return create_problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)), {"Retry-After": str(retry_after_s)}
-        case GatewayError():
-            return create_problem(HTTPStatus.BAD_REQUEST, str(error)), {}
     return None
 
 

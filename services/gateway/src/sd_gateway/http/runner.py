@@ -17,7 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from sd_gateway.client_socket import cut_off
 from sd_gateway.http.connections import ConnectionsOfAddresses
-from sd_gateway.http.problems import CONTENT_TYPE, create_problem
+from sd_gateway.http.problems import CONTENT_TYPE, INTERNAL_SENTENCE, RETRY_AFTER_S, create_problem
 
 log = structlog.get_logger(__name__)
 
@@ -31,10 +31,10 @@ _MAX_STALL_S = 60.0
 _PROBLEM = create_problem(
     HTTPStatus.TOO_MANY_REQUESTS, "Your address has as many connections as it may: close some, or use them again"
 )
-_BODY = _PROBLEM.model_dump_json(exclude_none=True).encode()
+_BODY = _PROBLEM.body()
 _TOO_MANY_CONNECTIONS = (
     f"HTTP/1.1 429 {_PROBLEM.title}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {len(_BODY)}\r\n"
-    "X-Content-Type-Options: nosniff\r\nRetry-After: 3\r\nConnection: close\r\n\r\n"
+    f"X-Content-Type-Options: nosniff\r\nRetry-After: {RETRY_AFTER_S}\r\nConnection: close\r\n\r\n"
 ).encode() + _BODY
 
 
@@ -125,7 +125,7 @@ class _Connection(RequestHandler):
             "The request is not valid HTTP: is something in the URL not percent-encoded, or is it longer than "
             f"{MAX_LINE_BYTES:,} bytes?"
             if status < HTTPStatus.INTERNAL_SERVER_ERROR
-            else "Something went wrong here; the operator's log tells what"
+            else INTERNAL_SENTENCE
         )
         response = _problem(HTTPStatus(status), detail)
         # None are added to what never reached the application.
@@ -148,5 +148,4 @@ def _with_expectations_refused(handler: _Handler) -> _Handler:
 
 
 def _problem(status: HTTPStatus, detail: str) -> web.Response:
-    body = create_problem(status, detail).model_dump_json(exclude_none=True).encode()
-    return web.Response(status=status, body=body, content_type=CONTENT_TYPE)
+    return web.Response(status=status, body=create_problem(status, detail).body(), content_type=CONTENT_TYPE)

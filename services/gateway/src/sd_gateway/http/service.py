@@ -9,6 +9,7 @@ from typing import Literal
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
+from sd_gateway.http.answers import json_answer
 from sd_gateway.http.operations import Answer, Operation
 from sd_gateway.http.sending import send
 from sd_gateway.parts import PARTS
@@ -41,10 +42,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 def _health_response(health: Health) -> web.Response:
     body = health.model_dump_json(exclude_none=True).encode()
-    headers = {"Cache-Control": "no-store"}
-    return web.Response(
-        status=503 if health.missing else 200, body=body, content_type="application/json", headers=headers
-    )
+    return json_answer(body, status=503 if health.missing else 200)
 
 
 async def openapi_json(request: web.Request) -> web.StreamResponse:

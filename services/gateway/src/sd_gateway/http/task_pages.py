@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from pydantic_core import PydanticCustomError
 
 from sd_gateway.errors import NotAuthenticated
+from sd_gateway.http.answers import json_answer
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.operations import Answer, Operation
@@ -68,7 +69,7 @@ async def list_tasks(request: web.Request) -> web.Response:
     shown = b",".join(event.shown() for event in page.tasks)
     next_cursor = b"null" if page.next_before is None else b'"%s"' % cursor_of(page.next_before).encode()
     body = b'{"tasks":[%s],"next_cursor":%s}' % (shown, next_cursor)
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return json_answer(body)
 
 
 OPERATIONS = (

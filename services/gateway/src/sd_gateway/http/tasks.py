@@ -15,6 +15,7 @@ from sd_common.logged_event import LoggedEvent
 from sd_common.parameters import AnyParameters, TaskParameters
 from sd_common.subjects import TaskRef
 from sd_gateway.errors import TaskNotFound, TaskWithoutEvent
+from sd_gateway.http.answers import json_answer
 from sd_gateway.http.authentication import authenticate
 from sd_gateway.http.bodies import read_json
 from sd_gateway.http.client_address import client_address
@@ -103,7 +104,7 @@ async def get_task(request: web.Request) -> web.Response:
     if (job_sequence := _job_sequence(last)) is not None:
         position = await request.app[PARTS].queue_positions.of(job_sequence)
         body = b'{"position":%s,%s' % (json.dumps(position).encode(), body[1:])
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return json_answer(body)
 
 
 def _job_sequence(last: LoggedEvent) -> int | None:

@@ -15,8 +15,8 @@ from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_gateway import heard_backlog
+from sd_gateway.fleet_metrics import FleetMetrics
 from sd_gateway.heard_backlog import HeardBacklog
-from sd_gateway.metrics import FleetMetrics
 from sd_gateway.served_models import ServedModels
 from sd_gateway.unfinished_tasks import UnfinishedTasks
 from support.metrics import Page
