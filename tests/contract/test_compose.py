@@ -29,9 +29,11 @@ from contract.manifests import (
     compose_containers,
     compose_nats_config,
     compose_secrets,
+    image_environment,
     port_of,
     variables_of,
 )
+from contract.rendered import BASE, PRODUCTION, container_of, workloads
 from jsonschema.validators import validator_for
 from pydantic import SecretStr
 
@@ -97,11 +99,18 @@ def _stages(service: str) -> list[dict[str, str]]:
 def test_every_volume_config_and_secret_is_used_and_every_used_one_exists(overlays: tuple[str, ...]) -> None:
     document = compose(*overlays)
     for kind in ("volumes", "configs", "secrets"):
-        used = {each["source"] for service in document["services"].values() for each in service.get(kind) or ()}
+        used = {
+            each["source"]
+            for service in document["services"].values()
+            for each in service.get(kind) or ()
+            if each.get("type") != "bind"
+        }
         assert used == set(document.get(kind, {})), kind
     assert {"nats", "minio", "model-cache"} <= set(document["volumes"])
     for service in document["services"].values():
-        assert all(volume["type"] == "volume" for volume in service.get("volumes", ())), "data is in named volumes"
+        assert all(volume["type"] == "volume" or volume["read_only"] for volume in service.get("volumes", ())), (
+            "data is in named volumes"
+        )
     for name, config in document.get("configs", {}).items():
         assert Path(config["file"]).is_file(), name
 
@@ -152,6 +161,43 @@ def test_compose_runs_as_many_workers_as_env_says() -> None:
     assert compose(env=(("WORKER_REPLICAS", "2"),))["services"]["worker"]["deploy"]["replicas"] == 2
     assert compose(GPU, env=(("WORKER_REPLICAS", "2"),))["services"]["worker"]["deploy"]["replicas"] == 1
     assert "--scale" not in (ROOT / "docs/containers.md").read_text() + (ROOT / "docs/operations.md").read_text()
+
+
+def _models_of_workers(env: tuple[tuple[str, str], ...] = ()) -> Document:
+    target = image_environment("worker")["MODEL_DIR"]
+    volumes = compose(env=env)["services"]["worker"]["volumes"]
+    [mount] = [each for each in volumes if each["target"] == target]
+    assert isinstance(mount, dict)
+    return mount
+
+
+def test_workers_read_the_models_of_the_machine_where_the_image_looks_for_them() -> None:
+    """The bundled one, where nobody says otherwise; what is set and is not there is told, not made."""
+    mount = _models_of_workers()
+    assert (mount["type"], mount["read_only"], mount["bind"]["create_host_path"]) == ("bind", True, False)
+    assert (Path(mount["source"]) / "shapes/model_index.json").is_file()
+    assert _models_of_workers((("MODEL_DIR", "/srv/models"),))["source"] == "/srv/models"
+    assert _models_of_workers((("MODEL_DIR", "own"),))["source"] == str(ROOT / "own")
+
+
+def test_workers_download_models_as_env_says() -> None:
+    env = {"HF_ENDPOINT": "https://mirror.example", "HF_HUB_OFFLINE": "1", "HTTPS_PROXY": "http://proxy:3128"}
+    env |= {"NO_PROXY": "mirror.example"}
+    assert env.items() <= compose(env=tuple(env.items()))["services"]["worker"]["environment"].items()
+    emptied = compose(env=tuple(dict.fromkeys(env, "").items()))["services"]["worker"]["environment"]
+    assert emptied["HF_ENDPOINT"] == "https://huggingface.co", "huggingface_hub would take an empty one as an address"
+
+
+def test_memory_of_the_machine_is_short_for_workers_first() -> None:
+    """They are many and large; without NATS or the S3 server everything stands."""
+    services = compose()["services"]
+    assert {name for name, service in services.items() if service.get("oom_score_adj", 0) > 0} == {"worker"}
+    for overlays, kustomization in ((), BASE), ((GPU,), PRODUCTION):
+        limit = compose(*overlays)["services"]["worker"]["deploy"]["resources"]["limits"]["memory"]
+        of_kubernetes = container_of(workloads(kustomization)["worker"])["resources"]["limits"]["memory"]
+        assert int(limit) == int(of_kubernetes.removesuffix("Gi")) * 2**30
+        changed = compose(*overlays, env=(("WORKER_MEMORY_LIMIT", "3g"),))["services"]["worker"]
+        assert int(changed["deploy"]["resources"]["limits"]["memory"]) == 3 * 2**30
 
 
 def test_compose_links_follow_the_published_port() -> None:

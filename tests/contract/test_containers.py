@@ -44,8 +44,8 @@ from sd_common.nats_users import SERVICES as NATS_SERVICES
 from sd_common.nats_users import users
 from supply_chain.dockerfiles import ROOT, dockerfile, final_stage, variables
 
-#: Variables of images that no setting reads: Python's, and Hugging Face's own.
-NO_SETTINGS = {"PATH", "PYTHONUNBUFFERED", "HF_HOME"}
+#: Variables that no setting reads: Python's, Hugging Face's own, and the proxies' between.
+NO_SETTINGS = {"PATH", "PYTHONUNBUFFERED", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HTTPS_PROXY", "NO_PROXY"}
 #: The worker's engine has them to stop, once the running tasks had theirs.
 ENGINE_STOP_S = 30
 

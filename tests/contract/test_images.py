@@ -187,14 +187,14 @@ def test_torch_is_in_the_workers_image_alone() -> None:
 
 def test_the_workers_image_has_the_bundled_model_where_it_looks_for_models() -> None:
     copies = [item.words() for item in final_stage("worker") if item.name == "COPY"]
-    assert ["models", image_environment("worker")["MODEL_DIR"]] in copies
+    assert ["models/shapes", f"{image_environment('worker')['MODEL_DIR']}/shapes"] in copies
     assert (ROOT / "models/shapes/model_index.json").is_file()
 
 
 def test_the_workers_model_cache_outlives_its_container() -> None:
     [directory] = only(final_stage("worker"), "VOLUME").words()
     assert image_environment("worker")["HF_HOME"].startswith(f"{directory}/")
-    [volume] = compose()["services"]["worker"]["volumes"]
+    [volume] = [each for each in compose()["services"]["worker"]["volumes"] if each["type"] == "volume"]
     assert (volume["type"], volume["source"], volume["target"]) == ("volume", "model-cache", directory)
     mounts = container_of(workloads(BASE)["worker"])["volumeMounts"]
     assert {"name": "model-cache", "mountPath": directory} in mounts

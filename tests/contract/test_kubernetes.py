@@ -11,7 +11,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
-from contract.manifests import SERVICES, SETTINGS, compose_containers
+from contract.manifests import SERVICES, SETTINGS, compose_containers, image_environment
 from contract.rendered import (
     BASE,
     DEV,
@@ -363,6 +363,36 @@ def test_the_overlay_in_the_readme_works(tmp_path: Path) -> None:
         assert by_name[kind, "stable-diffusion-api"]["metadata"]["labels"]["release"] == "what-helm-install-was-given"
     [trigger] = by_name["ScaledObject", "worker"]["spec"]["triggers"]
     assert "//nats.sd.svc" in trigger["metadata"]["url"]
+
+
+def test_workers_read_models_of_a_disk_that_the_pod_of_the_readme_writes(tmp_path: Path) -> None:
+    for directory in ("k8s", "monitoring"):
+        shutil.copytree(ROOT / directory, tmp_path / directory)
+    (tmp_path / "own").mkdir()
+    kustomization = "resources: [../k8s/overlays/production]\ncomponents: [../k8s/components/models]\n"
+    (tmp_path / "own/kustomization.yaml").write_text(kustomization)
+    documents = {(each["kind"], each["metadata"]["name"]): each for each in render(tmp_path / "own")}
+    worker, claim = documents["Deployment", "worker"], documents["PersistentVolumeClaim", "models"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"], "workers are on several nodes"
+    mount = {"name": "models", "mountPath": image_environment("worker")["MODEL_DIR"]}
+    volume = {"name": "models", "persistentVolumeClaim": {"claimName": "models"}}
+    of_production = workloads(PRODUCTION)["worker"]
+    assert volume in pod_of(worker)["volumes"]
+    assert mount | {"readOnly": True} in container_of(worker)["volumeMounts"]
+    assert len(container_of(worker)["volumeMounts"]) == len(container_of(of_production)["volumeMounts"]) + 1
+    [text] = re.findall(r"<<'END'\n(apiVersion: v1\nkind: Pod\n.*?)END\n", README, re.DOTALL)
+    pod = yaml.safe_load(text)
+    for document in (worker, claim, pod):
+        kubernetes_validate.validate(document, "1.33", strict=True)
+    spec = pod["spec"]
+    [container] = spec["containers"]
+    assert (spec["volumes"], container["volumeMounts"]) == ([volume], [mount])
+    # The namespace takes no other pods.
+    hardened = pod_of(worker)["securityContext"]
+    assert spec["securityContext"].items() <= hardened.items()
+    assert {"runAsNonRoot", "seccompProfile"} <= set(spec["securityContext"])
+    assert container["securityContext"].items() <= container_of(worker)["securityContext"].items()
+    assert {"allowPrivilegeEscalation", "capabilities"} <= set(container["securityContext"])
 
 
 def test_a_further_publisher_as_in_the_readme_is_a_user_of_nats(tmp_path: Path) -> None:

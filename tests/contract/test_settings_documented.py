@@ -23,9 +23,13 @@ PACKAGES = {
 }
 #: docker-compose's own, read by no service.
 OF_COMPOSE = {"NATS_IMAGE", "MINIO_IMAGE", "PROMETHEUS_IMAGE", "GRAFANA_IMAGE", "GRAFANA_PORT", "TORCH_INDEX_URL"}
-OF_COMPOSE |= {"IMAGE_REVISION", "IMAGE_SOURCE", "WORKER_REPLICAS"}
+OF_COMPOSE |= {"IMAGE_REVISION", "IMAGE_SOURCE", "WORKER_REPLICAS", "WORKER_MEMORY_LIMIT"}
+#: Hugging Face's own, which docker-compose hands on.
+OF_COMPOSE |= {"HF_ENDPOINT", "HF_HUB_OFFLINE"}
 #: Read by docker-compose itself.
 OF_COMPOSE_ITSELF = {"COMPOSE_FILE"}
+#: Handed on by docker-compose, and read by what downloads models: everybody's names for proxies.
+OF_PROXIES = {"HTTPS_PROXY", "NO_PROXY"}
 #: They are made up anew in each process.
 WITHOUT_ONE_DEFAULT = {"WORKER_NAME"}
 
@@ -53,7 +57,7 @@ ENV_EXAMPLE = re.findall(r"^(#?)([A-Z][A-Z0-9_]*)=(.*)$", (ROOT / ".env.example"
 
 def test_env_example_names_every_setting_once_and_nothing_else() -> None:
     names = [name for _, name, _ in ENV_EXAMPLE]
-    assert sorted(names) == sorted(EVERY_SETTING | OF_COMPOSE | OF_COMPOSE_ITSELF)
+    assert sorted(names) == sorted(EVERY_SETTING | OF_COMPOSE | OF_COMPOSE_ITSELF | OF_PROXIES)
 
 
 def test_env_example_holds_no_value_but_defaults() -> None:
