@@ -26,6 +26,7 @@ from sd_common.s3_client import MinioSettings
 from sd_embedded import nats_server as embedded_nats
 from sd_embedded import s3_server as embedded_s3
 from sd_embedded.nats_access import NatsAccess
+from support.ports import free_port
 
 #: A user beside provisioning with all rights there, where a server has users.
 TESTER = "tester"
@@ -102,7 +103,10 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
         with nats_container() as container:
             yield container
         return
-    with _scratch("nats") as directory, _running(embedded_nats.NatsServer(directory, extra_args)) as server:
+    with (
+        _scratch("nats") as directory,
+        _running(embedded_nats.NatsServer(directory, extra_args, port=free_port())) as server,
+    ):
         yield server
 
 
@@ -139,7 +143,7 @@ class NatsServerWithUsers(embedded_nats.NatsServer):
         self._new_access = partial(new_access, publishers, tester)
         self._access = self._new_access()
         arguments = self._access.arguments(directory / "nats.conf")
-        super().__init__(directory, arguments, host=host, env=self._access.environment())
+        super().__init__(directory, arguments, host=host, port=free_port(), env=self._access.environment())
 
     def change_passwords(self) -> None:
         """Of all users. It takes a restart."""
