@@ -17,12 +17,13 @@ from sd_common.messages import now
 from sd_common.nats_client import NatsClient
 from sd_common.task_log import TaskLog
 from support import servers
-from support.client import PATIENCE_S, Client, Events, Json
+from support.client import Client, Events, Json
 from support.connections import connected
 from support.deployment import BASE_URL, Deployment
 from support.events import TERMINAL_TYPES
-from support.jobs import num_jobs
+from support.jobs import until_no_jobs
 from support.servers import S3Server
+from support.waiting import PATIENCE_S
 
 #: Some seconds on one core.
 _LONG = {"prompt": "x", "model": "shapes", "steps": 400, "width": 128, "height": 128, "scheduler": "ddim"}
@@ -75,9 +76,7 @@ def _path_of(finished: Json) -> str:
 
 async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_type: str) -> None:
     """Every task has exactly one terminal event, of this type, and it is the last one; no job is left."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await num_jobs(nats):  # noqa: ASYNC110 - acknowledgements follow the events
-            await asyncio.sleep(0.05)
+    await until_no_jobs(nats)
     told: dict[str, list[str]] = {task_id: [] for task_id in task_ids}
     async for logged in TaskLog(nats).replay("events.>", 0):
         if logged.ref.task_id in told:

@@ -13,10 +13,10 @@ import pytest_asyncio
 
 from sd_embedded.s3_server import S3Server as EmbeddedS3
 from support import servers
-from support.client import PATIENCE_S, Client, Json
+from support.client import Client, Json
 from support.deployment import BASE_URL, Deployment
-from support.events import TERMINAL_TYPES
 from support.servers import NatsServerWithUsers
+from support.waiting import PATIENCE_S, once, until
 
 _REPLICAS = ("auth-1", "auth-2")
 _SIGN_UP = {"ENABLE_SIGNUP": "1"}
@@ -73,14 +73,6 @@ async def _client(deployment: Deployment) -> AsyncIterator[Client]:
         yield client
 
 
-async def _until_ended(client: Client, task_id: str) -> Json:
-    """Its last event."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (event := await client.last_event(task_id))["event_type"] not in TERMINAL_TYPES:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    return event
-
-
 async def _run_for_a_while(client: Client) -> str:
     """A task that has begun: one that waits for its model is handed back by a worker that is told to stop."""
     async with client.events("&progress=1") as events:
@@ -122,9 +114,7 @@ class _GoesOn:
     async def rounds(self, num_rounds: int) -> None:
         """Return when so many more are done."""
         goal = self.num_rounds + num_rounds
-        async with asyncio.timeout(PATIENCE_S):
-            while self.num_rounds < goal:  # noqa: ASYNC110 - another task counts them
-                await asyncio.sleep(0.01)
+        await until(lambda: self.num_rounds >= goal)
 
 
 async def _restart(deployment: Deployment, going_on: _GoesOn, secret_key: str, previous: str) -> None:
@@ -178,9 +168,7 @@ async def test_passwords_of_nats_change_and_no_task_is_lost(
     assert await asyncio.to_thread(deployment.services["one"].process.terminate, PATIENCE_S) == 0
     assert (await session.last_event(running))["event_type"] == "finished"
     nats.change_passwords()
-    async with asyncio.timeout(PATIENCE_S):
-        while (await session.get("/readyz")).status != 503:  # noqa: ASYNC110 - it finds that it is refused
-            await asyncio.sleep(0.1)
+    await once(lambda: session.get("/readyz"), lambda answer: answer.status == 503)  # it finds that it is refused
     for name in ("auth", "gateway"):
         assert deployment.services[name].process.terminate(PATIENCE_S) == 0
     deployment.start_auth()
@@ -189,7 +177,7 @@ async def test_passwords_of_nats_change_and_no_task_is_lost(
     async with _client(deployment) as again:
         again.token = session.token
         for task_id in (running, waiting):
-            assert (await _until_ended(again, task_id))["event_type"] == "finished"
+            assert (await again.ended(task_id))["event_type"] == "finished"
 
 
 async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
@@ -212,7 +200,7 @@ async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
         deployment.start_worker("one", keys)
         async with _client(deployment) as again:
             again.token = session.token
-            for event in (finished, await _until_ended(again, waiting)):
+            for event in (finished, await again.ended(waiting)):
                 assert (await again.get_once_there(_path_of_picture(event))).status == 200
     finally:
         changed.terminate()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,8 +17,7 @@ from sd_common.health import parts_metric
 from sd_common.metrics import ProcessMetrics
 from sd_gateway.metrics import FleetMetrics, GatewayMetrics
 from sd_worker.metrics import WorkerMetrics
-
-_PATIENCE_S = 60.0
+from support.waiting import once
 
 
 @dataclass(frozen=True)
@@ -120,8 +117,4 @@ async def scrape(url: str) -> Page:
 
 async def scrape_until(url: str, holds: Callable[[Page], bool]) -> Page:
     """The first page for which `holds` does: some counters move after their event was told."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while not holds(page := await scrape(url)):
-        assert time.monotonic() < deadline, page.text
-        await asyncio.sleep(0.05)
-    return page
+    return await once(lambda: scrape(url), holds)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
@@ -47,6 +48,12 @@ class NatsServer(Protocol):
 
     def terminate(self) -> None:
         """End it in order."""
+
+
+async def restart(server: NatsServer) -> None:
+    """Kill it and start it again."""
+    await asyncio.to_thread(server.kill)
+    server.start()  # from the main thread: it dies with the one that started it
 
 
 @runtime_checkable

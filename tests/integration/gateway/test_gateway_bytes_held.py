@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import pytest
 from integration.gateway.conftest import StartGateway
@@ -23,8 +22,10 @@ from sd_common.blob_store import BlobStore
 from sd_common.pictures import Picture, PictureSettings, open_picture
 from sd_gateway.byte_budget import FREE_BYTES
 from sd_gateway.http import runner, sending
-from support.client import PATIENCE_S, Client
+from support.client import Client
+from support.logs import until_logged
 from support.raw_http import connect
+from support.waiting import PATIENCE_S, until
 
 #: More than the buffers of a connection's two ends take.
 _BLOB_BYTES = 12 * 2**20
@@ -64,14 +65,6 @@ async def _asked_and_not_read(url: str, path: str, headers: dict[str, str]) -> A
         writer.transport.abort()
 
 
-async def _status_once_free(ask: Callable[[], Any]) -> int:
-    """The status once it is another than 503."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (status := (await ask()).status) == 503:  # noqa: ASYNC110 - the gateway notices that clients have gone
-            await asyncio.sleep(0.05)
-    return int(status)
-
-
 # Answers
 
 
@@ -94,7 +87,7 @@ async def test_answers_that_nobody_takes_hold_a_bounded_part_of_the_memory(
             assert refused.status == 503
             assert refused.json["detail"].startswith("The answers under way have as many bytes as may be held at once")
             assert (await client.get("/healthz", headers=_ONE)).status == 200
-        assert await _status_once_free(lambda: client.get(blob_path, headers=_ONE)) == 200
+        assert (await client.get_once_there(blob_path, headers=_ONE)).status == 200
 
 
 async def _cut_off(reader: asyncio.StreamReader) -> int:
@@ -108,12 +101,6 @@ async def _cut_off(reader: asyncio.StreamReader) -> int:
     raise AssertionError("it was closed without a reset")
 
 
-async def _until_logged(lines: list[Any], event: str) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not any(line["event"] == event for line in lines):  # noqa: ASYNC110 - in logs
-            await asyncio.sleep(0.01)
-
-
 async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
     start_gateway: StartGateway, blob_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,8 +108,8 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
     _, url = await start_gateway()
     with capture_logs() as lines:
         async with _asked_and_not_read(url, blob_path, {}) as reader:
-            await _until_logged(lines, "answer_not_taken")
-            await _until_logged(lines, "request")
+            await until_logged(lines, "answer_not_taken")
+            await until_logged(lines, "request")
             assert await _cut_off(reader) < _BLOB_BYTES
     assert [line["status"] for line in lines if line["event"] == "request"] == [499]
 
@@ -135,7 +122,7 @@ async def test_a_client_that_asks_on_and_takes_none_of_its_small_answers_is_cut_
     with capture_logs() as lines:
         reader, writer = await _connected(url)
         writer.write((f"GET /{'x' * 40_000} HTTP/1.1\r\nHost: x\r\n\r\n" * 300).encode())  # the answer repeats it
-        await _until_logged(lines, "answer_not_taken")
+        await until_logged(lines, "answer_not_taken")
         await _cut_off(reader)
         writer.close()
 
@@ -147,7 +134,7 @@ async def test_a_client_that_takes_too_long_for_its_answer_is_cut_off(
     _, url = await start_gateway()
     with capture_logs() as lines:
         async with _asked_and_not_read(url, blob_path, {}) as reader:
-            await _until_logged(lines, "request")
+            await until_logged(lines, "request")
             assert await _cut_off(reader) < _BLOB_BYTES
     assert [line["status"] for line in lines if line["event"] == "request"] == [499]
 
@@ -220,9 +207,7 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
         async def hold(token: str | None, address: dict[str, str]) -> None:
             held = app._parts.body_bytes.num_bytes
             await slow.enter_async_context(_begun(url, token, address, path, content_type, begin(1_900_000)))
-            async with asyncio.timeout(PATIENCE_S):
-                while app._parts.body_bytes.num_bytes < held + 1_800_000:  # noqa: ASYNC110 - bytes come
-                    await asyncio.sleep(0.01)
+            await until(lambda: app._parts.body_bytes.num_bytes >= held + 1_800_000)
 
         await hold(client.token, _ONE)
         of_yours = "The bodies of requests of yours under way have as many bytes"
@@ -239,9 +224,7 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
         assert (await refusal(fourth.token, address)).startswith("The bodies of requests under way have as many bytes")
         await fourth.submit(**_TASK)
         await slow.aclose()
-        async with asyncio.timeout(PATIENCE_S):
-            while app._parts.body_bytes.num_bytes:  # noqa: ASYNC110 - the gateway notices that clients have gone
-                await asyncio.sleep(0.01)
+        await until(lambda: app._parts.body_bytes.num_bytes == 0)  # the gateway notices that clients have gone
 
 
 # Pictures

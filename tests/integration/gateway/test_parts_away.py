@@ -32,10 +32,11 @@ from sd_embedded.nats_server import NatsServer as EmbeddedNatsServer
 from sd_embedded.s3_server import S3Server
 from sd_gateway import auth_client
 from sd_gateway.app import GatewayApp
-from support.client import PATIENCE_S, Answered, Client
+from support.client import Answered, Client
 from support.jobs import num_jobs
 from support.metrics import scrape
 from support.servers import NatsServer
+from support.waiting import PATIENCE_S, once
 
 _TASK = {"prompt": "x", "model": "shapes"}
 #: Less than a call is tried again for, with all that a loaded machine adds to a second.
@@ -76,9 +77,7 @@ async def _num_checks(app: GatewayApp) -> float:
 
 async def _until_missing(client: Client, *parts: str) -> None:
     """Return once these are missing, and no others. On a busy machine a part may not answer in time now and then."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await _missing(client) != set(parts):  # noqa: ASYNC110 - other processes go on
-            await asyncio.sleep(0.1)
+    await once(lambda: _missing(client), lambda missing: missing == set(parts))
 
 
 def _assert_unavailable(answer: Answered, part: str) -> None:

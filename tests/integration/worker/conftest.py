@@ -30,10 +30,10 @@ from sd_worker.app import WorkerApp
 from sd_worker.settings import WorkerSettings
 from support import tiny_pipelines
 from support.hub import Hub, serve_hub
-from support.jobs import num_jobs
+from support.jobs import until_no_jobs
 from support.servers import NatsServer, nats_settings_of
+from support.waiting import PATIENCE_S
 
-PATIENCE_S = 30.0
 BASE_URL = "http://gateway.test"
 #: Of the model "own-defaults".
 OWN_DEFAULTS = {"width": 72, "height": 80, "steps": 3, "guidance": 2.0, "scheduler": "ddim"}
@@ -190,9 +190,7 @@ class Tasks:
 
     async def wait_until_queue_is_empty(self) -> None:
         """Acknowledgements follow the last event."""
-        async with asyncio.timeout(PATIENCE_S):
-            while await num_jobs(self._client):  # noqa: ASYNC110 - nobody tells of them
-                await asyncio.sleep(0.02)
+        await until_no_jobs(self._client)
 
     async def _on_feed(self, message: Msg) -> None:
         event = event_of_feed(message)

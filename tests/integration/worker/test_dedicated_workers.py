@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 from nats.aio.msg import Msg
 
 from sd_common import subjects
@@ -13,6 +13,7 @@ from sd_common.backlog import Backlog
 from sd_common.events import StartedEvent
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
+from support.waiting import PATIENCE_S
 
 
 async def _workers_of(tasks: Tasks, task_id: str) -> list[str]:

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported at run time
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 from integration.worker.hub_sources import NAME
 
 from sd_common.events import FinishedEvent, StartedEvent
@@ -18,6 +18,7 @@ from sd_common.puller import Puller
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane
 from support.hub import Hub
+from support.waiting import PATIENCE_S, once
 
 #: Far below ack_wait.
 _SOON_S = 15.0
@@ -62,9 +63,9 @@ async def test_what_is_handed_back_runs_at_a_worker_that_is_idle_while_the_rest_
     await tasks.publish("waiting")
     await tasks.wait_for("waiting", "started")
     await start_worker("two", preload_models=("tiny",))
-    async with asyncio.timeout(PATIENCE_S):  # the first has no room: the second has a pull open
-        while not (await nats_client.jetstream().consumer_info(JOBS, model_key("tiny"))).num_waiting:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    js, key = nats_client.jetstream(), model_key("tiny")
+    # The first has no room: the second has a pull open.
+    await once(lambda: js.consumer_info(JOBS, key), lambda consumer: bool(consumer.num_waiting))
     told_at = now()
     stopping = asyncio.create_task(one.stop())
     await tasks.wait_for("waiting", "finished")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import BASE_URL, StartWorker, Tasks
 from PIL import Image
 from pydantic import SecretStr
 
@@ -28,6 +28,7 @@ from sd_common.subjects import TaskRef
 from support.internal_publisher import PUBLISHER, strict_nats_server
 from support.jobs import num_jobs
 from support.servers import NatsServer, nats_settings_of
+from support.waiting import PATIENCE_S
 
 
 @pytest.fixture

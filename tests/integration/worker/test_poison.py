@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 
 from sd_common.events import TERMINAL_TYPES, AbortedEvent, PendingEvent, StartedEvent
 from sd_common.nats_settings import NatsSettings
@@ -16,6 +16,7 @@ from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT
 from support.deployment import Deployment
 from support.servers import NatsServer
+from support.waiting import PATIENCE_S, once
 
 _KILLER = "killer"
 _INNOCENT = ["innocent-1", "innocent-2"]
@@ -127,8 +128,4 @@ async def test_a_task_that_kills_every_worker_is_aborted_and_those_beside_it_fin
 
 async def _until_told(tasks: Tasks, task_id: str, event_type: str, times: int = 1) -> None:
     """Return when the task has had so many events of this type. A process may have to start for that."""
-    async with asyncio.timeout(2 * PATIENCE_S):
-        while (  # noqa: ASYNC110 - another process tells
-            sum(logged.event_type == event_type for logged in await tasks.events(task_id)) < times
-        ):
-            await asyncio.sleep(0.05)
+    await once(lambda: tasks.event_types(task_id), lambda told: told.count(event_type) >= times, 2 * PATIENCE_S)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 
 from sd_common.events import FinishedEvent, PendingEvent, StartedEvent
 from sd_common.model_names import model_key
@@ -24,6 +24,7 @@ from sd_worker.errors import TaskLost
 from sd_worker.publish_events import EventPublisher
 from support.deployment import Deployment
 from support.servers import NatsServer
+from support.waiting import PATIENCE_S, once
 
 #: One that is awake may stand still for a moment, and not lose its job.
 _ENV = {"JOB_ACK_WAIT_S": "5"}
@@ -55,9 +56,8 @@ async def test_a_worker_that_slept_with_a_job_in_its_socket_leaves_the_task_to_t
     await tasks.wait_until_queue_is_empty()
     sleeper.process.pause()
     await tasks.publish("slept-through", steps=200)
-    async with asyncio.timeout(PATIENCE_S):
-        while not (await nats_client.jetstream().consumer_info(JOBS, model_key("tiny"))).num_ack_pending:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    js, key = nats_client.jetstream(), model_key("tiny")
+    await once(lambda: js.consumer_info(JOBS, key), lambda consumer: bool(consumer.num_ack_pending))
     deployment.start_worker("awake", _ENV)
     await tasks.wait_for("slept-through", "started")
     sleeper.process.resume()

@@ -11,14 +11,15 @@ import urllib.request
 from pathlib import Path
 
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported at run time
-from integration.worker.conftest import PATIENCE_S, CreateWorker, Tasks
+from integration.worker.conftest import CreateWorker, Tasks
 from integration.worker.hub_sources import NAME
 
 from sd_worker.app import WorkerApp
 from support.hub import Hub
+from support.waiting import PATIENCE_S, once, until
 
 
-def _missing(port: int) -> dict[str, str]:
+def _missing(port: int | None) -> dict[str, str]:
     """What `/readyz` finds missing."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S):
@@ -29,9 +30,8 @@ def _missing(port: int) -> dict[str, str]:
 
 
 async def _wait_until_missing(worker: WorkerApp, missing: dict[str, str]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while worker.health_port is None or await asyncio.to_thread(_missing, worker.health_port) != missing:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: worker.health_port is not None)
+    await once(lambda: asyncio.to_thread(_missing, worker.health_port), lambda told: told == missing)
 
 
 async def test_it_tells_models_that_are_being_loaded_from_a_worker_that_ends(
