@@ -20,7 +20,7 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.streams import EVENTS, IDEMPOTENCY_KEYS_BUCKET, JOBS, stream_of_bucket
 from support import servers
 from support.client import Client
-from support.deployment import BASE_URL, Deployment
+from support.deployment import Deployment, path_of_picture
 
 _TASK = {"prompt": "a big red star on a white background", "model": "shapes", "steps": 2}
 
@@ -56,7 +56,7 @@ async def measure(deployment: Deployment, num_tasks: int) -> list[list[str]]:
         deployment.start_worker("one", {"MAX_ROWS": ""})
         for task_id in task_ids:
             event = await client.ended(task_id)
-        picture = await client.get(str(event["result"]["blob_url"]).removeprefix(BASE_URL))
+        picture = await client.get(path_of_picture(event))
         events, keys = await bytes_of(nats, EVENTS), await bytes_of(nats, stream_of_bucket(IDEMPOTENCY_KEYS_BUCKET))
     await nats.shut()
     return [

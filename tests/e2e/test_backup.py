@@ -15,7 +15,7 @@ from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
 from support import servers
 from support.client import Client
-from support.deployment import BASE_URL, Deployment
+from support.deployment import Deployment, path_of_picture
 from support.events import TERMINAL_TYPES
 from support.jobs import until_no_jobs
 from support.operations_page import commands, run_commands
@@ -54,7 +54,7 @@ async def test_users_pictures_and_queued_tasks_come_back_from_a_backup(
             async with client.events() as events:
                 done = await client.submit(**_SHORT)
                 finished = (await events.of_task(done))[-1]
-                path = str(finished["result"]["blob_url"]).removeprefix(BASE_URL)
+                path = path_of_picture(finished)
                 picture = await client.get(path)
                 running = await client.submit(**_LONG)
                 await events.until(running, "started")

@@ -13,8 +13,8 @@ import pytest_asyncio
 
 from sd_embedded.s3_server import S3Server as EmbeddedS3
 from support import servers
-from support.client import Client, Json
-from support.deployment import BASE_URL, Deployment
+from support.client import Client
+from support.deployment import Deployment, path_of_picture
 from support.servers import NatsServerWithUsers
 from support.waiting import PATIENCE_S, once, until
 
@@ -37,12 +37,8 @@ def nats() -> Iterator[NatsServerWithUsers]:
 @pytest.fixture
 def s3(tmp_path: Path) -> Iterator[EmbeddedS3]:
     """One of the test's own."""
-    directory = tmp_path / "s3"
-    directory.mkdir()
-    s3 = EmbeddedS3(directory, "test", secrets.token_hex(20))
-    s3.start()
-    yield s3
-    s3.terminate()
+    with servers.own_s3_server(tmp_path / "s3") as s3:
+        yield s3
 
 
 @pytest.fixture
@@ -80,10 +76,6 @@ async def _run_for_a_while(client: Client) -> str:
         while (await events.until(running, "progress"))["stage"] != "denoising":
             pass
     return running
-
-
-def _path_of_picture(finished: Json) -> str:
-    return str(finished["result"]["blob_url"]).removeprefix(BASE_URL)
 
 
 class _GoesOn:
@@ -190,10 +182,8 @@ async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
     finished = await session.last_event(running)
     waiting = await session.submit(**_SHORT)
     s3.terminate()
-    changed = EmbeddedS3(tmp_path / "s3", "test", secrets.token_hex(20))
-    changed.start()
-    try:
-        assert (await session.get(_path_of_picture(finished))).status == 503
+    with servers.own_s3_server(tmp_path / "s3") as changed:
+        assert (await session.get(path_of_picture(finished))).status == 503
         keys = {"MINIO_SECRET_KEY": changed.minio_settings().minio_secret_key.get_secret_value()}
         assert deployment.services["gateway"].process.terminate(PATIENCE_S) == 0
         deployment.start_gateway(keys)
@@ -201,6 +191,4 @@ async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
         async with _client(deployment) as again:
             again.token = session.token
             for event in (finished, await again.ended(waiting)):
-                assert (await again.get_once_there(_path_of_picture(event))).status == 200
-    finally:
-        changed.terminate()
+                assert (await again.get_once_there(path_of_picture(event))).status == 200

@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from fuzz.conftest import LIMITS, MAX_UPLOAD_BYTES, PICTURE, png
+from fuzz.conftest import LIMITS, MAX_UPLOAD_BYTES, PICTURE
 from fuzz.document import check_answer, documented_statuses, load_document
 from sd_common.auth_messages import PUBLIC_USER
 from sd_common.events import AbortedEvent
 from sd_common.nats_client import connect
 from sd_common.task_log import TaskLog
 from support.deployment import Deployment
+from support.pictures import png
 from support.servers import nats_settings_of
 from support.waiting import PATIENCE_S
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import aiohttp
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
@@ -90,6 +90,11 @@ class Page:
             for family in self.families
             for sample in family.samples
         }
+
+    @classmethod
+    def of(cls, registry: CollectorRegistry) -> Self:
+        """What it shows now."""
+        return cls(generate_latest(registry).decode())
 
     def value(self, name: str, **labels: str) -> float:
         """One sample; 0 where it is not there. An empty label is as good as none."""

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -112,7 +113,7 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
         return
     with (
         _scratch("nats") as directory,
-        _running(embedded_nats.NatsServer(directory, extra_args, port=free_port())) as server,
+        running(embedded_nats.NatsServer(directory, extra_args, port=free_port())) as server,
     ):
         yield server
 
@@ -169,7 +170,7 @@ def nats_server_with_users(
     publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
 ) -> Iterator[NatsServerWithUsers]:
     """A fresh one."""
-    with _scratch("nats") as directory, _running(NatsServerWithUsers(directory, publishers, tester)) as server:
+    with _scratch("nats") as directory, running(NatsServerWithUsers(directory, publishers, tester)) as server:
         yield server
 
 
@@ -182,15 +183,19 @@ def s3_server(on: str | None = None) -> Iterator[S3Server]:
         with s3_container() as container:
             yield container
         return
-    with (
-        _scratch("s3") as directory,
-        _running(embedded_s3.S3Server(directory, "test", secrets.token_hex(20))) as server,
-    ):
+    with _scratch("s3") as directory, own_s3_server(directory) as server:
         yield server
 
 
+def own_s3_server(directory: Path) -> AbstractContextManager[embedded_s3.S3Server]:
+    """A fresh local one, to be stopped as the test likes: that of the session is other tests' too."""
+    directory.mkdir(exist_ok=True)
+    return running(embedded_s3.S3Server(directory, "test", secrets.token_hex(20)))
+
+
 @contextlib.contextmanager
-def _running(server: _P) -> Iterator[_P]:
+def running(server: _P) -> Iterator[_P]:
+    """It runs until the end, and may be stopped and started meanwhile."""
     server.start()
     try:
         yield server

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from integration.common.makers import new_job, new_ref, pending
-from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from sd_common.buckets import Bucket
@@ -39,7 +38,7 @@ def nats_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nats
 
 
 def num_refusals(metrics: ProcessMetrics) -> float:
-    page = Page(generate_latest(metrics.registry).decode())
+    page = Page.of(metrics.registry)
     return page.value("sd_nats_errors_total", operation="store")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import socket
 import threading
@@ -13,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 from integration.gateway.conftest import StartGateway
 from integration.gateway.hostile_servers import answer, network
-from PIL import Image
 from structlog.testing import capture_logs
 from yarl import URL
 
@@ -24,12 +22,12 @@ from sd_gateway.byte_budget import FREE_BYTES
 from sd_gateway.http import runner, sending
 from support.client import Client
 from support.logs import until_logged
+from support.pictures import PNG_SIGNATURE, noise_png, png
 from support.raw_http import connect
 from support.waiting import PATIENCE_S, until
 
 #: More than the buffers of a connection's two ends take.
 _BLOB_BYTES = 12 * 2**20
-_PNG = b"\x89PNG\r\n\x1a\n"
 _ONE, _ANOTHER, _THIRD = ({"X-Forwarded-For": f"192.0.2.{number}"} for number in (1, 2, 3))
 
 
@@ -37,7 +35,7 @@ _ONE, _ANOTHER, _THIRD = ({"X-Forwarded-For": f"192.0.2.{number}"} for number in
 async def blob_path(blob_store: BlobStore) -> str:
     """A large blob."""
     blob_id = new_blob_id()
-    await blob_store.put(blob_id, _PNG + bytes(_BLOB_BYTES - len(_PNG)), "image/png")
+    await blob_store.put(blob_id, PNG_SIGNATURE + bytes(_BLOB_BYTES - len(PNG_SIGNATURE)), "image/png")
     return f"/blob/{blob_id}"
 
 
@@ -143,7 +141,7 @@ async def test_a_large_blob_comes_whole(start_gateway: StartGateway, blob_path: 
     _, url = await start_gateway()
     async with Client(url) as client:
         told = await client.get(blob_path)
-        assert told.body == _PNG + bytes(_BLOB_BYTES - len(_PNG))
+        assert told.body == PNG_SIGNATURE + bytes(_BLOB_BYTES - len(PNG_SIGNATURE))
         assert told.headers["Content-Length"] == str(_BLOB_BYTES)
         assert (await client.get(blob_path, headers={"If-None-Match": told.headers["ETag"]})).status == 304
 
@@ -231,9 +229,7 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
 
 
 async def test_pictures_that_were_fetched_count_as_bodies_do(start_gateway: StartGateway) -> None:
-    with io.BytesIO() as file:
-        Image.effect_noise((512, 512), 100).save(file, "PNG")
-        data = file.getvalue()
+    data = noise_png(512)
     assert len(data) > 2 * FREE_BYTES
     async with network() as net:
         net.internet.answers["/large.png"] = answer(data)
@@ -269,9 +265,7 @@ async def test_few_pictures_are_decoded_at_once(start_gateway: StartGateway, mon
                 num_open -= 1
 
     monkeypatch.setattr("sd_gateway.input_pictures.open_picture", counted)
-    with io.BytesIO() as file:
-        Image.new("RGB", (2048, 2048)).save(file, "PNG")
-        data = file.getvalue()
+    data = png(2048, 2048)
     _, url = await start_gateway()
     async with Client(url) as client:
         await asyncio.gather(*(client.upload(data) for _ in range(12)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
 
 import pytest
 from integration.gateway.conftest import StartGateway
@@ -24,14 +23,6 @@ _NO_TEXT = b"\xff\xfe"
 async def gateway(start_gateway: StartGateway) -> tuple[GatewayApp, str]:
     """A gateway that tells operators what it counts."""
     return await start_gateway(health_port=0)
-
-
-@pytest.fixture
-async def client(gateway: tuple[GatewayApp, str]) -> AsyncIterator[Client]:
-    """At that gateway, with a token."""
-    async with Client(gateway[1]) as client:
-        await client.take_public_token()
-        yield client
 
 
 def _handshake(client: Client, key: bytes) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from integration.gateway.conftest import StartGateway
-from integration.gateway.hostile_servers import HOST, INTERNET, Network, answer, network, png, say_nothing
+from integration.gateway.hostile_servers import HOST, INTERNET, Network, answer, network, say_nothing
 from integration.gateway.hostile_urls import HOSTILE_ANSWERS, HOSTILE_URLS, TOO_SLOW, set_traps
 
 from sd_common.errors import PictureError, Unavailable
@@ -24,6 +24,7 @@ from sd_gateway.remote_pictures import RemotePictures
 from support.certificates import tls_contexts
 from support.client import Client
 from support.jobs import num_jobs
+from support.pictures import png
 from support.waiting import PATIENCE_S, until
 
 _MAX_BYTES = 1_000_000

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from integration.worker.conftest import StartWorker, Tasks
@@ -16,28 +14,17 @@ from sd_common.announcements import WorkerAnnouncement
 from sd_common.backlog import HeldModels
 from sd_common.events import FinishedEvent
 from sd_common.nats_client import NatsClient
-from sd_common.nats_settings import NatsSettings
-from sd_common.s3_client import MinioSettings
 from sd_worker.engine.errors import DeviceUnavailable
 from sd_worker.errors import EngineFailed
 from support import broken_device
 from support.connections import connected
 from support.deployment import Deployment
-from support.servers import NatsServer, nats_settings_of
+from support.servers import nats_settings_of
 from support.waiting import PATIENCE_S, until
 
 _BROKEN = (sys.executable, broken_device.__file__)
 #: A process that starts imports torch, on a machine that runs other tests.
 _ENDS_WITHIN_S = 1.5 * PATIENCE_S
-
-
-@pytest.fixture
-def deployment(
-    provisioned: NatsSettings, nats_server: NatsServer, minio_settings: MinioSettings, model_dir: Path, tmp_path: Path
-) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path, nats_server, minio_settings, model_dir)
-    yield deployment
-    deployment.stop()
 
 
 @pytest.mark.timeout(240)

@@ -21,6 +21,7 @@ from sd_common.s3_client import MinioSettings, S3Client
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
 from support.logs import until_logged
+from support.servers import own_s3_server
 
 #: Far below ack_wait.
 _SOON_S = 15.0
@@ -122,12 +123,10 @@ async def test_a_picture_that_cannot_be_stored_does_not_hold_up_the_end_of_a_dra
 @pytest_asyncio.fixture
 async def store(tmp_path: Path) -> AsyncIterator[S3Server]:
     """A store of its own, with a bucket: for a test to kill and to start again."""
-    server = S3Server(tmp_path, "test", "0123456789abcdef0123")
-    server.start()
-    async with S3Client(server.minio_settings()) as s3:
-        await create_bucket(s3)
-    yield server
-    server.terminate()
+    with own_s3_server(tmp_path) as server:
+        async with S3Client(server.minio_settings()) as s3:
+            await create_bucket(s3)
+        yield server
 
 
 async def test_a_picture_is_stored_when_the_store_comes_back(

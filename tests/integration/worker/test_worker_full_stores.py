@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from sd_common.provision import provision_streams
 from sd_common.s3_client import MinioSettings
 from support.logs import until_logged
 from support.servers import NatsServer
-from support.small_stores import SMALL_STREAMS, SmallS3Server, fill, make_room, small_nats_server
+from support.small_stores import SMALL_STREAMS, SmallS3Server, fill, make_room, small_nats_server, small_s3_server
 
 
 @pytest.fixture
@@ -37,10 +36,8 @@ async def provisioned(nats_client: NatsClient, nats_settings: NatsSettings) -> N
 
 @pytest.fixture
 def s3_server(tmp_path: Path) -> Iterator[SmallS3Server]:
-    server = SmallS3Server(tmp_path, "test", secrets.token_hex(20))
-    server.start()
-    yield server
-    server.kill()
+    with small_s3_server(tmp_path) as server:
+        yield server
 
 
 async def test_a_job_that_no_event_can_be_told_of_is_kept(

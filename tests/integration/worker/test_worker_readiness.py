@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported at run time
 from integration.worker.conftest import CreateWorker, Tasks
-from integration.worker.hub_sources import NAME
+from integration.worker.hub_sources import NAME, held_download
 
 from sd_worker.app import WorkerApp
 from support.hub import Hub
@@ -38,11 +36,8 @@ async def test_it_tells_models_that_are_being_loaded_from_a_worker_that_ends(
     create_worker: CreateWorker, tasks: Tasks, hub: Hub, tiny: Path, tmp_path: Path
 ) -> None:
     hub.add(NAME, tiny)
-    content = (tiny / "unet/diffusion_pytorch_model.safetensors").read_bytes()
-    locks = tmp_path / "cache" / ".locks" / "models--owner--tiny"
-    locks.mkdir(parents=True)
     worker = create_worker(preload_models=(NAME,), health_port=0)
-    with WeakFileLock(locks / f"{hashlib.sha256(content).hexdigest()}.lock"):  # the download goes no further
+    with held_download(tmp_path / "cache", tiny):
         starting = asyncio.create_task(worker.start())
         await _wait_until_missing(worker, {"jobs": "the models of PRELOAD_MODELS are being loaded"})
     await starting
