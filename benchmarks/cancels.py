@@ -20,9 +20,10 @@ from pathlib import Path
 from table import check_goals, print_table
 
 from support import servers
-from support.client import PATIENCE_S, Client
+from support.client import Client
 from support.deployment import Deployment
 from support.stack import Service
+from support.waiting import PATIENCE_S
 
 _TASK = {"prompt": "a big red star on a white background", "model": "shapes", "width": 128, "height": 128}
 #: Longer than a worker takes to start.

@@ -20,8 +20,7 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.streams import EVENTS, IDEMPOTENCY_KEYS_BUCKET, JOBS, stream_of_bucket
 from support import servers
 from support.client import Client
-from support.deployment import BASE_URL, Deployment
-from support.events import TERMINAL_TYPES
+from support.deployment import Deployment, path_of_picture
 
 _TASK = {"prompt": "a big red star on a white background", "model": "shapes", "steps": 2}
 
@@ -56,9 +55,8 @@ async def measure(deployment: Deployment, num_tasks: int) -> list[list[str]]:
         waiting = await bytes_of(nats, JOBS)
         deployment.start_worker("one", {"MAX_ROWS": ""})
         for task_id in task_ids:
-            while (event := await client.last_event(task_id))["event_type"] not in TERMINAL_TYPES:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        picture = await client.get(str(event["result"]["blob_url"]).removeprefix(BASE_URL))
+            event = await client.ended(task_id)
+        picture = await client.get(path_of_picture(event))
         events, keys = await bytes_of(nats, EVENTS), await bytes_of(nats, stream_of_bucket(IDEMPOTENCY_KEYS_BUCKET))
     await nats.shut()
     return [

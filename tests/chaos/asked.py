@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import random
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from PIL import Image
-
 from sd_common.parameters import TaskKind
+from support.pictures import data_url, png
 
 #: How a client goes about a task: leaves it alone, reads its state until it has ended, deletes it; or sends a GET that
 #: waits for the picture, and leaves before it comes.
@@ -62,17 +59,11 @@ def ask(number: int, rng: random.Random) -> AskedTask:
         case "txt2img":
             parameters |= {"model": rng.choice(("shapes", "tiny")), "width": width, "height": height}
         case "img2img":
-            parameters |= {"model": "tiny", "initial_image": _picture(width, height, "red"), "strength": 1.0}
+            parameters |= {"model": "tiny", "initial_image": data_url(png(width, height, "red")), "strength": 1.0}
         case "inpaint":
             parameters |= {
                 "model": "tiny-inpainting",
-                "initial_image": _picture(width, height, "green"),
-                "mask": _picture(width, height, "white"),
+                "initial_image": data_url(png(width, height, "green")),
+                "mask": data_url(png(width, height, "white")),
             }
     return AskedTask(number, kind, manner, width, height, parameters)
-
-
-def _picture(width: int, height: int, colour: str) -> str:
-    file = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -25,9 +25,9 @@ from PIL import Image
 from chaos.fleet import Fleet
 from sd_common.s3_client import MinioSettings
 from support.events import TERMINAL_TYPES
+from support.waiting import once
 
 _NEXT_WITHIN_S = 10.0
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,7 @@ async def settle(client: Client, accepted: Iterable[str], after: int, within_s: 
     """
     awaited = set(accepted)
     with contextlib.suppress(TimeoutError):  # the verdict tells what is missing
-        async with asyncio.timeout(within_s):
-            while not await _is_settled(client, awaited, after):  # noqa: ASYNC110 - the services settle it
-                await asyncio.sleep(_POLL_S)
+        await once(lambda: _is_settled(client, awaited, after), bool, within_s)
 
 
 async def _is_settled(client: Client, awaited: set[str], after: int) -> bool:

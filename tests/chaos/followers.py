@@ -14,6 +14,7 @@ import aiohttp
 
 from chaos.balanced_client import BalancedClient
 from chaos.evidence import Told
+from support.waiting import until
 
 #: Seconds that a client stays connected, at most.
 _STAYS_S = (0.2, 4.0)
@@ -24,7 +25,6 @@ _CLOSE_CODES = (
     aiohttp.WSCloseCode.TRY_AGAIN_LATER,
 )
 _PAUSE_S = 0.1
-_POLL_S = 0.1
 
 
 class Follower:
@@ -81,11 +81,7 @@ async def until_caught_up(followers: Sequence[Follower], events: Sequence[Told],
     """Return when each has been told as much as its session has, or when the time is up."""
     wanted = _by_session(events)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(within_s):
-            while any(  # noqa: ASYNC110 - gateways tell
-                len(follower.sequences) < len(wanted[follower.session]) for follower in followers
-            ):
-                await asyncio.sleep(_POLL_S)
+        await until(lambda: all(len(each.sequences) >= len(wanted[each.session]) for each in followers), within_s)
 
 
 def broken_promises_of_feeds(followers: Sequence[Follower], events: Sequence[Told]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 
@@ -12,8 +11,9 @@ import pytest_asyncio
 from chaos import evidence
 from chaos.fleet import FAR_WORKER, Fleet
 from chaos.parts import ServicePart, pause, resume
-from support.client import PATIENCE_S, Client, Events, Json
+from support.client import Client, Events, Json
 from support.network_namespace import why_no_namespaces
+from support.waiting import PATIENCE_S, until
 
 #: Some seconds on one core.
 _LONG = {"prompt": "x", "model": "shapes", "steps": 200, "width": 128, "height": 128, "scheduler": "ddim"}
@@ -82,8 +82,4 @@ async def _until_first_try_ended(part: ServicePart, task_id: str) -> None:
     """Return when the worker has ended the try that it was disturbed in. It may have been given the job once more
     meanwhile, which it refuses at once."""
     wanted = ('"event": "job"', task_id, '"delivery": 1')
-    async with asyncio.timeout(PATIENCE_S):
-        while not any(  # noqa: ASYNC110 - another process logs
-            all(text in line for text in wanted) for line in part.service.new_log.splitlines()
-        ):
-            await asyncio.sleep(0.05)
+    await until(lambda: any(all(text in line for text in wanted) for line in part.service.new_log.splitlines()))

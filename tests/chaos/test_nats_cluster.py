@@ -17,6 +17,7 @@ from chaos.load import Load
 from chaos.report import print_broken_promises, print_outcome
 from chaos.run import run_under_load
 from support.nats_cluster import nats_cluster_with_users
+from support.waiting import once, until
 
 _STREAMS = ("JOBS", "EVENTS")
 _HEALS_WITHIN_S = 60.0
@@ -57,9 +58,7 @@ async def test_a_killed_leader_of_the_streams_loses_and_doubles_nothing(tmp_path
 async def _until_accepted(load: Load, num_more: int) -> None:
     """Return when so many more tasks were accepted."""
     wanted = len(load.accepted) + num_more
-    async with asyncio.timeout(_HEALS_WITHIN_S):
-        while len(load.accepted) < wanted:  # noqa: ASYNC110 - other processes accept them
-            await asyncio.sleep(0.05)
+    await until(lambda: len(load.accepted) >= wanted, _HEALS_WITHIN_S)
 
 
 async def _leader_of(client: Nats, stream: str) -> str:
@@ -72,9 +71,7 @@ async def _leader_of(client: Nats, stream: str) -> str:
 
 async def _until_whole(client: Nats) -> None:
     """Return when every copy of every stream is up to date."""
-    async with asyncio.timeout(_HEALS_WITHIN_S):
-        while not all([await _is_whole(client, stream) for stream in _STREAMS]):  # noqa: ASYNC110 - NATS heals
-            await asyncio.sleep(0.2)
+    await once(lambda: asyncio.gather(*(_is_whole(client, stream) for stream in _STREAMS)), all, _HEALS_WITHIN_S)
 
 
 async def _is_whole(client: Nats, stream: str) -> bool:

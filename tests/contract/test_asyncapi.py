@@ -35,12 +35,14 @@ def test_every_reference_leads_somewhere() -> None:
     def references(node: object) -> list[str]:
         if isinstance(node, dict):
             own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
-            return own + [found for value in node.values() for found in references(value)]
+            return own + [each for value in node.values() for each in references(value)]
         if isinstance(node, list):
-            return [found for value in node for found in references(value)]
+            return [each for value in node for each in references(value)]
         return []
 
-    for reference in references(document):
+    found = references(document)
+    assert found
+    for reference in found:
         node = document
         for part in reference.removeprefix("#/").split("/"):
             node = node[part]

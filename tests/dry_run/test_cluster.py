@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -19,6 +19,7 @@ from dry_run.pods import Pod
 from sd_common.streams import EVENTS, JOBS
 from support.client import Client, Events, Json
 from support.operations_page import section
+from support.waiting import until
 
 #: Of pods that start side by side, on a machine that does other things too.
 _READY_WITHIN_S = 120.0
@@ -26,7 +27,6 @@ _READY_WITHIN_S = 120.0
 _ENDS_WITHIN_S = 120.0
 #: What servers of NATS know of the leader's streams.
 _FOLLOW_WITHIN_S = 60.0
-_POLL_S = 0.05
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -70,12 +70,6 @@ async def client(services: dict[str, Pod]) -> AsyncIterator[Client]:
         yield client
 
 
-async def _until(is_so: Callable[[], bool], within_s: float) -> None:
-    async with asyncio.timeout(within_s):
-        while not is_so():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(_POLL_S)
-
-
 def _task(**parameters: object) -> Json:
     """Of the overlay's default model."""
     return {"params_type": "txt2img", "prompt": "a red circle on a blue background", **parameters}
@@ -90,10 +84,10 @@ async def test_keda_reads_the_true_backlog_at_every_server(cluster: Cluster, cli
 
     assert read() == {0.0}
     tasks = [await client.submit(**_task()) for _ in range(3)]
-    await _until(lambda: read() == {3.0}, _FOLLOW_WITHIN_S)  # those that follow are a moment behind the leader
+    await until(lambda: read() == {3.0}, _FOLLOW_WITHIN_S)  # those that follow are a moment behind the leader
     for task_id in tasks:
         await client.delete(f"/task/{task_id}")
-    await _until(lambda: read() == {0.0}, _FOLLOW_WITHIN_S)
+    await until(lambda: read() == {0.0}, _FOLLOW_WITHIN_S)
 
 
 def test_every_probe_answers(cluster: Cluster, services: dict[str, Pod], workers: list[Pod]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -16,11 +15,12 @@ from sd_common.nats_client import connect
 from sd_common.subjects import TaskRef
 from sd_common.task_log import TaskLog
 from support import servers
-from support.client import PATIENCE_S, Client
-from support.deployment import BASE_URL, Deployment
+from support.client import Client
+from support.deployment import Deployment, path_of_picture
 from support.events import TERMINAL_TYPES
-from support.jobs import num_jobs
+from support.jobs import until_no_jobs
 from support.operations_page import commands, run_commands
+from support.waiting import PATIENCE_S
 
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 2, "width": 64, "height": 64}
 #: Some seconds on one core.
@@ -55,7 +55,7 @@ async def test_users_pictures_and_queued_tasks_come_back_from_a_backup(
             async with client.events() as events:
                 done = await client.submit(**_SHORT)
                 finished = (await events.of_task(done))[-1]
-                path = str(finished["result"]["blob_url"]).removeprefix(BASE_URL)
+                path = path_of_picture(finished)
                 picture = await client.get(path)
                 running = await client.submit(**_LONG)
                 await events.until(running, "started")
@@ -78,9 +78,7 @@ async def test_users_pictures_and_queued_tasks_come_back_from_a_backup(
                 await blobs.put_made(path.rpartition("/")[2], picture.body, "image/png", ref)
             assert (await client.get(f"/task/{after}")).status == 404
             nats_client = await connect(servers.nats_settings_of(nats), "test")
-            async with asyncio.timeout(2 * PATIENCE_S):
-                while await num_jobs(nats_client):  # noqa: ASYNC110 - another process does them
-                    await asyncio.sleep(0.1)
+            await until_no_jobs(nats_client, 2 * PATIENCE_S)
             told: dict[str, list[str]] = {task_id: [] for task_id in (done, running, *queued)}
             async for logged in TaskLog(nats_client).replay("events.>", 0):
                 told[logged.ref.task_id].append(logged.event.event_type)

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 from typing import Any
 
 import aiohttp
 import pytest
-from PIL import Image
 
 from support.client import Answered, Client
+from support.pictures import data_url, png
 from support.stack import EmbeddedStack
-
-
-def _png(width: int = 64, height: int = 64) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height), "red").save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _assert_problem(answer: Answered, status: int, sentence: str, field: str | None = None) -> None:
@@ -126,7 +119,7 @@ async def test_a_form_without_the_file_is_told(session: Client) -> None:
     _assert_problem(await session.post("/blob", data=form), 422, "the form has no such file", "blob_data")
 
 
-@pytest.mark.parametrize("data", [b"just text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", _png()[:60], b""])
+@pytest.mark.parametrize("data", [b"just text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", png()[:60], b""])
 async def test_a_file_that_is_no_picture_is_told(session: Client, data: bytes) -> None:
     form = aiohttp.FormData()
     form.add_field("blob_data", data, filename="picture.png", content_type="image/png")
@@ -135,7 +128,7 @@ async def test_a_file_that_is_no_picture_is_told(session: Client, data: bytes) -
 
 async def test_a_picture_of_too_many_pixels_is_told(session: Client) -> None:
     form = aiohttp.FormData()
-    form.add_field("blob_data", _png(2049, 2048), filename="picture.png")
+    form.add_field("blob_data", png(2049, 2048), filename="picture.png")
     _assert_problem(await session.post("/blob", data=form), 422, "at most 4,194,304 are taken")
 
 
@@ -161,13 +154,12 @@ async def test_a_picture_of_another_host_is_told(session: Client) -> None:
 
 
 async def test_a_data_url_is_taken_and_a_broken_one_is_told(session: Client) -> None:
-    data_url = f"data:image/png;base64,{base64.b64encode(_png()).decode()}"
-    body = {"params_type": "img2img", "prompt": "x", "model": "tiny", "steps": 2, "initial_image": data_url}
+    body = {"params_type": "img2img", "prompt": "x", "model": "tiny", "steps": 2, "initial_image": data_url(png())}
     async with session.events() as events:
         finished = (await events.of_task(await session.submit(**body)))[-1]
     assert finished["event_type"] == "finished"
     assert "/blob/" in finished["result"]["parameters_used"]["initial_image"]
-    text = f"data:image/png;base64,{base64.b64encode(b'text').decode()}"
+    text = data_url(b"text")
     _assert_problem(
         await session.post("/task", json=body | {"initial_image": text}), 422, "not a whole", "initial_image"
     )

@@ -17,12 +17,13 @@ from sd_common.messages import now
 from sd_common.nats_client import NatsClient
 from sd_common.task_log import TaskLog
 from support import servers
-from support.client import PATIENCE_S, Client, Events, Json
+from support.client import Client, Events, Json
 from support.connections import connected
-from support.deployment import BASE_URL, Deployment
+from support.deployment import Deployment, path_of_picture
 from support.events import TERMINAL_TYPES
-from support.jobs import num_jobs
+from support.jobs import until_no_jobs
 from support.servers import S3Server
+from support.waiting import PATIENCE_S
 
 #: Some seconds on one core.
 _LONG = {"prompt": "x", "model": "shapes", "steps": 400, "width": 128, "height": 128, "scheduler": "ddim"}
@@ -68,16 +69,9 @@ async def nats(deployment: Deployment) -> AsyncIterator[NatsClient]:
         yield client
 
 
-def _path_of(finished: Json) -> str:
-    """Of the picture."""
-    return str(finished["result"]["blob_url"]).removeprefix(BASE_URL)
-
-
 async def _assert_each_ended_once(nats: NatsClient, task_ids: list[str], event_type: str) -> None:
     """Every task has exactly one terminal event, of this type, and it is the last one; no job is left."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await num_jobs(nats):  # noqa: ASYNC110 - acknowledgements follow the events
-            await asyncio.sleep(0.05)
+    await until_no_jobs(nats)
     told: dict[str, list[str]] = {task_id: [] for task_id in task_ids}
     async for logged in TaskLog(nats).replay("events.>", 0):
         if logged.ref.task_id in told:
@@ -103,7 +97,7 @@ async def test_a_killed_worker_is_replaced_by_another(
         assert again["worker"] != started["worker"]
         finished = await events.until(task_id, "finished")
         assert finished["attempt"] == 2
-    assert (await session.picture(_path_of(finished))).size == (128, 128)
+    assert (await session.picture(path_of_picture(finished))).size == (128, 128)
     await _assert_each_ended_once(nats, [task_id], "finished")
     deployment.start_worker(started["worker"], _WORKER).wait_for_log("worker_started")
 
@@ -121,11 +115,11 @@ async def test_a_worker_that_stood_still_until_its_job_was_given_away_changes_no
         zombie.process.send(signal.SIGCONT)
         finished = await events.until(task_id, "finished")
         assert (finished["worker"], finished["attempt"]) == (again["worker"], 2)
-        etag = (await session.get(_path_of(finished))).headers["ETag"]
+        etag = (await session.get(path_of_picture(finished))).headers["ETag"]
         await asyncio.to_thread(zombie.wait_for_log, f'"task_id": "{task_id}"')
         # Which of the two, tells whether it came to its end before the other did.
         assert '"ending": "lost"' in zombie.new_log or '"ending": "had_ended"' in zombie.new_log
-        assert (await session.get(_path_of(finished))).headers["ETag"] == etag
+        assert (await session.get(path_of_picture(finished))).headers["ETag"] == etag
     await _assert_each_ended_once(nats, [task_id], "finished")
 
 

@@ -24,9 +24,10 @@ from sd_common.nats_settings import NatsSettings
 from sd_common.parameters import Txt2ImgParameters
 from sd_embedded.app import CannotStart, make_private
 from support import broken_device
-from support.client import PATIENCE_S, Client
+from support.client import Client
 from support.connections import connected, is_let_in
 from support.stack import EmbeddedStack, running_stack
+from support.waiting import PATIENCE_S
 
 _SHORT = {"prompt": "x", "model": "shapes", "steps": 1, "width": 64, "height": 64}
 
@@ -67,10 +68,8 @@ async def test_ctrl_c_stops_everything_and_the_next_start_finds_users_tasks_and_
             assert (await client.get_once_there(path)).body == picture
             answer = await client.post("/token", data={"username": "ada", "password": "correct horse"})
             assert answer.status == 200
-            async with asyncio.timeout(PATIENCE_S):
-                for task_id in queued:
-                    while (await client.last_event(task_id))["event_type"] != "finished":  # noqa: ASYNC110 - elsewhere
-                        await asyncio.sleep(0.1)
+            for task_id in queued:
+                assert (await client.ended(task_id))["event_type"] == "finished"
 
 
 async def test_a_device_that_fails_ends_it_and_what_was_asked_for_is_made_after_the_next_start(
@@ -86,9 +85,8 @@ async def test_a_device_that_fails_ends_it_and_what_was_asked_for_is_made_after_
     assert "The worker's engine has failed, as the log tells: start this again" in stack.new_log.splitlines()[-1]
 
     with running_stack(tmp_path, model_dir, env) as stack:
-        async with Client(stack.base_url, client.token) as client, asyncio.timeout(PATIENCE_S):
-            while (await client.last_event(task_id))["event_type"] != "finished":  # noqa: ASYNC110 - elsewhere
-                await asyncio.sleep(0.1)
+        async with Client(stack.base_url, client.token) as client:
+            assert (await client.ended(task_id))["event_type"] == "finished"
 
 
 async def test_killing_it_leaves_no_server_behind(tmp_path: Path, model_dir: Path) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support.client import PATIENCE_S, Client
+from support.client import Client
 from support.stack import REPOSITORY, EmbeddedStack
+from support.waiting import PATIENCE_S
 
 _STAR = "a big red star on a white background"
 

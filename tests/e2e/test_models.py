@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
-from support.client import PATIENCE_S, Client, Json
+from support.client import Client, Json
 from support.stack import running_stack
+from support.waiting import once
 
 
 async def _models(client: Client) -> Json:
@@ -42,9 +42,7 @@ async def test_the_models_are_not_told_without_a_token_where_there_is_no_public_
 
 async def test_a_model_that_was_used_is_told_to_be_in_memory(session: Client) -> None:
     assert (await session.get("/txt2img", params={"prompt": "x", "model": "tiny-sd2", "steps": "1"})).status == 200
-    async with asyncio.timeout(PATIENCE_S):
-        while not _is_resident("tiny-sd2", await _models(session)):  # noqa: ASYNC110 - of another process
-            await asyncio.sleep(0.05)
+    await once(lambda: _models(session), lambda told: _is_resident("tiny-sd2", told))
 
 
 async def test_a_size_that_is_not_given_is_the_models_own(session: Client) -> None:

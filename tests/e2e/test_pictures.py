@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import random
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from sd_common.parameters import SchedulerName
 from support.client import Client
+from support.pictures import png_of
 from train_shapes.judge import read
 from train_shapes.pictures import to_tensor
 from train_shapes.scenes import COLOURS, PLACES, SHAPES, Scene, place_in_picture
@@ -63,9 +63,7 @@ def mean_difference(one: Image.Image, other: Image.Image) -> float:
 
 
 async def uploaded(client: Client, picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return await client.upload(buffer.getvalue())
+    return await client.upload(png_of(picture))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -21,16 +21,10 @@ async def _run_task(client: Client, events: Events | None, parameters: Json, exp
         assert [event["sequence"] for event in told] == sorted({event["sequence"] for event in told})
         finished = told[-1]
     else:
-        finished = await _poll_until_ended(client, task_id)
+        finished = await client.ended(task_id)
     assert finished["result"] == {"blob_url": ANY, "nsfw_content_detected": None, "parameters_used": expected}
     assert await client.last_event(task_id) == finished
     return finished
-
-
-async def _poll_until_ended(client: Client, task_id: str) -> Json:
-    while (event := await client.last_event(task_id))["event_type"] in ("pending", "started"):
-        pass  # each request takes its time
-    return event
 
 
 async def _txt2img_img2img(client: Client, events: Events | None) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from support.client import Client
 from support.connections import connected
 from support.deployment import Deployment
 from support.servers import S3Server
+from support.waiting import until
 
 _GATEWAYS = ("gateway-1", "gateway-2")
 _NUM_APPENDERS = 3
@@ -110,8 +111,7 @@ async def test_every_stored_event_is_heard_once_and_in_order(deployment: Deploym
                 last = await task_log.append(ref, aborted(ref), sequence)
                 if of_session == session:
                     stored.extend((sequence, last))
-            while len(stored) - min(len(listener.sequences) for listener in listeners) > _MAX_BEHIND:  # noqa: ASYNC110 - of any of them
-                await asyncio.sleep(0.01)
+            await until(lambda: len(stored) - min(len(each.sequences) for each in listeners) <= _MAX_BEHIND)
 
     async with asyncio.timeout(150), asyncio.TaskGroup() as group:
         listening = [group.create_task(listener.listen()) for listener in listeners]

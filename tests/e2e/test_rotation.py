@@ -13,10 +13,10 @@ import pytest_asyncio
 
 from sd_embedded.s3_server import S3Server as EmbeddedS3
 from support import servers
-from support.client import PATIENCE_S, Client, Json
-from support.deployment import BASE_URL, Deployment
-from support.events import TERMINAL_TYPES
+from support.client import Client
+from support.deployment import Deployment, path_of_picture
 from support.servers import NatsServerWithUsers
+from support.waiting import PATIENCE_S, once, until
 
 _REPLICAS = ("auth-1", "auth-2")
 _SIGN_UP = {"ENABLE_SIGNUP": "1"}
@@ -37,12 +37,8 @@ def nats() -> Iterator[NatsServerWithUsers]:
 @pytest.fixture
 def s3(tmp_path: Path) -> Iterator[EmbeddedS3]:
     """One of the test's own."""
-    directory = tmp_path / "s3"
-    directory.mkdir()
-    s3 = EmbeddedS3(directory, "test", secrets.token_hex(20))
-    s3.start()
-    yield s3
-    s3.terminate()
+    with servers.own_s3_server(tmp_path / "s3") as s3:
+        yield s3
 
 
 @pytest.fixture
@@ -73,14 +69,6 @@ async def _client(deployment: Deployment) -> AsyncIterator[Client]:
         yield client
 
 
-async def _until_ended(client: Client, task_id: str) -> Json:
-    """Its last event."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (event := await client.last_event(task_id))["event_type"] not in TERMINAL_TYPES:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-    return event
-
-
 async def _run_for_a_while(client: Client) -> str:
     """A task that has begun: one that waits for its model is handed back by a worker that is told to stop."""
     async with client.events("&progress=1") as events:
@@ -88,10 +76,6 @@ async def _run_for_a_while(client: Client) -> str:
         while (await events.until(running, "progress"))["stage"] != "denoising":
             pass
     return running
-
-
-def _path_of_picture(finished: Json) -> str:
-    return str(finished["result"]["blob_url"]).removeprefix(BASE_URL)
 
 
 class _GoesOn:
@@ -122,9 +106,7 @@ class _GoesOn:
     async def rounds(self, num_rounds: int) -> None:
         """Return when so many more are done."""
         goal = self.num_rounds + num_rounds
-        async with asyncio.timeout(PATIENCE_S):
-            while self.num_rounds < goal:  # noqa: ASYNC110 - another task counts them
-                await asyncio.sleep(0.01)
+        await until(lambda: self.num_rounds >= goal)
 
 
 async def _restart(deployment: Deployment, going_on: _GoesOn, secret_key: str, previous: str) -> None:
@@ -178,9 +160,7 @@ async def test_passwords_of_nats_change_and_no_task_is_lost(
     assert await asyncio.to_thread(deployment.services["one"].process.terminate, PATIENCE_S) == 0
     assert (await session.last_event(running))["event_type"] == "finished"
     nats.change_passwords()
-    async with asyncio.timeout(PATIENCE_S):
-        while (await session.get("/readyz")).status != 503:  # noqa: ASYNC110 - it finds that it is refused
-            await asyncio.sleep(0.1)
+    await once(lambda: session.get("/readyz"), lambda answer: answer.status == 503)  # it finds that it is refused
     for name in ("auth", "gateway"):
         assert deployment.services[name].process.terminate(PATIENCE_S) == 0
     deployment.start_auth()
@@ -189,7 +169,7 @@ async def test_passwords_of_nats_change_and_no_task_is_lost(
     async with _client(deployment) as again:
         again.token = session.token
         for task_id in (running, waiting):
-            assert (await _until_ended(again, task_id))["event_type"] == "finished"
+            assert (await again.ended(task_id))["event_type"] == "finished"
 
 
 async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
@@ -202,17 +182,13 @@ async def test_keys_of_the_s3_server_change_and_no_picture_is_lost(
     finished = await session.last_event(running)
     waiting = await session.submit(**_SHORT)
     s3.terminate()
-    changed = EmbeddedS3(tmp_path / "s3", "test", secrets.token_hex(20))
-    changed.start()
-    try:
-        assert (await session.get(_path_of_picture(finished))).status == 503
+    with servers.own_s3_server(tmp_path / "s3") as changed:
+        assert (await session.get(path_of_picture(finished))).status == 503
         keys = {"MINIO_SECRET_KEY": changed.minio_settings().minio_secret_key.get_secret_value()}
         assert deployment.services["gateway"].process.terminate(PATIENCE_S) == 0
         deployment.start_gateway(keys)
         deployment.start_worker("one", keys)
         async with _client(deployment) as again:
             again.token = session.token
-            for event in (finished, await _until_ended(again, waiting)):
-                assert (await again.get_once_there(_path_of_picture(event))).status == 200
-    finally:
-        changed.terminate()
+            for event in (finished, await again.ended(waiting)):
+                assert (await again.get_once_there(path_of_picture(event))).status == 200

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import secrets
 from collections.abc import Iterator
 
 import pytest
 import requests
-from PIL import Image
 
 from support import tiny_pipelines
 from support.deployment import Deployment
+from support.pictures import data_url, png
 from support.servers import S3Server, nats_server
 
 MAX_UPLOAD_BYTES = 50_000
@@ -27,15 +25,8 @@ LIMITS = {
 }
 
 
-def png() -> bytes:
-    """A whole one."""
-    with io.BytesIO() as file:
-        Image.new("RGB", (64, 64)).save(file, "PNG")
-        return file.getvalue()
-
-
 #: As a data URL.
-PICTURE = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+PICTURE = data_url(png())
 
 
 @pytest.fixture(scope="session")

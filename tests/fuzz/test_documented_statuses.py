@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from fuzz.conftest import LIMITS, MAX_UPLOAD_BYTES, PICTURE, png
+from fuzz.conftest import LIMITS, MAX_UPLOAD_BYTES, PICTURE
 from fuzz.document import check_answer, documented_statuses, load_document
 from sd_common.auth_messages import PUBLIC_USER
 from sd_common.blob_ids import new_blob_id
@@ -23,10 +23,11 @@ from sd_common.events import AbortedEvent
 from sd_common.nats_client import connect
 from sd_common.task_log import TaskLog
 from support.deployment import Deployment
+from support.pictures import png
 from support.servers import nats_settings_of
+from support.waiting import PATIENCE_S
 
 _DOCUMENT = load_document()
-_PATIENCE_S = 60.0
 #: More than the buffers of a connection's two ends take.
 _UNTAKEN_BYTES = 12 * 2**20
 #: Nobody listens there.
@@ -73,7 +74,7 @@ class Asker:
     def send(self, method: str, path: str, at: str = "open", **request: Any) -> requests.Response:
         authorization = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         headers = {**authorization, **request.pop("headers", {})}
-        return requests.request(method, self.gateways[at] + path, headers=headers, timeout=_PATIENCE_S, **request)
+        return requests.request(method, self.gateways[at] + path, headers=headers, timeout=PATIENCE_S, **request)
 
     def ask(self, at: str = "open", **changed: Any) -> requests.Response:
         path = self.path.format(task_id="nobodys", blob_id="0" * 24, username=self.username)
@@ -212,11 +213,11 @@ def _aborted(asker: Asker, abort: Callable[[str], object]) -> requests.Response:
     with ThreadPoolExecutor() as threads:
         size = {"width": 96, "height": 96} if asker.path == "/txt2img" else {}
         asking = threads.submit(asker.ask, "patient", params={**_TASKS[asker.path], **size, "steps": 500})
-        patience_ends = time.monotonic() + _PATIENCE_S
+        patience_ends = time.monotonic() + PATIENCE_S
         while not (started := asker.send("GET", "/tasks", params={"state": "started"}).json()["tasks"]):
             assert time.monotonic() < patience_ends
         abort(started[0]["task_id"])
-        return asking.result(_PATIENCE_S)
+        return asking.result(PATIENCE_S)
 
 
 _WAYS: dict[int, Callable[[Asker], requests.Response]] = {

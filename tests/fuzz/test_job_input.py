@@ -15,12 +15,12 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.parameters import Txt2ImgParameters
 from sd_common.streams import JOBS
 from sd_common.subjects import JOBS_OF_ALL_LANES, jobs_of, parse_jobs_subject
-from support.client import PATIENCE_S
 from support.deployment import Deployment
 from support.fuzzing import num_examples
 from support.jobs import STRAY_SUBJECTS
 from support.messages import changed_json
 from support.servers import nats_settings_of
+from support.waiting import once
 
 _JOB = Job(
     task_id="fuzzed",
@@ -48,9 +48,7 @@ def test_any_bytes_are_taken_off_the_queue_and_the_next_task_runs(
         try:
             for subject, job in jobs:
                 await client.jetstream().publish(subject, job)
-            async with asyncio.timeout(PATIENCE_S):
-                while await _num_of_lanes(client):  # noqa: ASYNC110 - nobody tells of acknowledgements
-                    await asyncio.sleep(0.02)
+            await once(lambda: _num_of_lanes(client), lambda num: num == 0)
         finally:
             await client.shut()
 

@@ -22,7 +22,7 @@ from sd_common.auth_messages import (
     SignUpRequest,
     User,
 )
-from support.client import PATIENCE_S
+from support.waiting import PATIENCE_S
 
 SECRET_KEY = "the secret key of all replicas in the tests"
 PASSWORD = "correct horse battery staple"

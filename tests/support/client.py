@@ -17,9 +17,7 @@ from multidict import CIMultiDictProxy
 from PIL import Image
 
 from support.events import TERMINAL_TYPES
-
-#: Longer than any task of the tests takes; a wait that exceeds it has failed.
-PATIENCE_S = 60.0
+from support.waiting import PATIENCE_S, once
 
 Json = dict[str, Any]
 
@@ -92,18 +90,20 @@ class Client:
     async def post(self, path: str, **kwargs: Any) -> Answered:
         return await self.request("POST", path, **kwargs)
 
-    async def get_once_there(self, path: str) -> Answered:
+    async def get_once_there(self, path: str, **kwargs: Any) -> Answered:
         """The answer once it is another than 503, which asks to try again: a part is coming back."""
-        return await _once_there(lambda: self.get(path))
+        return await _once_there(lambda: self.get(path, **kwargs))
+
+    async def post_once_there(self, path: str, **kwargs: Any) -> Answered:
+        """As `get_once_there`."""
+        return await _once_there(lambda: self.post(path, **kwargs))
 
     async def delete(self, path: str) -> Answered:
         return await self.request("DELETE", path)
 
     async def until_ready(self) -> None:
         """Return when the gateway and all its parts are."""
-        async with asyncio.timeout(PATIENCE_S):
-            while (await self.get("/readyz")).status != 200:  # noqa: ASYNC110 - another process becomes ready
-                await asyncio.sleep(0.1)
+        await once(lambda: self.get("/readyz"), lambda answer: answer.status == 200)
 
     @property
     def user_and_session(self) -> tuple[str, str]:
@@ -116,7 +116,7 @@ class Client:
     # These try again where a part that they need does not answer in time, as 503 says: tests of refusals use `post`.
 
     async def take_public_token(self) -> None:
-        answer = await _once_there(lambda: self.post("/token/all"))
+        answer = await self.post_once_there("/token/all")
         assert answer.status == 200, answer.body
         self.token = answer.json["access_token"]
 
@@ -124,11 +124,11 @@ class Client:
         credentials = {"username": username, "password": password}
         answer = await self.post("/user", json=credentials)
         if answer.status == 503:  # the name may have been taken for us, and its answer have come too late
-            answer = await _once_there(lambda: self.post("/user", json=credentials))
+            answer = await self.post_once_there("/user", json=credentials)
             assert answer.status in (200, 409), answer.body
         else:
             assert answer.status == 200, answer.body
-        answer = await _once_there(lambda: self.post("/token", data=credentials))
+        answer = await self.post_once_there("/token", data=credentials)
         assert answer.status == 200, answer.body
         self.token = answer.json["access_token"]
 
@@ -142,7 +142,7 @@ class Client:
     async def submit_once_there(self, **parameters: Any) -> str:
         """As `submit`, tried again while a part is coming back: one task, however many tries it takes."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        answer = await _once_there(lambda: self.post("/task", json=parameters, headers=headers))
+        answer = await self.post_once_there("/task", json=parameters, headers=headers)
         assert answer.status == 200, answer.body
         return str(answer.json)
 
@@ -151,6 +151,10 @@ class Client:
         assert answer.status == 200, answer.body
         event: Json = answer.json
         return event
+
+    async def ended(self, task_id: str) -> Json:
+        """The task's terminal event, once it has one."""
+        return await once(lambda: self.last_event(task_id), lambda event: event["event_type"] in TERMINAL_TYPES)
 
     async def upload(self, data: bytes, filename: str = "picture.png") -> str:
         def post() -> Awaitable[Answered]:
@@ -175,7 +179,4 @@ class Client:
 
 
 async def _once_there(ask: Callable[[], Awaitable[Answered]]) -> Answered:
-    async with asyncio.timeout(PATIENCE_S):
-        while (answer := await ask()).status == 503:  # noqa: ASYNC110 - another process becomes ready
-            await asyncio.sleep(0.1)
-    return answer
+    return await once(ask, lambda answer: answer.status != 503)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sd_common.s3_client import MinioSettings
+from support.client import Json
 from support.ports import free_port
 from support.servers import NatsServer, nats_env, nats_settings_of
 from support.stack import Service
@@ -20,6 +21,11 @@ BASE_URL = "http://gateway.test"
 #: Short, so that jobs of lost workers change hands while a test watches.
 ACK_WAIT_S = 3
 _READY_WITHIN_S = 60.0
+
+
+def path_of_picture(finished: Json) -> str:
+    """Of the picture that a `finished` event tells of, at a gateway of a `Deployment`."""
+    return str(finished["result"]["blob_url"]).removeprefix(BASE_URL)
 
 
 class Deployment:

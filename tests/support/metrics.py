@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import aiohttp
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,8 +18,7 @@ from sd_common.metrics import ProcessMetrics
 from sd_gateway.fleet_metrics import FleetMetrics
 from sd_gateway.metrics import GatewayMetrics
 from sd_worker.metrics import WorkerMetrics
-
-_PATIENCE_S = 60.0
+from support.waiting import once
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,11 @@ class Page:
             for sample in family.samples
         }
 
+    @classmethod
+    def of(cls, registry: CollectorRegistry) -> Self:
+        """What it shows now."""
+        return cls(generate_latest(registry).decode())
+
     def value(self, name: str, **labels: str) -> float:
         """One sample; 0 where it is not there. An empty label is as good as none."""
         key = frozenset(labels.items())
@@ -121,8 +123,4 @@ async def scrape(url: str) -> Page:
 
 async def scrape_until(url: str, holds: Callable[[Page], bool]) -> Page:
     """The first page for which `holds` does: some counters move after their event was told."""
-    deadline = time.monotonic() + _PATIENCE_S
-    while not holds(page := await scrape(url)):
-        assert time.monotonic() < deadline, page.text
-        await asyncio.sleep(0.05)
-    return page
+    return await once(lambda: scrape(url), holds)

@@ -28,15 +28,16 @@ class NatsCluster:
 
     def __init__(self, directory: Path, access: NatsAccess | None = None) -> None:
         """`access`: its users; without, who comes may do everything."""
-        ports = free_ports(NUM_NODES)
-        routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+        ports, route_ports = free_ports(NUM_NODES), free_ports(NUM_NODES)
+        routes = ",".join(f"nats://127.0.0.1:{port}" for port in route_ports)
+        env = access.environment() if access else None
         self.nodes: dict[str, NatsServer] = {}
-        for number, port in enumerate(ports, start=1):
+        for number, (port, route_port) in enumerate(zip(ports, route_ports, strict=True), start=1):
             name = f"node-{number}"
             (directory / name).mkdir()
-            args = ["--name", name, "--cluster_name", "chaos", "--cluster", f"nats://127.0.0.1:{port}"]
+            args = ["--name", name, "--cluster_name", "chaos", "--cluster", f"nats://127.0.0.1:{route_port}"]
             args += ["--routes", routes, *(access.arguments(directory / name / "nats.conf") if access else ())]
-            self.nodes[name] = NatsServer(directory / name, args, env=access.environment() if access else None)
+            self.nodes[name] = NatsServer(directory / name, args, port=port, env=env)
 
     @property
     def url(self) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from sd_common.nats_settings import NatsSettings
+from support.ports import free_port
 
 
 class NatsProxy:
@@ -18,7 +19,7 @@ class NatsProxy:
     def __init__(self, settings: NatsSettings) -> None:
         self._settings = settings
         self._target = urlsplit(settings.servers[0])
-        self._port = 0  # any that is free, then the same for ever
+        self._port = free_port()
         self._carrying: set[asyncio.Task[None]] = set()
 
     @property
@@ -45,7 +46,6 @@ class NatsProxy:
     async def mend(self) -> None:
         """Let connections through."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(self._carry(reader, writer))

@@ -10,10 +10,10 @@ from itertools import islice
 #: Below those that the system gives to connections, which would take one while its server is away, and below those of
 #: the S3 server.
 _PORTS = range(3_000, 12_000)
-#: Processes of pytest-xdist that may run side by side.
-_NUM_PROCESSES = 8
+#: Of the processes of pytest-xdist that run side by side.
+_NUM_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _NUMBER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_OURS = _PORTS[_NUMBER % _NUM_PROCESSES :: _NUM_PROCESSES]
+_OURS = _PORTS[_NUMBER::_NUM_PROCESSES]
 #: None is given out twice: the server that it is for may not listen yet.
 _candidates = iter(random.SystemRandom().sample(_OURS, len(_OURS)))
 

@@ -6,7 +6,7 @@ import asyncio
 
 from yarl import URL
 
-from support.client import PATIENCE_S
+from support.waiting import PATIENCE_S
 
 
 async def connect(base_url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from sd_common.s3_client import MinioSettings
 from sd_embedded import nats_server as embedded_nats
 from sd_embedded import s3_server as embedded_s3
 from sd_embedded.nats_access import NatsAccess
+from support.ports import free_port
 
 #: A user beside provisioning with all rights there, where a server has users.
 TESTER = "tester"
@@ -46,6 +49,12 @@ class NatsServer(Protocol):
 
     def terminate(self) -> None:
         """End it in order."""
+
+
+async def restart(server: NatsServer) -> None:
+    """Kill it and start it again."""
+    await asyncio.to_thread(server.kill)
+    server.start()  # from the main thread: it dies with the one that started it
 
 
 @runtime_checkable
@@ -102,7 +111,10 @@ def nats_server(extra_args: Sequence[str] = (), on: str | None = None) -> Iterat
         with nats_container() as container:
             yield container
         return
-    with _scratch("nats") as directory, _running(embedded_nats.NatsServer(directory, extra_args)) as server:
+    with (
+        _scratch("nats") as directory,
+        running(embedded_nats.NatsServer(directory, extra_args, port=free_port())) as server,
+    ):
         yield server
 
 
@@ -139,7 +151,7 @@ class NatsServerWithUsers(embedded_nats.NatsServer):
         self._new_access = partial(new_access, publishers, tester)
         self._access = self._new_access()
         arguments = self._access.arguments(directory / "nats.conf")
-        super().__init__(directory, arguments, host=host, env=self._access.environment())
+        super().__init__(directory, arguments, host=host, port=free_port(), env=self._access.environment())
 
     def change_passwords(self) -> None:
         """Of all users. It takes a restart."""
@@ -158,7 +170,7 @@ def nats_server_with_users(
     publishers: Sequence[str] = (DEFAULT_PUBLISHER,), tester: NatsUser = _ALL_RIGHTS
 ) -> Iterator[NatsServerWithUsers]:
     """A fresh one."""
-    with _scratch("nats") as directory, _running(NatsServerWithUsers(directory, publishers, tester)) as server:
+    with _scratch("nats") as directory, running(NatsServerWithUsers(directory, publishers, tester)) as server:
         yield server
 
 
@@ -171,15 +183,19 @@ def s3_server(on: str | None = None) -> Iterator[S3Server]:
         with s3_container() as container:
             yield container
         return
-    with (
-        _scratch("s3") as directory,
-        _running(embedded_s3.S3Server(directory, "test", secrets.token_hex(20))) as server,
-    ):
+    with _scratch("s3") as directory, own_s3_server(directory) as server:
         yield server
 
 
+def own_s3_server(directory: Path) -> AbstractContextManager[embedded_s3.S3Server]:
+    """A fresh local one, to be stopped as the test likes: that of the session is other tests' too."""
+    directory.mkdir(exist_ok=True)
+    return running(embedded_s3.S3Server(directory, "test", secrets.token_hex(20)))
+
+
 @contextlib.contextmanager
-def _running(server: _P) -> Iterator[_P]:
+def running(server: _P) -> Iterator[_P]:
+    """It runs until the end, and may be stopped and started meanwhile."""
     server.start()
     try:
         yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.s3_client import MinioSettings
 from sd_common.streams import StreamSettings
 from sd_embedded.s3_server import S3Server
-from support.servers import NatsServer, nats_server
+from support.servers import NatsServer, nats_server, running
 
 #: Whose limit is reached.
 Limited = Literal["server", "account"]
@@ -73,8 +74,17 @@ class SmallS3Server(S3Server):
                 while True:
                     await blobs.put("filler", secrets.token_bytes(700_000), "image/png")
 
+    def terminate(self) -> None:
+        """End it as a crash would: told to end, it waits for room."""
+        self.kill()
+
     def give_room(self) -> None:
         """Start it again with as many volumes as it likes."""
-        self.kill()  # told to end, it waits for room
+        self.terminate()
         self._has_room = True
         self.start()
+
+
+def small_s3_server(directory: Path) -> AbstractContextManager[SmallS3Server]:
+    """A fresh one."""
+    return running(SmallS3Server(directory, "test", secrets.token_hex(20)))

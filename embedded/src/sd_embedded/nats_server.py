@@ -24,13 +24,15 @@ class NatsServer:
         extra_args: Sequence[str] = (),
         *,
         host: str = "127.0.0.1",
+        port: int | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
+        """`port`: where it listens; without, where the system has it listen at its first start."""
         self._directory = directory
         self._env = env
         self._extra_args = extra_args
         self._host = host
-        self._port: int | None = None
+        self._port = port
         self._process: ChildProcess | None = None
 
     @property
@@ -56,7 +58,7 @@ class NatsServer:
         return self._process.log
 
     def start(self) -> None:
-        """Start it on the port and the store that it had. Returns when it is ready."""
+        """Start it on its port, and the store that it had. Returns when it is ready."""
         for attempt in range(1, _START_ATTEMPTS + 1):
             try:
                 return self._start()

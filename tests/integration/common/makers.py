@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
 
 from sd_common.blob_ids import new_blob_id
 from sd_common.events import AbortedEvent, FinishedEvent, PendingEvent, StartedEvent, TaskResult
@@ -59,9 +58,3 @@ def finished(ref: TaskRef, worker: str = "worker-1") -> FinishedEvent:
 
 def aborted(ref: TaskRef) -> AbortedEvent:
     return AbortedEvent(task_id=ref.task_id, reason="Task cancelled by user", code="cancelled")
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Ask a server until it is so. Each question is a round trip; the test's own timeout ends it."""
-    while not await is_so():
-        pass

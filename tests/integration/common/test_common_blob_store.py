@@ -11,7 +11,6 @@ from typing import NoReturn
 
 import pytest
 from integration.common.makers import new_bucket_name, new_ref
-from prometheus_client import generate_latest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
@@ -169,7 +168,7 @@ async def test_a_server_that_is_away_is_told_quickly(minio_settings: MinioSettin
         ):
             with pytest.raises(Unavailable, match=r"^The picture store does not answer at the moment"):
                 await call
-    page = Page(generate_latest(metrics.registry).decode())
+    page = Page.of(metrics.registry)
     for operation in ("get", "put", "check_exists", "check_available"):
         assert page.value("sd_s3_errors_total", operation=operation) == 1
         assert page.value("sd_s3_request_seconds_count", operation=operation) == 1
@@ -214,7 +213,7 @@ async def test_a_blob_that_is_not_there_is_no_error_of_the_store(minio_settings:
     async with BlobStore(minio_settings, metrics=metrics.s3) as blobs:
         with pytest.raises(BlobNotFound):
             await blobs.get(new_blob_id())
-    page = Page(generate_latest(metrics.registry).decode())
+    page = Page.of(metrics.registry)
     assert page.value("sd_s3_errors_total", operation="get") == 0
     assert page.value("sd_s3_request_seconds_count", operation="get") == 1
 

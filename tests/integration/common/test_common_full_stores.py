@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from integration.common.makers import new_job, new_ref, pending
-from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from sd_common.buckets import Bucket
@@ -25,6 +24,7 @@ from support.jobs import num_jobs
 from support.metrics import Page
 from support.servers import NatsServer
 from support.small_stores import NUM_REFUSED_BY_FILL, SMALL_STREAMS, Limited, fill, make_room, small_nats_server
+from support.waiting import until
 
 #: Less than a call is tried again for.
 _AT_ONCE_S = 10.0
@@ -38,7 +38,7 @@ def nats_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nats
 
 
 def num_refusals(metrics: ProcessMetrics) -> float:
-    page = Page(generate_latest(metrics.registry).decode())
+    page = Page.of(metrics.registry)
     return page.value("sd_nats_errors_total", operation="store")
 
 
@@ -79,9 +79,7 @@ async def test_an_append_may_wait_for_room(nats_settings: NatsSettings) -> None:
     ref = new_ref()
     log = TaskLog(client, waits_while_full=True)
     appending = asyncio.create_task(log.append(ref, pending(ref), NO_EVENT))
-    async with asyncio.timeout(_AT_ONCE_S):
-        while num_refusals(metrics) == num_refused:  # noqa: ASYNC110 - nobody tells of them
-            await asyncio.sleep(0.01)
+    await until(lambda: num_refusals(metrics) > num_refused)
     assert not appending.done()
     await make_room(js)
     await appending

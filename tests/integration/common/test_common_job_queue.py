@@ -19,8 +19,8 @@ from sd_common.provision import provision_streams
 from sd_common.streams import StreamSettings, jobs_stream
 from sd_common.subjects import ModelLane, TaskRef
 from sd_common.tracing import continued_trace
-from support.client import PATIENCE_S
 from support.jobs import STRAY_SUBJECTS, num_jobs
+from support.waiting import PATIENCE_S
 
 _TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 

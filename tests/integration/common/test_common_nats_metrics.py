@@ -6,7 +6,6 @@ import asyncio
 
 import nats.errors
 import pytest
-from prometheus_client import generate_latest
 
 from sd_common.metrics import ProcessMetrics
 from sd_common.nats_client import NatsClient, connect
@@ -16,7 +15,7 @@ from support.servers import NatsServer
 
 
 def _page(metrics: ProcessMetrics) -> Page:
-    return Page(generate_latest(metrics.registry).decode())
+    return Page.of(metrics.registry)
 
 
 async def test_requests_that_nobody_answers_are_counted(nats_settings: NatsSettings) -> None:

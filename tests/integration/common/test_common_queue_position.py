@@ -18,8 +18,8 @@ from sd_common.puller import Puller
 from sd_common.queue_position import QueuePositions
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane
-from support.client import PATIENCE_S
 from support.servers import NatsServer
+from support.waiting import PATIENCE_S
 
 
 @pytest.fixture

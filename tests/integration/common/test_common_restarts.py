@@ -18,14 +18,10 @@ from sd_common.nats_settings import NatsSettings
 from sd_common.retries import retried_while_away
 from sd_common.task_log import NO_EVENT, TaskLog
 from support.jobs import num_jobs
-from support.servers import NatsServer
+from support.servers import NatsServer, restart
+from support.waiting import once
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
-
-
-async def _restart(server: NatsServer) -> None:
-    await asyncio.to_thread(server.kill)
-    server.start()  # from the main thread: the server dies with the thread that started it
 
 
 async def test_submissions_during_a_restart_are_queued_once(
@@ -49,7 +45,7 @@ async def test_submissions_during_a_restart_are_queued_once(
 
     submitting = asyncio.ensure_future(submit_all())
     await half_submitted.wait()
-    await _restart(nats_server)
+    await restart(nats_server)
     sequences = await submitting
     assert len(set(sequences)) == len(jobs)
     assert await num_jobs(nats_client) == len(jobs)
@@ -158,7 +154,7 @@ async def test_listeners_are_told_of_reconnects_until_they_do_not_want_to(
     nats_client.on_reconnect(last)
     forget()
     forget()  # twice is no error
-    await _restart(nats_server)
+    await restart(nats_server)
     await asyncio.wait_for(reconnected.wait(), 10)
     assert told == ["broken", "last"]
 
@@ -200,6 +196,10 @@ async def test_a_request_still_times_out(nats_client: NatsClient) -> None:
             await nats_client.request("question")
 
 
+async def _until_stored(client: NatsClient, num_events: int) -> None:
+    await once(TaskLog(client).last_sequence, lambda last: last == num_events)
+
+
 async def test_what_was_published_before_a_client_shuts_arrives(
     nats_client: NatsClient, provisioned: NatsSettings
 ) -> None:
@@ -209,9 +209,7 @@ async def test_what_was_published_before_a_client_shuts_arrives(
         await client.publish(ref.events, started(ref).model_dump_json().encode())
         await client.shut()
         # The server has it when `shut` returns, and stores it in a thread of the stream's own.
-        async with asyncio.timeout(10):
-            while await TaskLog(nats_client).last_sequence() != number + 1:  # noqa: ASYNC110 - of another process
-                await asyncio.sleep(0.01)
+        await _until_stored(nats_client, number + 1)
 
 
 async def test_a_call_on_a_connection_that_has_just_gone_is_carried_out(

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 import pytest
 from integration.common.makers import aborted, finished, new_ref, pending, started
 from nats.aio.msg import Msg
-from prometheus_client import generate_latest
 
 from sd_common.errors import SequenceConflict, TaskEnded
 from sd_common.events import AbortedEvent
@@ -55,7 +54,7 @@ async def test_events_are_counted_by_whoever_appended_them(nats_client: NatsClie
         await log_of_second.append(ref, finished(ref), sequence)
 
     def counts(metrics: ProcessMetrics) -> list[float]:
-        page = Page(generate_latest(metrics.registry).decode())
+        page = Page.of(metrics.registry)
         counts = [page.value("sd_task_events_total", event_type=name) for name in ("pending", "started", "finished")]
         aborted_ones = page.value("sd_task_events_total", event_type="aborted", code="cancelled")
         return [*counts, aborted_ones, page.value("sd_task_event_conflicts_total")]

@@ -90,9 +90,14 @@ async def start_gateway(
 
 
 @pytest_asyncio.fixture
-async def client(start_gateway: StartGateway) -> AsyncIterator[Client]:
-    """At a gateway as it is without settings, with a token."""
-    _, base_url = await start_gateway()
-    async with Client(base_url) as client:
+async def gateway(start_gateway: StartGateway) -> tuple[GatewayApp, str]:
+    """One as it is without settings, and where it listens."""
+    return await start_gateway()
+
+
+@pytest_asyncio.fixture
+async def client(gateway: tuple[GatewayApp, str]) -> AsyncIterator[Client]:
+    """At that gateway, with a token."""
+    async with Client(gateway[1]) as client:
         await client.take_public_token()
         yield client

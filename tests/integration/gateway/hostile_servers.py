@@ -6,39 +6,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import io
 import socket
-import struct
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp.abc import AbstractResolver, ResolveResult
-from PIL import Image
 
 from sd_gateway.public_addresses import is_public
 from sd_gateway.remote_pictures import Reach
+from support.pictures import png, png_by_hand
 
 INTERNET = "127.0.0.2"
 HOST = "pictures.test"
 
 
-def png(size: tuple[int, int] = (64, 64)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, "red").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def png_bomb() -> bytes:
     """Some 600 KB that unpack to 200 million pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     packer = zlib.compressobj(9)
     pixels = b"".join(packer.compress(bytes(14_143)) for _ in range(14_142)) + packer.flush()
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 14_142, 14_142, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return png_by_hand(14_142, 14_142, 8, 0, pixels)
 
 
 @dataclass
@@ -174,7 +161,7 @@ async def _stop(server: asyncio.Server) -> None:
 async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A byte of a picture now and then, for ever."""
     writer.write(answer(b"", length=100_000))
-    for byte in png((500, 500)):
+    for byte in png(500, 500):
         writer.write(bytes([byte]))
         await writer.drain()
         await asyncio.sleep(0.05)

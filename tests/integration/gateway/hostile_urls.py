@@ -14,10 +14,11 @@ from integration.gateway.hostile_servers import (
     flood,
     gzip_bomb,
     hints_for_ever,
-    png,
     png_bomb,
     say_nothing,
 )
+
+from support.pictures import png
 
 _UNREACHABLE = "cannot be reached at a public address"
 _NO_HOST = "names no host of the internet"
@@ -254,7 +255,7 @@ def set_traps(internet: Internet, max_bytes: int) -> None:
         "/not-http": b"+OK redis says hello\r\n\r\n",
         "/cut": answer(picture[:50], _IMAGE_TYPE, length=len(picture)),
         "/png-bomb": answer(png_bomb(), _IMAGE_TYPE),
-        "/too-many-pixels": answer(png((2049, 2048)), _IMAGE_TYPE),
+        "/too-many-pixels": answer(png(2049, 2048), _IMAGE_TYPE),
         "/svg": answer(_SVG, _IMAGE_TYPE),
         "/html": answer(b"<!doctype html><script>alert(1)</script>", _IMAGE_TYPE),
         "/empty": answer(b"", _IMAGE_TYPE),
@@ -263,7 +264,7 @@ def set_traps(internet: Internet, max_bytes: int) -> None:
         "/polyglot-page": answer(b"<script>alert(1)</script>" + picture, _IMAGE_TYPE),
         "/polyglot-pdf": answer(b"%PDF-1.7\n" + picture, _IMAGE_TYPE),
         "/zip": answer(_zip_of_a_picture(), _IMAGE_TYPE),
-        "/half": answer(png((128, 128))[:150], _IMAGE_TYPE),
+        "/half": answer(png(128, 128)[:150], _IMAGE_TYPE),
         "/missing": answer(picture, status="404 Not Found"),
         "/forbidden": answer(picture, status="403 Forbidden"),
         "/failing": answer(picture, status="500 Internal Server Error"),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import pytest
 from integration.gateway.conftest import StartGateway
 from integration.gateway.hostile_servers import answer, network
-from PIL import Image
 from structlog.testing import capture_logs
 from yarl import URL
 
@@ -23,12 +20,14 @@ from sd_common.blob_store import BlobStore
 from sd_common.pictures import Picture, PictureSettings, open_picture
 from sd_gateway.byte_budget import FREE_BYTES
 from sd_gateway.http import runner, sending
-from support.client import PATIENCE_S, Client
+from support.client import Client
+from support.logs import until_logged
+from support.pictures import PNG_SIGNATURE, noise_png, png
 from support.raw_http import connect
+from support.waiting import PATIENCE_S, once, until
 
 #: More than the buffers of a connection's two ends take.
 _BLOB_BYTES = 12 * 2**20
-_PNG = b"\x89PNG\r\n\x1a\n"
 _ONE, _ANOTHER, _THIRD = ({"X-Forwarded-For": f"192.0.2.{number}"} for number in (1, 2, 3))
 
 
@@ -36,7 +35,7 @@ _ONE, _ANOTHER, _THIRD = ({"X-Forwarded-For": f"192.0.2.{number}"} for number in
 async def blob_path(blob_store: BlobStore) -> str:
     """A large blob."""
     blob_id = new_blob_id()
-    await blob_store.put(blob_id, _PNG + bytes(_BLOB_BYTES - len(_PNG)), "image/png")
+    await blob_store.put(blob_id, PNG_SIGNATURE + bytes(_BLOB_BYTES - len(PNG_SIGNATURE)), "image/png")
     return f"/blob/{blob_id}"
 
 
@@ -64,14 +63,6 @@ async def _asked_and_not_read(url: str, path: str, headers: dict[str, str]) -> A
         writer.transport.abort()
 
 
-async def _status_once_free(ask: Callable[[], Any]) -> int:
-    """The status once it is another than 429."""
-    async with asyncio.timeout(PATIENCE_S):
-        while (status := (await ask()).status) == 429:  # noqa: ASYNC110 - the gateway notices that clients have gone
-            await asyncio.sleep(0.05)
-    return int(status)
-
-
 # Answers
 
 
@@ -94,7 +85,8 @@ async def test_answers_that_nobody_takes_hold_a_bounded_part_of_the_memory(
             assert refused.status == 503
             assert refused.json["detail"].startswith("The answers under way have as many bytes as may be held at once")
             assert (await client.get("/healthz", headers=_ONE)).status == 200
-        assert await _status_once_free(lambda: client.get(blob_path, headers=_ONE)) == 200
+        # The gateway notices that clients have gone.
+        await once(lambda: client.get(blob_path, headers=_ONE), lambda answer: answer.status == 200)
 
 
 async def test_what_holds_no_bytes_of_its_own_is_answered_though_answers_hold_all(
@@ -126,12 +118,6 @@ async def _cut_off(reader: asyncio.StreamReader) -> int:
     raise AssertionError("it was closed without a reset")
 
 
-async def _until_logged(lines: list[Any], event: str) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not any(line["event"] == event for line in lines):  # noqa: ASYNC110 - in logs
-            await asyncio.sleep(0.01)
-
-
 async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
     start_gateway: StartGateway, blob_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,8 +125,8 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
     _, url = await start_gateway()
     with capture_logs() as lines:
         async with _asked_and_not_read(url, blob_path, {}) as reader:
-            await _until_logged(lines, "answer_not_taken")
-            await _until_logged(lines, "request")
+            await until_logged(lines, "answer_not_taken")
+            await until_logged(lines, "request")
             assert await _cut_off(reader) < _BLOB_BYTES
     assert [line["status"] for line in lines if line["event"] == "request"] == [499]
 
@@ -153,7 +139,7 @@ async def test_a_client_that_asks_on_and_takes_none_of_its_small_answers_is_cut_
     with capture_logs() as lines:
         reader, writer = await _connected(url)
         writer.write((f"GET /{'x' * 40_000} HTTP/1.1\r\nHost: x\r\n\r\n" * 300).encode())  # the answer repeats it
-        await _until_logged(lines, "answer_not_taken")
+        await until_logged(lines, "answer_not_taken")
         await _cut_off(reader)
         writer.close()
 
@@ -165,7 +151,7 @@ async def test_a_client_that_takes_too_long_for_its_answer_is_cut_off(
     _, url = await start_gateway()
     with capture_logs() as lines:
         async with _asked_and_not_read(url, blob_path, {}) as reader:
-            await _until_logged(lines, "request")
+            await until_logged(lines, "request")
             assert await _cut_off(reader) < _BLOB_BYTES
     assert [line["status"] for line in lines if line["event"] == "request"] == [499]
 
@@ -174,7 +160,7 @@ async def test_a_large_blob_comes_whole(start_gateway: StartGateway, blob_path: 
     _, url = await start_gateway()
     async with Client(url) as client:
         told = await client.get(blob_path)
-        assert told.body == _PNG + bytes(_BLOB_BYTES - len(_PNG))
+        assert told.body == PNG_SIGNATURE + bytes(_BLOB_BYTES - len(PNG_SIGNATURE))
         assert told.headers["Content-Length"] == str(_BLOB_BYTES)
         assert (await client.get(blob_path, headers={"If-None-Match": told.headers["ETag"]})).status == 304
 
@@ -238,9 +224,7 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
         async def hold(token: str | None, address: dict[str, str]) -> None:
             held = app._parts.body_bytes.num_bytes
             await slow.enter_async_context(_begun(url, token, address, path, content_type, begin(1_900_000)))
-            async with asyncio.timeout(PATIENCE_S):
-                while app._parts.body_bytes.num_bytes < held + 1_800_000:  # noqa: ASYNC110 - bytes come
-                    await asyncio.sleep(0.01)
+            await until(lambda: app._parts.body_bytes.num_bytes >= held + 1_800_000)
 
         await hold(client.token, _ONE)
         of_yours = "The bodies of requests of yours under way have as many bytes"
@@ -258,18 +242,14 @@ async def test_bodies_that_do_not_end_hold_a_bounded_part_of_the_memory(
         assert (await refusal(fourth.token, address, 503)).startswith(of_all)
         await fourth.submit(**_TASK)
         await slow.aclose()
-        async with asyncio.timeout(PATIENCE_S):
-            while app._parts.body_bytes.num_bytes:  # noqa: ASYNC110 - the gateway notices that clients have gone
-                await asyncio.sleep(0.01)
+        await until(lambda: app._parts.body_bytes.num_bytes == 0)  # the gateway notices that clients have gone
 
 
 # Pictures
 
 
 async def test_pictures_that_were_fetched_count_as_bodies_do(start_gateway: StartGateway) -> None:
-    with io.BytesIO() as file:
-        Image.effect_noise((512, 512), 100).save(file, "PNG")
-        data = file.getvalue()
+    data = noise_png(512)
     assert len(data) > 2 * FREE_BYTES
     async with network() as net:
         net.internet.answers["/large.png"] = answer(data)
@@ -305,9 +285,7 @@ async def test_few_pictures_are_decoded_at_once(start_gateway: StartGateway, mon
                 num_open -= 1
 
     monkeypatch.setattr("sd_gateway.input_pictures.open_picture", counted)
-    with io.BytesIO() as file:
-        Image.new("RGB", (2048, 2048)).save(file, "PNG")
-        data = file.getvalue()
+    data = png(2048, 2048)
     _, url = await start_gateway()
     async with Client(url) as client:
         await asyncio.gather(*(client.upload(data) for _ in range(12)))

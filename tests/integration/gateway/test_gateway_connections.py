@@ -13,7 +13,7 @@ from yarl import URL
 
 from sd_gateway.http.connections import ConnectionsOfAddresses
 from sd_gateway.http.runner import GatewayRunner
-from support.client import PATIENCE_S
+from support.waiting import PATIENCE_S
 
 _MAX = 3
 _ASKED = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from PIL import Image
 
 from sd_common.nats_client import NatsClient
 from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
 from sd_common.s3_client import MinioSettings
-from support.client import PATIENCE_S, Answered, Client
+from support.client import Answered, Client
 from support.jobs import num_jobs
+from support.pictures import data_url, noise_png
 from support.servers import NatsServer
-from support.small_stores import SMALL_STREAMS, Limited, SmallS3Server, fill, make_room, small_nats_server
+from support.small_stores import (
+    SMALL_STREAMS,
+    Limited,
+    SmallS3Server,
+    fill,
+    make_room,
+    small_nats_server,
+    small_s3_server,
+)
 
 _TASK = {"prompt": "x", "model": "shapes"}
 _KEY = {"Idempotency-Key": "key"}
@@ -41,16 +47,11 @@ async def provisioned(nats_client: NatsClient, nats_settings: NatsSettings) -> N
 
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallS3Server]:
-    server = SmallS3Server(tmp_path_factory.mktemp("s3"), "test", secrets.token_hex(20))
-    server.start()
-    yield server
-    server.terminate()
+    with small_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
-def _picture() -> bytes:
-    with io.BytesIO() as file:
-        Image.effect_noise((900, 900), 100).save(file, "PNG")
-        return file.getvalue()
+_PICTURE = noise_png(900)
 
 
 def _assert_told(answer: Answered, detail: str) -> None:
@@ -85,18 +86,15 @@ async def test_with_nats_full_submissions_and_cancels_are_refused_until_there_is
 async def test_with_the_picture_store_full_pictures_are_refused_and_the_rest_goes_on(
     client: Client, s3_server: SmallS3Server, minio_settings: MinioSettings
 ) -> None:
-    blob_url = await client.upload(_picture())
+    blob_url = await client.upload(_PICTURE)
     await s3_server.fill(minio_settings)
-    data_url = f"data:image/png;base64,{base64.b64encode(_picture()).decode()}"
     for answer in (
-        await client.post("/blob", data={"blob_data": io.BytesIO(_picture())}),
-        await client.post("/task", json={**_TASK, "initial_image": data_url}),
+        await client.post("/blob", data={"blob_data": io.BytesIO(_PICTURE)}),
+        await client.post("/task", json={**_TASK, "initial_image": data_url(_PICTURE)}),
     ):
         # SeaweedFS does not say why.
         _assert_told(answer, "The picture store does not answer at the moment: try again in a few seconds")
     assert (await client.get(blob_url)).status == 200
     await client.submit(**_TASK)
     await asyncio.to_thread(s3_server.give_room)
-    async with asyncio.timeout(PATIENCE_S):
-        while (await client.post("/blob", data={"blob_data": io.BytesIO(_picture())})).status != 200:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await client.upload(_PICTURE)

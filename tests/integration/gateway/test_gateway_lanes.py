@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 
 import pytest
-from PIL import Image
 
 from sd_common.auth_messages import PUBLIC_USER
 from sd_common.blob_store import BlobStore
@@ -26,6 +23,7 @@ from sd_gateway.remote_pictures import RemotePictures
 from sd_gateway.settings import GatewaySettings
 from sd_gateway.submit import Submitter, new_task
 from sd_gateway.unfinished_tasks import UnfinishedTasks
+from support.pictures import data_url, png
 
 
 @pytest.fixture
@@ -76,10 +74,7 @@ async def test_tasks_that_are_submitted_at_once_are_in_the_lanes_of_tasks_one_af
     submitter: Submitter, nats_client: NatsClient
 ) -> None:
     """Their pictures are stored before they are queued: all count by then."""
-    png = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(png, "PNG")
-    picture = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    parameters = Img2ImgParameters(prompt="x", model="shapes", initial_image=picture)
+    parameters = Img2ImgParameters(prompt="x", model="shapes", initial_image=data_url(png()))
     refs = [new_task(Identity(user="hasty", session="session")) for _ in range(10)]
     await asyncio.gather(*(submitter.submit(ref, parameters) for ref in refs))
     assert sorted(await _lanes(nats_client, 10)) == ["first", *["next"] * 7, "rest", "rest"]

@@ -14,9 +14,10 @@ from integration.gateway.conftest import StartGateway
 from sd_common.nats_client import NatsClient
 from sd_gateway.http import bodies, server
 from sd_gateway.rate_limits import Rate
-from support.client import PATIENCE_S, Client
+from support.client import Client
 from support.jobs import num_jobs
 from support.raw_http import connect, raw_answer
+from support.waiting import PATIENCE_S
 
 _NO_NAME = "must be a repository id on the hub"
 

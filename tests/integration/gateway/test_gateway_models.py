@@ -17,7 +17,9 @@ from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
 from sd_common.parameters import DEFAULT_INPAINT_MODEL, DEFAULT_MODEL, DefaultParameters, TaskKind
 from sd_embedded.nats_server import NatsServer
-from support.client import PATIENCE_S, Client, Json
+from support.client import Client, Json
+from support.servers import restart
+from support.waiting import PATIENCE_S, once, until
 
 ALL_KINDS: list[TaskKind] = ["txt2img", "img2img", "inpaint"]
 
@@ -39,14 +41,13 @@ async def announce(client: NatsClient, worker: str, *models: AnnouncedModel, is_
 
 async def models_once(client: Client, is_as_expected: Callable[[dict[str, Json]], bool]) -> dict[str, Json]:
     """The models by name, once they are as expected: nobody tells when a gateway has heard something."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            answer = await client.get("/models")
-            assert answer.status == 200, answer.body
-            models = {model["name"]: model for model in answer.json["models"]}
-            if is_as_expected(models):
-                return models
-            await asyncio.sleep(0.01)
+
+    async def ask() -> dict[str, Json]:
+        answer = await client.get("/models")
+        assert answer.status == 200, answer.body
+        return {model["name"]: model for model in answer.json["models"]}
+
+    return await once(ask, is_as_expected)
 
 
 async def test_models_are_told_with_how_many_workers_have_them(
@@ -113,10 +114,9 @@ async def test_the_roll_is_called_at_the_gateways_start_and_when_it_was_cut_off(
         await client.take_public_token()
         await models_once(client, lambda models: list(models) == ["call-1"])
         while num_calls == 1:  # a call that comes before this test's own connection is back is not heard
-            await asyncio.to_thread(nats_server.kill)
-            await asyncio.to_thread(nats_server.start)
-            while not nats_client.is_connected or (await client.get("/readyz")).status != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+            await restart(nats_server)
+            await until(lambda: nats_client.is_connected)
+            await client.until_ready()
             await nats_client.flush()
         await models_once(client, lambda models: list(models) == [f"call-{num_calls}"])
 

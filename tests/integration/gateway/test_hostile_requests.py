@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import AsyncIterator
 
 import pytest
 from integration.gateway.conftest import StartGateway
@@ -13,9 +11,10 @@ from structlog.testing import capture_logs
 from sd_common.nats_client import NatsClient
 from sd_common.streams import EVENTS
 from sd_gateway.app import GatewayApp
-from support.client import PATIENCE_S, Client
+from support.client import Client
 from support.metrics import scrape
 from support.raw_http import connect, raw_answer
+from support.waiting import until
 
 _NO_TEXT = b"\xff\xfe"
 
@@ -24,14 +23,6 @@ _NO_TEXT = b"\xff\xfe"
 async def gateway(start_gateway: StartGateway) -> tuple[GatewayApp, str]:
     """A gateway that tells operators what it counts."""
     return await start_gateway(health_port=0)
-
-
-@pytest.fixture
-async def client(gateway: tuple[GatewayApp, str]) -> AsyncIterator[Client]:
-    """At that gateway, with a token."""
-    async with Client(gateway[1]) as client:
-        await client.take_public_token()
-        yield client
 
 
 def _handshake(client: Client, key: bytes) -> bytes:
@@ -86,6 +77,10 @@ async def test_what_nobody_can_expect_is_a_problem(client: Client, path: str) ->
 async def test_a_websocket_client_that_vanishes_is_no_failure_and_no_slow_answer(
     client: Client, gateway: tuple[GatewayApp, str], is_served: bool
 ) -> None:
+
+    def statuses() -> list[int]:
+        return [line["status"] for line in lines if line["event"] == "request"]
+
     with capture_logs() as lines:
         for _ in range(10):
             reader, writer = await connect(client.base_url)
@@ -94,10 +89,8 @@ async def test_a_websocket_client_that_vanishes_is_no_failure_and_no_slow_answer
             if is_served:
                 await reader.readuntil(b"\r\n\r\n")
             writer.transport.abort()
-        async with asyncio.timeout(PATIENCE_S):
-            while len(ended := [line for line in lines if line["event"] == "request"]) < 10:  # noqa: ASYNC110 - in logs
-                await asyncio.sleep(0.01)
-    assert {line["status"] for line in ended} == {499}
+        await until(lambda: len(statuses()) == 10)
+    assert set(statuses()) == {499}
     assert not [line for line in lines if line["log_level"] in ("warning", "error")]
     page = await scrape(f"http://127.0.0.1:{gateway[0].health_port}/metrics")
     assert "/events" not in {dict(labels)["route"] for labels in page.labels("sd_http_request_seconds_count")}

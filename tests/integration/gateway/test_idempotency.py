@@ -21,8 +21,9 @@ from sd_common.task_log import TaskLog
 from sd_gateway.authn import Identity
 from sd_gateway.idempotency_keys import IdempotencyKeys
 from sd_gateway.idempotent_submit import digest_of
-from support.client import PATIENCE_S, Answered, Client
+from support.client import Answered, Client
 from support.jobs import num_jobs
+from support.waiting import PATIENCE_S, until
 
 _TASK = {"params_type": "txt2img", "prompt": "x", "model": "shapes"}
 _PARAMETERS = Txt2ImgParameters(**_TASK)
@@ -175,9 +176,7 @@ async def test_so_does_one_for_which_too_many_pictures_are_being_fetched(
             await client.take_public_token()
             async with asyncio.TaskGroup() as fetching:
                 slow = [fetching.create_task(client.post("/task", json=silent)) for _ in range(4)]
-                async with asyncio.timeout(PATIENCE_S):
-                    while len(net.internet.requests) < len(slow):  # noqa: ASYNC110 - the server does not tell
-                        await asyncio.sleep(0.005)
+                await until(lambda: len(net.internet.requests) == len(slow))
                 assert (await _post(client, task=silent)).status == 429
                 task_id = await _submit(client)
                 for each in slow:

@@ -17,10 +17,11 @@ from sd_common.nats_client import NatsClient, connect
 from sd_common.provision import provision_streams
 from sd_common.streams import JOBS, StreamSettings
 from sd_common.task_log import TaskLog
-from support.client import PATIENCE_S, Client
+from support.client import Client
 from support.jobs import num_jobs
 from support.nats_cluster import NUM_NODES, NatsCluster, nats_cluster
 from support.servers import nats_settings_of
+from support.waiting import PATIENCE_S
 
 #: Seconds for which the leader stands still; the submission may be through before.
 _AWAY_S = 10.0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import os
-import secrets
 import signal
 import time
 import uuid
@@ -15,7 +13,6 @@ from collections.abc import Iterator
 import pytest
 from integration.common.makers import new_job
 from integration.gateway.conftest import StartGateway
-from PIL import Image
 
 from sd_auth.app import AuthApp
 from sd_common import nats_client as nats_client_module
@@ -32,10 +29,12 @@ from sd_embedded.nats_server import NatsServer as EmbeddedNatsServer
 from sd_embedded.s3_server import S3Server
 from sd_gateway import auth_client
 from sd_gateway.app import GatewayApp
-from support.client import PATIENCE_S, Answered, Client
+from support.client import Answered, Client
 from support.jobs import num_jobs
 from support.metrics import scrape
-from support.servers import NatsServer
+from support.pictures import data_url, png
+from support.servers import NatsServer, own_s3_server
+from support.waiting import PATIENCE_S, once
 
 _TASK = {"prompt": "x", "model": "shapes"}
 #: Less than a call is tried again for, with all that a loaded machine adds to a second.
@@ -44,21 +43,12 @@ _AT_ONCE_S = 10.0
 
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """An S3 server that may be stopped: the session's is that of other tests too."""
-    server = S3Server(tmp_path_factory.mktemp("s3"), "test", secrets.token_hex(20))
-    server.start()
-    yield server
-    server.terminate()
-
-
-def _picture() -> bytes:
-    with io.BytesIO() as file:
-        Image.new("RGB", (64, 64)).save(file, "PNG")
-        return file.getvalue()
+    with own_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 def _img2img() -> dict[str, str]:
-    return {**_TASK, "initial_image": f"data:image/png;base64,{base64.b64encode(_picture()).decode()}"}
+    return {**_TASK, "initial_image": data_url(png())}
 
 
 async def _missing(client: Client) -> set[str]:
@@ -76,9 +66,7 @@ async def _num_checks(app: GatewayApp) -> float:
 
 async def _until_missing(client: Client, *parts: str) -> None:
     """Return once these are missing, and no others. On a busy machine a part may not answer in time now and then."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await _missing(client) != set(parts):  # noqa: ASYNC110 - other processes go on
-            await asyncio.sleep(0.1)
+    await once(lambda: _missing(client), lambda missing: missing == set(parts))
 
 
 def _assert_unavailable(answer: Answered, part: str) -> None:
@@ -94,7 +82,7 @@ async def test_without_nats_every_call_with_a_token_is_refused_at_once_and_the_r
     client: Client, nats_server: NatsServer
 ) -> None:
     task_id = await client.submit(**_TASK)
-    blob_url = await client.upload(_picture())
+    blob_url = await client.upload(png())
     await asyncio.to_thread(nats_server.kill)
     for _ in range(2):
         started = time.monotonic()
@@ -105,7 +93,7 @@ async def test_without_nats_every_call_with_a_token_is_refused_at_once_and_the_r
             client.delete(f"/task/{task_id}"),
             client.get("/txt2img", params=_TASK),
             client.post("/token/all"),
-            client.post("/blob", data={"blob_data": io.BytesIO(_picture())}),
+            client.post("/blob", data={"blob_data": io.BytesIO(png())}),
             client.get("/models"),
         )
         assert time.monotonic() - started < _AT_ONCE_S
@@ -113,7 +101,7 @@ async def test_without_nats_every_call_with_a_token_is_refused_at_once_and_the_r
             _assert_unavailable(answer, "The message broker")
     for path in ("/healthz", "/docs", "/openapi.json"):
         assert (await client.get(path)).status == 200
-    assert (await client.get(blob_url)).body == _picture()
+    assert (await client.get(blob_url)).body == png()
     await _until_missing(client, "nats")
     assert (await client.get("/readyz")).json == {"status": "unavailable", "missing": {"nats": "unavailable"}}
     nats_server.start()
@@ -164,7 +152,7 @@ async def test_a_submission_rides_through_a_while_without_its_stream(client: Cli
     await js.delete_stream("JOBS")
     submitting = asyncio.ensure_future(client.submit(**_TASK))
     await _until_missing(client)
-    await client.upload(_picture())
+    await client.upload(png())
     assert not submitting.done()
     await provision_streams(js, StreamSettings(_env_file=None))
     assert (await client.last_event(await submitting))["event_type"] == "pending"
@@ -177,14 +165,14 @@ async def test_a_submission_rides_through_a_while_without_its_stream(client: Cli
 async def _assert_pictures_are_refused(client: Client, blob_url: str) -> None:
     for answer in await asyncio.gather(
         client.get(blob_url),
-        client.post("/blob", data={"blob_data": io.BytesIO(_picture())}),
+        client.post("/blob", data={"blob_data": io.BytesIO(png())}),
         client.post("/task", json=_img2img()),
     ):
         _assert_unavailable(answer, "The picture store")
 
 
 async def test_without_s3_tasks_without_pictures_are_taken(client: Client, s3_server: S3Server) -> None:
-    blob_url = await client.upload(_picture())
+    blob_url = await client.upload(png())
     await asyncio.to_thread(s3_server.kill)
     started = time.monotonic()
     await _assert_pictures_are_refused(client, blob_url)
@@ -206,7 +194,7 @@ def stopped_s3(s3_server: S3Server) -> Iterator[None]:
 
 @pytest.mark.usefixtures("stopped_s3")
 async def test_an_s3_server_that_hangs_is_given_up_in_bounded_time(client: Client, s3_server: S3Server) -> None:
-    blob_url = await client.upload(_picture())
+    blob_url = await client.upload(png())
     os.kill(s3_server.pid, signal.SIGSTOP)
     started = time.monotonic()
     await _assert_pictures_are_refused(client, blob_url)
@@ -214,7 +202,7 @@ async def test_an_s3_server_that_hangs_is_given_up_in_bounded_time(client: Clien
     await client.submit(**_TASK)
     await _until_missing(client, "s3")
     os.kill(s3_server.pid, signal.SIGCONT)
-    assert (await client.get_once_there(blob_url)).body == _picture()
+    assert (await client.get_once_there(blob_url)).body == png()
 
 
 @pytest.mark.usefixtures("stopped_s3")
@@ -253,7 +241,7 @@ async def test_without_auth_tokens_are_verified_and_tasks_taken(
     monkeypatch.setattr(auth_client, "_TIMEOUT_S", PATIENCE_S)
     await auth.stop()
     await client.submit(**_TASK)
-    await client.upload(_picture())
+    await client.upload(png())
     await _until_missing(client)
     started = time.monotonic()
     _assert_unavailable(await client.post("/token/all"), "The auth service")

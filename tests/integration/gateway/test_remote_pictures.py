@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from integration.gateway.conftest import StartGateway
-from integration.gateway.hostile_servers import HOST, INTERNET, Network, answer, network, png, say_nothing
+from integration.gateway.hostile_servers import HOST, INTERNET, Network, answer, network, say_nothing
 from integration.gateway.hostile_urls import HOSTILE_ANSWERS, HOSTILE_URLS, TOO_SLOW, set_traps
 
 from sd_common.errors import PictureError, Unavailable
@@ -24,11 +24,12 @@ from sd_gateway.remote_pictures import RemotePictures
 from support.certificates import tls_contexts
 from support.client import Client
 from support.jobs import num_jobs
+from support.pictures import png
+from support.waiting import PATIENCE_S, until
 
 _MAX_BYTES = 1_000_000
 #: For servers that are too slow.
 _TIMEOUT_S = 1.0
-_PATIENCE_S = 30.0
 
 
 @pytest_asyncio.fixture
@@ -40,7 +41,7 @@ async def net() -> AsyncIterator[Network]:
 
 @pytest_asyncio.fixture
 async def remote(net: Network) -> AsyncIterator[RemotePictures]:
-    async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, net.reach) as remote:
+    async with RemotePictures("public", _MAX_BYTES, PATIENCE_S, net.reach) as remote:
         yield remote
 
 
@@ -63,7 +64,7 @@ async def test_every_hostile_url_and_server_is_refused_and_no_byte_reaches_the_t
         monkeypatch.setenv(variable, f"http://127.0.0.1:{net.target.port}")
     set_traps(net.internet, _MAX_BYTES)
     settings = {"remote_images": "public", "max_upload_bytes": _MAX_BYTES, "reach": net.reach}
-    _, patient = await start_gateway(remote_images_timeout_s=_PATIENCE_S, **settings)
+    _, patient = await start_gateway(remote_images_timeout_s=PATIENCE_S, **settings)
     _, impatient = await start_gateway(remote_images_timeout_s=_TIMEOUT_S, **settings)
     urls = {text.format(port=net.target.port): sentence for text, sentence in HOSTILE_URLS.items()}
     urls |= {net.url(path): sentence for path, sentence in HOSTILE_ANSWERS.items()}
@@ -121,7 +122,7 @@ async def test_a_name_that_changes_its_address_on_a_redirect_is_refused(remote: 
 
 async def test_hosts_beside_the_list_are_refused_also_on_a_redirect(net: Network) -> None:
     net.internet.redirect("/away", net.url(host="pictures.example"))
-    async with RemotePictures(("*.test",), _MAX_BYTES, _PATIENCE_S, net.reach) as remote:
+    async with RemotePictures(("*.test",), _MAX_BYTES, PATIENCE_S, net.reach) as remote:
         assert await remote.fetch(net.url(), "alice") == png()
         for url in (net.url(host="pictures.example"), net.url("/away"), net.url(host="pictures.test.example")):
             with pytest.raises(PictureError, match=r"are not fetched, only those of \*\.test"):
@@ -129,7 +130,7 @@ async def test_hosts_beside_the_list_are_refused_also_on_a_redirect(net: Network
 
 
 async def test_a_host_of_the_list_must_be_public_too(net: Network) -> None:
-    async with RemotePictures(("*",), _MAX_BYTES, _PATIENCE_S, net.reach) as remote:
+    async with RemotePictures(("*",), _MAX_BYTES, PATIENCE_S, net.reach) as remote:
         with pytest.raises(PictureError, match="cannot be reached at a public address"):
             await remote.fetch(net.url(host="internal.test"), "alice")
     assert net.target.num_connections == 0
@@ -143,19 +144,19 @@ async def test_tls_is_spoken_with_the_host_that_the_url_names(net: Network, tmp_
     port = server.sockets[0].getsockname()[1]
     trusting, usual = (replace(net.reach, ports=(port,), tls=tls) for tls in (client_tls, None))
     async with server:
-        async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, trusting) as remote:
+        async with RemotePictures("public", _MAX_BYTES, PATIENCE_S, trusting) as remote:
             assert await remote.fetch(f"https://{HOST}:{port}/picture.png", "alice") == png()
             assert names == [HOST]
             with pytest.raises(PictureError):  # the certificate is not for this name
                 await remote.fetch(f"https://rebinding.test:{port}/picture.png", "alice")
-        async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, usual) as remote:
+        async with RemotePictures("public", _MAX_BYTES, PATIENCE_S, usual) as remote:
             with pytest.raises(PictureError):  # nobody vouches for the certificate
                 await remote.fetch(f"https://{HOST}:{port}/picture.png", "alice")
     assert len(net.internet.requests) == 1
 
 
 async def test_names_are_looked_up_where_the_system_does_it(net: Network) -> None:
-    async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, replace(net.reach, resolver=None)) as remote:
+    async with RemotePictures("public", _MAX_BYTES, PATIENCE_S, replace(net.reach, resolver=None)) as remote:
         for host in ("pictures.localhost", "pictures.invalid"):
             with pytest.raises(PictureError, match="cannot be reached at a public address"):
                 await remote.fetch(net.url(host=host), "alice")
@@ -173,7 +174,7 @@ async def test_errors_do_not_tell_which_names_there_are(net: Network) -> None:
             (f"http://unknown.invalid:{port}/", None),
         ):
             reach = replace(net.reach, ports=(port,), resolver=resolver)
-            async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, reach) as remote:
+            async with RemotePictures("public", _MAX_BYTES, PATIENCE_S, reach) as remote:
                 with pytest.raises(PictureError) as refused:
                     await remote.fetch(url, "alice")
             told.add(str(refused.value))
@@ -184,7 +185,7 @@ async def test_errors_do_not_tell_which_names_there_are(net: Network) -> None:
 async def test_slow_servers_take_the_places_of_their_user_alone(remote: RemotePictures, net: Network) -> None:
     net.internet.answers["/silent"] = say_nothing
     slow = [asyncio.create_task(remote.fetch(net.url("/silent"), "mallory")) for _ in range(4)]
-    await _until_asked(net, 4)
+    await until(lambda: len(net.internet.requests) >= 4)
     with pytest.raises(TooManyRequests, match="4 pictures are being fetched for you"):
         await remote.fetch(net.url(), "mallory")
     assert await remote.fetch(net.url(), "alice") == png()
@@ -198,7 +199,7 @@ async def test_slow_names_take_the_places_of_their_user_alone(net: Network, monk
 
     def look_up_slowly(host: str, *args: Any, **kwargs: Any) -> Any:
         if host == "slow.test":
-            answering.wait(_PATIENCE_S)
+            answering.wait(PATIENCE_S)
         return look_up("127.0.0.1", *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up_slowly)
@@ -209,32 +210,24 @@ async def test_slow_names_take_the_places_of_their_user_alone(net: Network, monk
             for _ in range(5):
                 slow = (remote.fetch(net.url(host="slow.test"), "mallory") for _ in range(4))
                 refused += await asyncio.gather(*slow, return_exceptions=True)
-            remote._timeout_s = _PATIENCE_S
+            remote._timeout_s = PATIENCE_S
             assert await remote.fetch(net.url(), "alice") == png()
         finally:
             answering.set()
         assert [type(error) for error in refused] == [PictureError] * 4 + [TooManyRequests] * 16
-        async with asyncio.timeout(_PATIENCE_S):
-            while remote._num_fetches:  # noqa: ASYNC110 - threads end
-                await asyncio.sleep(0.005)
+        await until(lambda: not remote._num_fetches)  # threads end
         assert await remote.fetch(net.url(), "mallory") == png()
 
 
 async def test_where_all_places_are_taken_the_client_is_told_to_try_again(net: Network) -> None:
     net.internet.answers["/silent"] = say_nothing
-    async with RemotePictures("public", _MAX_BYTES, _PATIENCE_S, net.reach) as remote:
+    async with RemotePictures("public", _MAX_BYTES, PATIENCE_S, net.reach) as remote:
         slow = [asyncio.create_task(remote.fetch(net.url("/silent"), f"user{n % 4}")) for n in range(16)]
-        await _until_asked(net, 16)
+        await until(lambda: len(net.internet.requests) >= 16)
         remote._timeout_s = 0.05  # less than what is left to the slow ones
         with pytest.raises(Unavailable):
             await remote.fetch(net.url(), "alice")
         await _cancelled(slow)
-
-
-async def _until_asked(net: Network, num_requests: int) -> None:
-    async with asyncio.timeout(_PATIENCE_S):
-        while len(net.internet.requests) < num_requests:  # noqa: ASYNC110 - the server does not tell
-            await asyncio.sleep(0.005)
 
 
 async def _cancelled(tasks: list[asyncio.Task[Any]]) -> None:

@@ -22,6 +22,7 @@ from sd_gateway.revoked_tokens import RevokedTokens
 from support.client import Client
 from support.nats_proxy import NatsProxy
 from support.servers import NatsServer, nats_settings_of
+from support.waiting import once
 
 _SOON_S = 20.0
 
@@ -35,9 +36,7 @@ async def _is_refused(base_url: str, token: str | None) -> bool:
 
 
 async def _until_refused(base_url: str, token: str | None) -> None:
-    async with asyncio.timeout(_SOON_S):
-        while not await _is_refused(base_url, token):  # noqa: ASYNC110 - another gateway hears of it, some time
-            await asyncio.sleep(0.01)
+    await once(lambda: _is_refused(base_url, token), bool, _SOON_S)
 
 
 async def _close_of(socket: aiohttp.ClientWebSocketResponse) -> tuple[int, str]:
@@ -95,9 +94,7 @@ async def test_revocations_survive_restarts_of_nats_auth_and_gateways(
     nats_server.terminate()
     nats_server.start()
     await _until_refused(client.base_url, client.token)
-    async with asyncio.timeout(_SOON_S):
-        while (await client.post("/token/all")).status != 200:  # noqa: ASYNC110 - the auth service connects again
-            await asyncio.sleep(0.01)
+    assert (await client.post_once_there("/token/all")).status == 200
     await auth.stop()
     await start_auth()
     _, new_url = await start_gateway()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import NoReturn
 
 import pytest
@@ -20,9 +20,10 @@ from sd_gateway import unfinished_tasks
 from sd_gateway.errors import TooManyUnfinishedTasks
 from sd_gateway.event_feed import EventFeed
 from sd_gateway.unfinished_tasks import UnfinishedTasks
-from support.client import PATIENCE_S, Client
+from support.client import Client
 from support.jobs import STRAY_SUBJECTS, num_jobs
-from support.servers import NatsServer
+from support.servers import NatsServer, restart
+from support.waiting import PATIENCE_S, once, until
 
 _TASK = {"prompt": "x", "model": "shapes"}
 
@@ -113,17 +114,6 @@ async def unfinished(provisioned: NatsSettings, gateway_client: NatsClient) -> A
     feed.stop()
 
 
-async def _until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not is_so():  # noqa: ASYNC110 - events come from another process
-            await asyncio.sleep(0.01)
-
-
-async def _restart(server: NatsServer) -> None:
-    await asyncio.to_thread(server.kill)
-    server.start()  # from the main thread: the server dies with the thread that started it
-
-
 async def _submit(nats: NatsClient, ref: TaskRef) -> int:
     sequence = await JobQueue(nats).publish(new_job(ref))
     await TaskLog(nats).append(ref, pending(ref, sequence), NO_EVENT)
@@ -132,7 +122,7 @@ async def _submit(nats: NatsClient, ref: TaskRef) -> int:
 
 async def test_each_user_has_a_count_of_their_own(unfinished: UnfinishedTasks, nats_client: NatsClient) -> None:
     await _submit(nats_client, new_ref("alice"))
-    await _until(lambda: unfinished.count("alice") == 1)
+    await until(lambda: unfinished.count("alice") == 1)
     assert unfinished.count("bob") == 0
     with unfinished.admitted(new_ref("bob")):
         assert unfinished.count("bob") == 1
@@ -146,9 +136,9 @@ async def test_tasks_of_several_sessions_with_the_same_id_count_each(
     """As those of a publisher may be called."""
     here, there = TaskRef("alice", "here", "invoice-17"), TaskRef("alice", "there", "invoice-17")
     sequences = [await _submit(nats_client, ref) for ref in (here, there)]
-    await _until(lambda: unfinished.count("alice") == 2)
+    await until(lambda: unfinished.count("alice") == 2)
     await TaskLog(nats_client).append(here, aborted(here), 1)
-    await _until(lambda: unfinished.count("alice") == 1)
+    await until(lambda: unfinished.count("alice") == 1)
     assert len(set(sequences)) == 2
     assert await unfinished.find("alice", "invoice-17") == there
     assert await unfinished.find("bob", "invoice-17") is None
@@ -169,7 +159,7 @@ async def test_a_task_that_ended_while_it_was_submitted_does_not_count(
     with unfinished.admitted(ref):
         await TaskLog(nats_client).append(ref, aborted(ref), NO_EVENT)
         await _submit(nats_client, other)
-        await _until(lambda: unfinished.count("bob") == 1)  # told after what ended
+        await until(lambda: unfinished.count("bob") == 1)  # told after what ended
     assert unfinished.count("alice") == 0
 
 
@@ -178,10 +168,10 @@ async def test_a_job_that_vanished_without_an_event_counts_until_the_next_readin
 ) -> None:
     """Here the next reading is the one after a reconnect."""
     sequence = await _submit(nats_client, new_ref())
-    await _until(lambda: unfinished.count("alice") == 1)
+    await until(lambda: unfinished.count("alice") == 1)
     await JobQueue(nats_client).delete(sequence)
-    await _restart(nats_server)
-    await _until(lambda: unfinished.count("alice") == 0)
+    await restart(nats_server)
+    await until(lambda: unfinished.count("alice") == 0)
 
 
 async def test_the_queue_is_read_again_after_a_while(
@@ -193,10 +183,10 @@ async def test_the_queue_is_read_again_after_a_while(
     tasks = UnfinishedTasks(gateway_client, queue, feed, max_per_holder=0)
     await tasks.start()
     sequences = [await queue.publish(new_job(new_ref("alice"))) for _ in range(1200)]
-    await _until(lambda: tasks.count("alice") == len(sequences))
+    await until(lambda: tasks.count("alice") == len(sequences))
     for sequence in sequences[:700]:
         await queue.delete(sequence)
-    await _until(lambda: tasks.count("alice") == 500)
+    await until(lambda: tasks.count("alice") == 500)
     tasks.stop()
 
 
@@ -204,7 +194,7 @@ async def test_a_reading_that_fails_for_whatever_reason_is_not_the_last(
     unfinished: UnfinishedTasks, nats_client: NatsClient, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sequence = await _submit(nats_client, new_ref())
-    await _until(lambda: unfinished.count("alice") == 1)
+    await until(lambda: unfinished.count("alice") == 1)
     await JobQueue(nats_client).delete(sequence)
     num_failures = 0
 
@@ -215,10 +205,10 @@ async def test_a_reading_that_fails_for_whatever_reason_is_not_the_last(
 
     with monkeypatch.context() as failing:
         failing.setattr(JobQueue, "heads", fail)
-        await _restart(nats_server)
-        await _until(lambda: num_failures == 1)
-    await _restart(nats_server)
-    await _until(lambda: unfinished.count("alice") == 0)
+        await restart(nats_server)
+        await until(lambda: num_failures == 1)
+    await restart(nats_server)
+    await until(lambda: unfinished.count("alice") == 0)
 
 
 async def test_what_is_of_no_lane_counts_for_nobody_and_is_taken_off_the_queue(
@@ -233,9 +223,7 @@ async def test_what_is_of_no_lane_counts_for_nobody_and_is_taken_off_the_queue(
     tasks = UnfinishedTasks(gateway_client, queue, feed, max_per_holder=0)
     await tasks.start()
     assert (tasks.count("alice"), tasks.count("bob")) == (0, 1)
-    async with asyncio.timeout(PATIENCE_S):
-        while await num_jobs(nats_client) > 1:
-            pass
+    await once(lambda: num_jobs(nats_client), lambda num: num <= 1)
     assert (await js.get_msg("JOBS", seq=kept)).data
     tasks.stop()
 
@@ -247,10 +235,10 @@ async def test_a_task_that_has_ended_does_not_count_though_its_job_is_still_ther
     ref, queue, task_log = new_ref("alice"), JobQueue(nats_client), TaskLog(nats_client)
     await queue.publish(new_job(ref))
     sequence = await task_log.append(ref, started(ref), NO_EVENT)
-    await _until(lambda: unfinished.count("alice") == 1)
+    await until(lambda: unfinished.count("alice") == 1)
     await task_log.append(ref, aborted(ref), sequence)
-    await _until(lambda: unfinished.count("alice") == 0)
+    await until(lambda: unfinished.count("alice") == 0)
     await queue.publish(new_job(new_ref("bob")))  # without an event: only reading the queue tells it
-    await _restart(nats_server)
-    await _until(lambda: unfinished.count("bob") == 1)
+    await restart(nats_server)
+    await until(lambda: unfinished.count("bob") == 1)
     assert unfinished.count("alice") == 0

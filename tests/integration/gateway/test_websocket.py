@@ -21,8 +21,9 @@ from sd_common.task_log import NO_EVENT, TaskLog
 from sd_gateway.app import GatewayApp
 from sd_gateway.authn import Authenticator, VerifiedToken
 from sd_gateway.websocket import Websockets
-from support.client import PATIENCE_S, Client
+from support.client import Client
 from support.metrics import scrape, scrape_until
+from support.waiting import PATIENCE_S
 
 #: Far more than the kernel holds for a client that reads nothing.
 _EVENT_CHARS = 200_000

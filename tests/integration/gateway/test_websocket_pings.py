@@ -13,7 +13,8 @@ from sd_common.events import AbortedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
-from support.client import PATIENCE_S, Client
+from support.client import Client
+from support.waiting import PATIENCE_S
 
 _INTERVAL = "sd_gateway.client_socket.PING_INTERVAL_S"
 

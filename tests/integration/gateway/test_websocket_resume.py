@@ -51,13 +51,6 @@ async def gateway(start_gateway: StartGateway) -> tuple[GatewayApp, str]:
     return await start_gateway(websocket_queue_events=20)
 
 
-@pytest_asyncio.fixture
-async def client(gateway: tuple[GatewayApp, str]) -> AsyncIterator[Client]:
-    async with Client(gateway[1]) as client:
-        await client.take_public_token()
-        yield client
-
-
 @pytest.fixture
 def session(client: Client, nats_client: NatsClient) -> _Session:
     return _Session(nats_client, *client.user_and_session)

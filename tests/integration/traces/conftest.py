@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -12,8 +11,8 @@ from integration.worker.conftest import StartWorker, create_worker, model_dir, s
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from support.client import PATIENCE_S
 from support.spans import kept_spans
+from support.waiting import until
 
 __all__ = [
     "auth",
@@ -42,17 +41,13 @@ class Spans:
 
     async def until(self, trace_id: int, is_there: Callable[[Sequence[ReadableSpan]], bool]) -> list[ReadableSpan]:
         """The trace, once it is like this."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not is_there(self.of_trace(trace_id)):  # noqa: ASYNC110 - a span's end is told to nobody
-                await asyncio.sleep(0.01)
+        await until(lambda: is_there(self.of_trace(trace_id)))
         return self.of_trace(trace_id)
 
     async def named(self, name: str) -> list[ReadableSpan]:
         """Those of this name, once there is one."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not (found := [each for each in self.all() if each.name == name]):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        return found
+        await until(lambda: any(each.name == name for each in self.all()))
+        return [each for each in self.all() if each.name == name]
 
 
 @pytest_asyncio.fixture

@@ -29,11 +29,12 @@ from sd_common.task_log import TaskLog
 from sd_worker.app import WorkerApp
 from sd_worker.settings import WorkerSettings
 from support import tiny_pipelines
+from support.deployment import Deployment
 from support.hub import Hub, serve_hub
-from support.jobs import num_jobs
+from support.jobs import until_no_jobs
 from support.servers import NatsServer, nats_settings_of
+from support.waiting import PATIENCE_S
 
-PATIENCE_S = 30.0
 BASE_URL = "http://gateway.test"
 #: Of the model "own-defaults".
 OWN_DEFAULTS = {"width": 72, "height": 80, "steps": 3, "guidance": 2.0, "scheduler": "ddim"}
@@ -118,6 +119,16 @@ def start_worker(create_worker: CreateWorker) -> StartWorker:
     return start
 
 
+@pytest.fixture
+def deployment(
+    provisioned: NatsSettings, nats_server: NatsServer, minio_settings: MinioSettings, model_dir: Path, tmp_path: Path
+) -> Iterator[Deployment]:
+    """For workers that are processes of their own, which tests start; all are killed when the test ends."""
+    deployment = Deployment(tmp_path, nats_server, minio_settings, model_dir)
+    yield deployment
+    deployment.stop()
+
+
 class Tasks:
     """Publishes jobs as a publisher does, and hears what becomes of them."""
 
@@ -152,6 +163,10 @@ class Tasks:
 
     async def event_types(self, task_id: str) -> list[str]:
         return [event.event_type for event in await self.events(task_id)]
+
+    async def starts(self, task_id: str) -> list[StartedEvent]:
+        events = [logged.event for logged in await self.events(task_id)]
+        return [event for event in events if isinstance(event, StartedEvent)]
 
     async def starts_and_returns(self, task_id: str) -> list[tuple[str, int | str]]:
         """`started` events with their worker, `pending` ones with the attempts that count."""
@@ -190,9 +205,7 @@ class Tasks:
 
     async def wait_until_queue_is_empty(self) -> None:
         """Acknowledgements follow the last event."""
-        async with asyncio.timeout(PATIENCE_S):
-            while await num_jobs(self._client):  # noqa: ASYNC110 - nobody tells of them
-                await asyncio.sleep(0.02)
+        await until_no_jobs(self._client)
 
     async def _on_feed(self, message: Msg) -> None:
         event = event_of_feed(message)

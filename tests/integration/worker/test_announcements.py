@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
-from integration.worker.conftest import OWN_DEFAULTS, PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import OWN_DEFAULTS, StartWorker, Tasks
 from nats.aio.msg import Msg
 
 from sd_common import subjects
 from sd_common.announcements import WorkerAnnouncement
 from sd_common.nats_client import NatsClient
 from sd_embedded.nats_server import NatsServer
+from support.waiting import PATIENCE_S
 
 
 class Announcements:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 from nats.aio.msg import Msg
 
 from sd_common import subjects
 from sd_common.announcements import WorkerAnnouncement
 from sd_common.backlog import Backlog
-from sd_common.events import StartedEvent
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
+from support.waiting import PATIENCE_S
 
 
 async def _workers_of(tasks: Tasks, task_id: str) -> list[str]:
     """Who started the task."""
-    events = [logged.event for logged in await tasks.events(task_id)]
-    return [event.worker for event in events if isinstance(event, StartedEvent)]
+    return [event.worker for event in await tasks.starts(task_id)]
 
 
 async def _wait_until_seen(client: NatsClient, model: str, num_times: int) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 
 from sd_worker.engine.reports import MOST_FETCHES
 from support.hub import Hub
+from support.waiting import PATIENCE_S
 
 _UNET = "unet/diffusion_pytorch_model.safetensors"
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from pathlib import Path
 
-from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported at run time
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
-from integration.worker.hub_sources import NAME
+from integration.worker.conftest import StartWorker, Tasks
+from integration.worker.hub_sources import NAME, held_download
 
-from sd_common.events import FinishedEvent, StartedEvent
+from sd_common.events import FinishedEvent
 from sd_common.messages import now
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
@@ -18,6 +16,7 @@ from sd_common.puller import Puller
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane
 from support.hub import Hub
+from support.waiting import PATIENCE_S, once
 
 #: Far below ack_wait.
 _SOON_S = 15.0
@@ -62,13 +61,13 @@ async def test_what_is_handed_back_runs_at_a_worker_that_is_idle_while_the_rest_
     await tasks.publish("waiting")
     await tasks.wait_for("waiting", "started")
     await start_worker("two", preload_models=("tiny",))
-    async with asyncio.timeout(PATIENCE_S):  # the first has no room: the second has a pull open
-        while not (await nats_client.jetstream().consumer_info(JOBS, model_key("tiny"))).num_waiting:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    js, key = nats_client.jetstream(), model_key("tiny")
+    # The first has no room: the second has a pull open.
+    await once(lambda: js.consumer_info(JOBS, key), lambda consumer: bool(consumer.num_waiting))
     told_at = now()
     stopping = asyncio.create_task(one.stop())
     await tasks.wait_for("waiting", "finished")
-    started = [event.event for event in await tasks.events("waiting") if isinstance(event.event, StartedEvent)]
+    started = await tasks.starts("waiting")
     assert [event.worker for event in started] == ["one", "two"]
     assert (started[-1].time - told_at).total_seconds() <= _SOON_S
     assert not stopping.done()
@@ -79,10 +78,7 @@ async def test_a_task_whose_model_is_being_downloaded_is_handed_back_at_once(
     start_worker: StartWorker, tasks: Tasks, hub: Hub, tiny: Path, tmp_path: Path
 ) -> None:
     hub.add(NAME, tiny)
-    content = (tiny / "unet/diffusion_pytorch_model.safetensors").read_bytes()
-    locks = tmp_path / "cache" / ".locks" / "models--owner--tiny"
-    locks.mkdir(parents=True)
-    with WeakFileLock(locks / f"{hashlib.sha256(content).hexdigest()}.lock"):  # the download goes no further
+    with held_download(tmp_path / "cache", tiny):
         one = await start_worker("one")
         await tasks.publish("t", model=NAME)
         await tasks.wait_for("t", "started")
@@ -124,7 +120,7 @@ async def test_a_drain_that_takes_too_long_hands_the_running_task_back(start_wor
     await tasks.wait_until_begun("long")
     await worker.stop()
     await start_worker("fresh")
-    started = [event.event for event in await tasks.events("long") if isinstance(event.event, StartedEvent)]
+    started = await tasks.starts("long")
     assert [(event.worker, event.attempt) for event in started][:1] == [("slow", 1)]
     last = await tasks.wait_for("long", "finished")
     assert isinstance(last.event, FinishedEvent)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 from nats.aio.msg import Msg
 
 from sd_common import subjects
@@ -16,27 +14,17 @@ from sd_common.announcements import WorkerAnnouncement
 from sd_common.backlog import HeldModels
 from sd_common.events import FinishedEvent
 from sd_common.nats_client import NatsClient
-from sd_common.nats_settings import NatsSettings
-from sd_common.s3_client import MinioSettings
 from sd_worker.engine.errors import DeviceUnavailable
 from sd_worker.errors import EngineFailed
 from support import broken_device
 from support.connections import connected
 from support.deployment import Deployment
-from support.servers import NatsServer, nats_settings_of
+from support.servers import nats_settings_of
+from support.waiting import PATIENCE_S, until
 
 _BROKEN = (sys.executable, broken_device.__file__)
 #: A process that starts imports torch, on a machine that runs other tests.
-_ENDS_WITHIN_S = 3 * PATIENCE_S
-
-
-@pytest.fixture
-def deployment(
-    provisioned: NatsSettings, nats_server: NatsServer, minio_settings: MinioSettings, model_dir: Path, tmp_path: Path
-) -> Iterator[Deployment]:
-    deployment = Deployment(tmp_path, nats_server, minio_settings, model_dir)
-    yield deployment
-    deployment.stop()
+_ENDS_WITHIN_S = 1.5 * PATIENCE_S
 
 
 @pytest.mark.timeout(240)
@@ -61,9 +49,9 @@ async def test_it_hands_back_its_job_and_ends_with_an_error_and_nobody_waits_for
         assert await asyncio.to_thread(broken.process.wait, _ENDS_WITHIN_S) == 1, broken.log
         assert "engine_failed" in broken.log
         assert "The worker's engine has failed, as the log tells: start this again" in broken.log.splitlines()[-1]
-        async with asyncio.timeout(PATIENCE_S):  # what it told last may be under way still
-            while not (announced and announced[-1].is_leaving and held and not held[-1].model_keys):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        # What it told last may be under way still.
+        await until(lambda: announced[-1:] != [] and announced[-1].is_leaving)
+        await until(lambda: held[-1:] != [] and not held[-1].model_keys)
     assert any(told.model_keys for told in held), "it never held the model"
     await start_worker("sound")
     finished = (await tasks.wait_for("t", "finished")).event

@@ -22,11 +22,11 @@ from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.reports import LoadProgress
 from support.hub import TOKEN, Hub
 from support.read_model import read_model
+from support.waiting import PATIENCE_S
 
 #: The first that is downloaded, and the largest.
 CHECKER = "safety_checker/model.safetensors"
 UNET = "unet/diffusion_pytorch_model.safetensors"
-PATIENCE_S = 20.0
 
 
 def downloaded(cache: Path) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import BASE_URL, StartWorker, Tasks
 from nats.aio.msg import Msg
 from PIL import Image
 from pydantic import SecretStr
@@ -31,6 +31,7 @@ from sd_common.subjects import TaskRef
 from support.jobs import num_jobs
 from support.publisher import PUBLISHER, strict_nats_server
 from support.servers import NatsServer, nats_settings_of
+from support.waiting import PATIENCE_S
 
 
 @pytest.fixture

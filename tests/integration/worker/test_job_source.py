@@ -9,7 +9,6 @@ from datetime import timedelta
 
 import pytest
 import pytest_asyncio
-from integration.worker.conftest import PATIENCE_S
 from nats.aio.msg import Msg
 
 from sd_common import job_queue, retries, subjects
@@ -31,6 +30,7 @@ from sd_worker.job_source import JobSource
 from support import servers
 from support.jobs import STRAY_SUBJECTS
 from support.servers import NatsServer, nats_settings_of
+from support.waiting import PATIENCE_S
 
 
 class Worker:

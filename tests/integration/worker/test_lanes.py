@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from integration.worker.conftest import PATIENCE_S
 from nats.aio.msg import Msg
 
 from sd_common import puller, subjects
@@ -24,6 +23,7 @@ from sd_worker import backlog_watch
 from sd_worker.engine.reports import ModelsHere
 from sd_worker.job_source import JobSource
 from support.servers import NatsServer, nats_settings_of
+from support.waiting import PATIENCE_S
 
 
 class Users:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
-import pytest
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
+from structlog.testing import capture_logs
 
 from sd_common import subjects
 from sd_common.events import AbortedEvent
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from support.jobs import num_jobs
+from support.logs import until_logged
 
 
 async def _append(nats_client: NatsClient, ref: TaskRef, event_type: str) -> None:
@@ -21,20 +21,14 @@ async def _append(nats_client: NatsClient, ref: TaskRef, event_type: str) -> Non
     await nats_client.jetstream().publish(ref.events, json.dumps(event).encode())
 
 
-async def _until_left(capsys: pytest.CaptureFixture[str]) -> None:
-    """Return when a worker has logged that it left a job to newer ones."""
-    async with asyncio.timeout(PATIENCE_S):
-        while "left_to_newer_workers" not in capsys.readouterr().out:  # noqa: ASYNC110 - it only logs
-            await asyncio.sleep(0.02)
-
-
 async def test_a_task_whose_last_event_is_of_a_later_version_is_left_to_newer_workers_and_costs_no_attempt(
-    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, capsys: pytest.CaptureFixture[str]
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
     job = await tasks.publish("newer")
     await _append(nats_client, job.ref, "started")
-    await start_worker("old", max_attempts=1)
-    await _until_left(capsys)
+    with capture_logs() as lines:
+        await start_worker("old", max_attempts=1)
+        await until_logged(lines, "left_to_newer_workers")
     assert await tasks.event_types("newer") == ["started"]
     assert await num_jobs(nats_client) == 1
     await _append(nats_client, job.ref, "finished")
@@ -43,13 +37,14 @@ async def test_a_task_whose_last_event_is_of_a_later_version_is_left_to_newer_wo
 
 
 async def test_an_unreadable_job_whose_task_has_an_event_of_a_later_version_stays_for_newer_workers(
-    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient, capsys: pytest.CaptureFixture[str]
+    start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
 ) -> None:
     broken = {"v": 1, "task_id": "newer", "user": "u", "session": "s", "parameters": {"params_type": "txt2img"}}
     await nats_client.jetstream().publish(subjects.jobs_of("tiny"), json.dumps(broken).encode())
     await _append(nats_client, TaskRef("u", "s", "newer"), "pending")
-    await start_worker("old")
-    await _until_left(capsys)
+    with capture_logs() as lines:
+        await start_worker("old")
+        await until_logged(lines, "left_to_newer_workers")
     assert await tasks.event_types("newer") == ["pending"]
     assert await num_jobs(nats_client) == 1
 

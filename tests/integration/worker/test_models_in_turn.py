@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 from nats.aio.msg import Msg
 
 from sd_common.model_names import model_key
@@ -12,6 +12,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane
+from support.waiting import PATIENCE_S
 
 
 async def test_a_job_is_taken_only_when_the_engine_can_soon_begin_it(

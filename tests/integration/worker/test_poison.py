@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 
 from sd_common.events import TERMINAL_TYPES, AbortedEvent, PendingEvent, StartedEvent
-from sd_common.nats_settings import NatsSettings
-from sd_common.s3_client import MinioSettings
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT
 from support.deployment import Deployment
-from support.servers import NatsServer
+from support.waiting import PATIENCE_S, once
 
 _KILLER = "killer"
 _INNOCENT = ["innocent-1", "innocent-2"]
@@ -82,22 +78,16 @@ async def test_a_task_that_waits_to_run_alone_is_handed_back_at_once_when_its_wo
     stopping = asyncio.create_task(one.stop())
     await start_worker("two")
     await tasks.wait_for("suspect", "finished")
-    starts = [logged.event for logged in await tasks.events("suspect") if isinstance(logged.event, StartedEvent)]
-    assert [(event.worker, event.attempt) for event in starts] == [("lost", 1), ("lost", 2), ("two", 3)]
+    starts = await tasks.starts("suspect")
+    assert [(event.worker, event.attempt) for event in starts] == [
+        ("lost", 1),
+        ("lost", 2),
+        ("two", 3),
+    ]
     await stopping
 
 
-@pytest.fixture
-def deployment(
-    provisioned: NatsSettings, nats_server: NatsServer, minio_settings: MinioSettings, model_dir: Path, tmp_path: Path
-) -> Iterator[Deployment]:
-    """A worker, which runs all three tasks at once."""
-    deployment = Deployment(tmp_path, nats_server, minio_settings, model_dir)
-    deployment.start_worker("worker", _ENV)
-    yield deployment
-    deployment.stop()
-
-
+#: A worker runs all three tasks at once.
 _ENV = {"MAX_ROWS": "8", "MAX_ATTEMPTS": "3", "OMP_NUM_THREADS": "1"}
 
 
@@ -106,6 +96,7 @@ async def test_a_task_that_kills_every_worker_is_aborted_and_those_beside_it_fin
     deployment: Deployment, tasks: Tasks
 ) -> None:
     """The test kills the worker for it, once for each of its attempts, and long before its picture is made."""
+    deployment.start_worker("worker", _ENV)
     await tasks.publish(_KILLER, steps=500, width=512, height=512)
     for task_id in _INNOCENT:
         await tasks.publish(task_id, steps=120)
@@ -127,8 +118,4 @@ async def test_a_task_that_kills_every_worker_is_aborted_and_those_beside_it_fin
 
 async def _until_told(tasks: Tasks, task_id: str, event_type: str, times: int = 1) -> None:
     """Return when the task has had so many events of this type. A process may have to start for that."""
-    async with asyncio.timeout(2 * PATIENCE_S):
-        while (  # noqa: ASYNC110 - another process tells
-            sum(logged.event_type == event_type for logged in await tasks.events(task_id)) < times
-        ):
-            await asyncio.sleep(0.05)
+    await once(lambda: tasks.event_types(task_id), lambda told: told.count(event_type) >= times, 2 * PATIENCE_S)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 
 from sd_common.events import FinishedEvent, PendingEvent, StartedEvent
 from sd_common.model_names import model_key
 from sd_common.nats_client import NatsClient
-from sd_common.nats_settings import NatsSettings
 from sd_common.puller import Puller
-from sd_common.s3_client import MinioSettings
 from sd_common.streams import JOBS
 from sd_common.subjects import ModelLane
 from sd_common.task_log import NO_EVENT, TaskLog
@@ -24,26 +20,15 @@ from sd_worker.delivery import Delivery
 from sd_worker.errors import TaskLost
 from sd_worker.publish_events import EventPublisher
 from support.deployment import Deployment
-from support.servers import NatsServer
+from support.waiting import PATIENCE_S, once
 
 #: One that is awake may stand still for a moment, and not lose its job.
 _ENV = {"JOB_ACK_WAIT_S": "5"}
 
 
-@pytest.fixture
-def deployment(
-    provisioned: NatsSettings, nats_server: NatsServer, minio_settings: MinioSettings, model_dir: Path, tmp_path: Path
-) -> Iterator[Deployment]:
-    """Workers alone, which tests start."""
-    deployment = Deployment(tmp_path, nats_server, minio_settings, model_dir)
-    yield deployment
-    deployment.stop()
-
-
 async def _told(tasks: Tasks, task_id: str) -> list[tuple[str, int, int | None]]:
     """Who started the task, in which attempt, with which delivery of its job."""
-    events = [logged.event for logged in await tasks.events(task_id)]
-    return [(event.worker, event.attempt, event.delivery) for event in events if isinstance(event, StartedEvent)]
+    return [(event.worker, event.attempt, event.delivery) for event in await tasks.starts(task_id)]
 
 
 async def test_a_worker_that_slept_with_a_job_in_its_socket_leaves_the_task_to_the_one_that_has_started_it(
@@ -56,9 +41,8 @@ async def test_a_worker_that_slept_with_a_job_in_its_socket_leaves_the_task_to_t
     await tasks.wait_until_queue_is_empty()
     sleeper.process.send(signal.SIGSTOP)
     await tasks.publish("slept-through", steps=200)
-    async with asyncio.timeout(PATIENCE_S):
-        while not (await nats_client.jetstream().consumer_info(JOBS, model_key("tiny"))).num_ack_pending:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    js, key = nats_client.jetstream(), model_key("tiny")
+    await once(lambda: js.consumer_info(JOBS, key), lambda consumer: bool(consumer.num_ack_pending))
     deployment.start_worker("awake", _ENV)
     await tasks.wait_for("slept-through", "started")
     sleeper.process.send(signal.SIGCONT)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
-from integration.worker.conftest import BASE_URL, PATIENCE_S, StartWorker, Tasks, worker_settings
+from integration.worker.conftest import BASE_URL, StartWorker, Tasks, worker_settings
+from structlog.testing import capture_logs
 
 from sd_common.blob_ids import new_blob_id
 from sd_common.blob_store import BlobStore
@@ -20,6 +20,8 @@ from sd_common.picture_bucket import create_bucket
 from sd_common.s3_client import MinioSettings, S3Client
 from sd_embedded.s3_server import S3Server
 from sd_worker.app import WorkerApp
+from support.logs import until_logged
+from support.servers import own_s3_server
 
 #: Far below ack_wait.
 _SOON_S = 15.0
@@ -121,12 +123,10 @@ async def test_a_picture_that_cannot_be_stored_does_not_hold_up_the_end_of_a_dra
 @pytest_asyncio.fixture
 async def store(tmp_path: Path) -> AsyncIterator[S3Server]:
     """A store of its own, with a bucket: for a test to kill and to start again."""
-    server = S3Server(tmp_path, "test", "0123456789abcdef0123")
-    server.start()
-    async with S3Client(server.minio_settings()) as s3:
-        await create_bucket(s3)
-    yield server
-    server.terminate()
+    with own_s3_server(tmp_path) as server:
+        async with S3Client(server.minio_settings()) as s3:
+            await create_bucket(s3)
+        yield server
 
 
 async def test_a_picture_is_stored_when_the_store_comes_back(
@@ -145,15 +145,14 @@ async def test_a_picture_is_stored_when_the_store_comes_back(
 
 
 async def test_a_worker_whose_store_is_away_has_ended_soon_after_its_drain_timeout(
-    provisioned: NatsSettings, tasks: Tasks, model_dir: Path, store: S3Server, capsys: pytest.CaptureFixture[str]
+    provisioned: NatsSettings, tasks: Tasks, model_dir: Path, store: S3Server
 ) -> None:
     store.kill()
     worker = WorkerApp(worker_settings(model_dir, drain_timeout_s=0.5), provisioned, store.minio_settings())
-    await worker.start()
-    await tasks.publish("t")
-    async with asyncio.timeout(PATIENCE_S):
-        while "upload_retried" not in capsys.readouterr().out:  # noqa: ASYNC110 - it only logs
-            await asyncio.sleep(0.02)
+    with capture_logs() as lines:
+        await worker.start()
+        await tasks.publish("t")
+        await until_logged(lines, "upload_retried")
     async with asyncio.timeout(0.5 + _SOON_S):
         await worker.stop()
     assert await tasks.starts_and_returns("t") == [("pending", 0), ("started", "worker"), ("pending", 0)]

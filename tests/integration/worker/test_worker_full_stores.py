@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from integration.worker.conftest import PATIENCE_S, StartWorker, Tasks
+from integration.worker.conftest import StartWorker, Tasks
 from structlog.testing import capture_logs
 
 from sd_common import retries
@@ -18,8 +17,9 @@ from sd_common.nats_client import NatsClient
 from sd_common.nats_settings import NatsSettings
 from sd_common.provision import provision_streams
 from sd_common.s3_client import MinioSettings
+from support.logs import until_logged
 from support.servers import NatsServer
-from support.small_stores import SMALL_STREAMS, SmallS3Server, fill, make_room, small_nats_server
+from support.small_stores import SMALL_STREAMS, SmallS3Server, fill, make_room, small_nats_server, small_s3_server
 
 
 @pytest.fixture
@@ -36,20 +36,8 @@ async def provisioned(nats_client: NatsClient, nats_settings: NatsSettings) -> N
 
 @pytest.fixture
 def s3_server(tmp_path: Path) -> Iterator[SmallS3Server]:
-    server = SmallS3Server(tmp_path, "test", secrets.token_hex(20))
-    server.start()
-    yield server
-    server.kill()
-
-
-async def _until_logged(lines: Sequence[Mapping[str, object]], **wanted: object) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not any(wanted.items() <= line.items() for line in lines):  # noqa: ASYNC110 - nobody tells of lines
-            await asyncio.sleep(0.02)
-
-
-async def _types_of(tasks: Tasks, task_id: str) -> list[str]:
-    return [event.event_type for event in await tasks.events(task_id)]
+    with small_s3_server(tmp_path) as server:
+        yield server
 
 
 async def test_a_job_that_no_event_can_be_told_of_is_kept(
@@ -60,11 +48,11 @@ async def test_a_job_that_no_event_can_be_told_of_is_kept(
     await fill(nats_client)
     with capture_logs() as lines:
         await start_worker()
-        await _until_logged(lines, event="job", ending="handed_back")
-    assert await _types_of(tasks, "kept") == []
+        await until_logged(lines, "job", ending="handed_back")
+    assert await tasks.event_types("kept") == []
     await make_room(nats_client.jetstream())
     await tasks.wait_for("kept", "finished")
-    assert await _types_of(tasks, "kept") == ["pending", "started", "finished"]
+    assert await tasks.event_types("kept") == ["pending", "started", "finished"]
     await tasks.wait_until_queue_is_empty()
 
 
@@ -76,11 +64,11 @@ async def test_a_task_that_runs_as_nats_fills_up_ends_when_there_is_room(
         await tasks.publish("running", steps=200)
         await tasks.wait_until_begun("running")
         await fill(nats_client)
-        await _until_logged(lines, event="nats_store_full", subject="events.service.batch.running")
-    assert await _types_of(tasks, "running") == ["pending", "started"]
+        await until_logged(lines, "nats_store_full", subject="events.service.batch.running")
+    assert await tasks.event_types("running") == ["pending", "started"]
     await make_room(nats_client.jetstream())
     await tasks.wait_for("running", "finished")
-    assert await _types_of(tasks, "running") == ["pending", "started", "finished"]
+    assert await tasks.event_types("running") == ["pending", "started", "finished"]
     await tasks.wait_until_queue_is_empty()
 
 
@@ -91,8 +79,8 @@ async def test_a_picture_that_finds_no_room_is_stored_when_there_is(
     with capture_logs() as lines:
         await start_worker()
         job = await tasks.publish("stored-late", width=256, height=256)
-        await _until_logged(lines, event="upload_retried")
-    assert await _types_of(tasks, "stored-late") == ["pending", "started"]
+        await until_logged(lines, "upload_retried")
+    assert await tasks.event_types("stored-late") == ["pending", "started"]
     await asyncio.to_thread(s3_server.give_room)
     await tasks.wait_for("stored-late", "finished")
     async with BlobStore(minio_settings) as blobs:

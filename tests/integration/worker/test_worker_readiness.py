@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined] # exported at run time
-from integration.worker.conftest import PATIENCE_S, CreateWorker, Tasks
-from integration.worker.hub_sources import NAME
+from integration.worker.conftest import CreateWorker, Tasks
+from integration.worker.hub_sources import NAME, held_download
 
 from sd_worker.app import WorkerApp
 from support.hub import Hub
+from support.waiting import PATIENCE_S, once, until
 
 
-def _missing(port: int) -> dict[str, str]:
+def _missing(port: int | None) -> dict[str, str]:
     """What `/readyz` finds missing."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE_S):
@@ -29,20 +28,16 @@ def _missing(port: int) -> dict[str, str]:
 
 
 async def _wait_until_missing(worker: WorkerApp, missing: dict[str, str]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while worker.health_port is None or await asyncio.to_thread(_missing, worker.health_port) != missing:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: worker.health_port is not None)
+    await once(lambda: asyncio.to_thread(_missing, worker.health_port), lambda told: told == missing)
 
 
 async def test_it_tells_models_that_are_being_loaded_from_a_worker_that_ends(
     create_worker: CreateWorker, tasks: Tasks, hub: Hub, tiny: Path, tmp_path: Path
 ) -> None:
     hub.add(NAME, tiny)
-    content = (tiny / "unet/diffusion_pytorch_model.safetensors").read_bytes()
-    locks = tmp_path / "cache" / ".locks" / "models--owner--tiny"
-    locks.mkdir(parents=True)
     worker = create_worker(preload_models=(NAME,), health_port=0)
-    with WeakFileLock(locks / f"{hashlib.sha256(content).hexdigest()}.lock"):  # the download goes no further
+    with held_download(tmp_path / "cache", tiny):
         starting = asyncio.create_task(worker.start())
         await _wait_until_missing(worker, {"jobs": "the models of PRELOAD_MODELS are being loaded"})
     await starting

@@ -12,6 +12,7 @@ from PIL import Image, _imaging
 
 from sd_common.errors import PictureError
 from sd_common.pictures import PictureSettings, open_picture
+from support.pictures import png_by_hand
 
 _LIMITS = PictureSettings(_env_file=None, max_upload_bytes=100_000, max_picture_pixels=256 * 256)
 _DEFAULT_LIMITS = PictureSettings(_env_file=None, max_upload_bytes=20 * 1024 * 1024, max_picture_pixels=2048 * 2048)
@@ -27,13 +28,7 @@ def _encoded(kind: str, size: tuple[int, int] = (32, 16), mode: str = "RGB", **o
 
 def _png_that_claims(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose header claims a size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\x00" * 100)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return png_by_hand(width, height, 8, 2, zlib.compress(bytes(100)))
 
 
 @pytest.mark.parametrize(

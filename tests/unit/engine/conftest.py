@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from unit.engine.recorder import CPU, MAX_ROWS, EngineUnderTest, Recorder
+from unit.engine.recorder import CPU, MAX_ROWS, EngineUnderTest, Recorder, TickedEngine
 
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine_thread import EngineThread, Listeners
@@ -75,3 +75,11 @@ def create_engine(source: ModelSource) -> Iterator[Callable[..., EngineUnderTest
 @pytest.fixture
 def engine(create_engine: Callable[..., EngineUnderTest]) -> EngineUnderTest:
     return create_engine()
+
+
+@pytest.fixture
+def ticked(source: ModelSource) -> Iterator[TickedEngine]:
+    """With the model "sd1" in memory."""
+    engine = TickedEngine(source, "sd1")
+    yield engine
+    engine.stop()

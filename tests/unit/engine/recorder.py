@@ -14,7 +14,7 @@ from PIL import Image
 from sd_common.parameters import Img2ImgParameters, InpaintParameters, Txt2ImgParameters
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine import Engine
-from sd_worker.engine.engine_thread import EngineThread
+from sd_worker.engine.engine_thread import EngineThread, Listeners
 from sd_worker.engine.models.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
 from sd_worker.engine.models.loads import Models
 from sd_worker.engine.reports import KnownModel, PassMade
@@ -73,6 +73,13 @@ class EngineUnderTest:
         outcome = self.run(task)
         assert isinstance(outcome, Finished), outcome
         return outcome
+
+
+def engine_telling(
+    loader: ModelLoader, on_progress: Callable[[Progress], None], on_outcome: Callable[[Outcome], None]
+) -> EngineThread:
+    """One over no model yet, to be started."""
+    return EngineThread(Models(loader, CPU), RowCaps(CPU, fixed=MAX_ROWS), Listeners(on_progress, on_outcome))
 
 
 def load_now(models: Models, name: str) -> LoadedModel:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
 
 import pytest
 from unit.engine.recorder import (
@@ -15,21 +14,14 @@ from unit.engine.recorder import (
     EngineUnderTest,
     GatedLoader,
     TickedEngine,
+    engine_telling,
     img2img,
     txt2img,
 )
 
-from sd_worker.engine.engine_thread import EngineThread, Listeners
-from sd_worker.engine.models.loads import Models
 from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import Cancelled, Finished, Outcome, Progress
-
-
-def engine_telling(
-    source: ModelSource, on_progress: Callable[[Progress], None], on_outcome: Callable[[Outcome], None]
-) -> EngineThread:
-    return EngineThread(Models(source, CPU), RowCaps(CPU, fixed=8), Listeners(on_progress, on_outcome))
+from sd_worker.engine.tasks import Cancelled, Finished, Progress
 
 
 def test_tasks_begin_in_the_order_of_submission(engine: EngineUnderTest) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from unit.engine.recorder import TickedEngine, network_of, txt2img
 
-from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.prompt_cache import PromptCache
 
 #: Bytes of an embedding below.
@@ -64,26 +63,19 @@ def test_other_arguments_are_another_embedding_and_lists_are_not_kept(
     assert encoded == ["a", "a", ["a"], ["a"]]
 
 
-@pytest.fixture
-def engine(source: ModelSource) -> Iterator[TickedEngine]:
-    engine = TickedEngine(source, "sd1")
-    yield engine
-    engine.stop()
-
-
-def test_a_second_picture_of_a_prompt_encodes_nothing(engine: TickedEngine) -> None:
+def test_a_second_picture_of_a_prompt_encodes_nothing(ticked: TickedEngine) -> None:
     num_passes = 0
 
     def look(*_: object) -> None:
         nonlocal num_passes
         num_passes += 1
 
-    network_of(engine.models, "sd1", "text_encoder").register_forward_pre_hook(look)
+    network_of(ticked.models, "sd1", "text_encoder").register_forward_pre_hook(look)
 
-    first = engine.finish(txt2img())
+    first = ticked.finish(txt2img())
     num_first = num_passes
     assert num_first > 0
-    assert engine.finish(txt2img()).png == first.png
+    assert ticked.finish(txt2img()).png == first.png
     assert num_passes == num_first
-    engine.finish(txt2img(prompt="another"))
+    ticked.finish(txt2img(prompt="another"))
     assert num_passes > num_first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -13,22 +12,15 @@ from unit.engine.recorder import (
     CreateEngine,
     GatedLoader,
     Recorder,
+    engine_telling,
     network_of,
     txt2img,
 )
 
-from sd_worker.engine.engine_thread import EngineThread, Listeners
 from sd_worker.engine.errors import EngineStopped
-from sd_worker.engine.models.loads import Models
 from sd_worker.engine.models.model_loading import ModelSource
 from sd_worker.engine.row_caps import RowCaps
-from sd_worker.engine.tasks import Cancelled, Finished, Outcome, Progress
-
-
-def engine_telling(
-    source: ModelSource, on_progress: Callable[[Progress], None], on_outcome: Callable[[Outcome], None]
-) -> EngineThread:
-    return EngineThread(Models(source, CPU), RowCaps(CPU, fixed=8), Listeners(on_progress, on_outcome))
+from sd_worker.engine.tasks import Cancelled, Finished
 
 
 def test_stop_cancels_what_is_queued_and_what_runs(create_engine: CreateEngine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -101,19 +101,12 @@ def test_lcm_refuses_too_many_steps_each_time(model: LoadedModel) -> None:
             create_task_pipeline(model, txt2img(scheduler="lcm", steps=51).parameters)
 
 
-@pytest.fixture
-def engine(source: ModelSource) -> Iterator[TickedEngine]:
-    engine = TickedEngine(source, "sd1")
-    yield engine
-    engine.stop()
-
-
-def test_what_is_made_once_for_a_model_goes_with_it(engine: TickedEngine) -> None:
+def test_what_is_made_once_for_a_model_goes_with_it(ticked: TickedEngine) -> None:
     for kind, scheduler in [("txt2img", "k-lms"), ("img2img", "unipc"), ("inpaint", "ddim")]:
-        engine.finish(KINDS[kind](scheduler=scheduler))
-    unet = weakref.ref(network_of(engine.models, "sd1", "unet"))
+        ticked.finish(KINDS[kind](scheduler=scheduler))
+    unet = weakref.ref(network_of(ticked.models, "sd1", "unet"))
 
-    engine.models.drop("sd1")
+    ticked.models.drop("sd1")
 
     gc.collect()
     assert unet() is None

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from nats.aio.msg import Msg
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
 from sd_common.backlog import Backlog, LaneBacklog
 from sd_common.messages import now
@@ -66,7 +66,7 @@ class Fleet:
         asyncio.run(cast(Any, self._client.tell(message)))
 
     def page(self) -> Page:
-        return Page(generate_latest(self._registry).decode())
+        return Page.of(self._registry)
 
     def keys(self) -> set[str]:
         return {dict(labels)["model_key"] for labels in self.page().labels("sd_backlog_jobs")}

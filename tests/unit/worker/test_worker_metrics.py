@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from prometheus_client import generate_latest
-
 from sd_worker.engine.reports import MemoryUse, ModelDropped, ModelLoad, PassMade, Workload
 from sd_worker.engine_bridge import EngineBridge
 from sd_worker.metrics import WorkerMetrics
@@ -25,7 +23,7 @@ class _Engine:
 
 
 def _page(metrics: WorkerMetrics) -> Page:
-    return Page(generate_latest(metrics.process.registry).decode())
+    return Page.of(metrics.process.registry)
 
 
 def test_workers_add_up_but_for_the_gpu_that_they_share() -> None:

@@ -33,8 +33,3 @@ async def num_given_out(client: NatsClient) -> int:
 async def num_pulls_waiting(client: NatsClient) -> int:
     """Pulls that found no job yet."""
     return (await client.jetstream().consumer_info(JOBS, KEY)).num_waiting or 0
-
-
-async def is_so_many(asked: Awaitable[int], expected: int) -> bool:
-    """For `until`."""
-    return await asked == expected

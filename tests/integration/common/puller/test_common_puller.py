@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from integration.common.makers import KEY, REST, new_job, until
+from integration.common.makers import KEY, REST, new_job
 from integration.common.puller.jobs_in_hand import (
     SOON_S,
     OpenPuller,
-    is_so_many,
     num_given_out,
     num_pulls_waiting,
     task_id,
@@ -22,6 +21,7 @@ from sd_common.puller import Puller, next_of
 from sd_common.streams import JOBS, jobs_consumer_name
 from sd_common.subjects import ModelLane
 from support.jobs import num_jobs
+from support.waiting import once
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -49,7 +49,7 @@ async def test_a_job_is_in_hand_as_soon_as_it_is_published(puller: Puller, queue
 async def test_no_job_is_none_and_the_pull_stays_open(puller: Puller, queue: JobQueue, nats_client: NatsClient) -> None:
     for _ in range(3):
         assert await puller.next(0.02) is None
-    await until(lambda: is_so_many(num_pulls_waiting(nats_client), 1))
+    await once(lambda: num_pulls_waiting(nats_client), lambda num: num == 1)
     job = new_job()
     await queue.publish(job)
     assert task_id(await puller.next(SOON_S)) == job.task_id

@@ -6,11 +6,10 @@ import asyncio
 import random
 
 import pytest
-from integration.common.makers import KEY, new_job, until
+from integration.common.makers import KEY, new_job
 from integration.common.puller.jobs_in_hand import (
     SOON_S,
     OpenPuller,
-    is_so_many,
     num_given_out,
     num_pulls_waiting,
     task_id,
@@ -22,6 +21,7 @@ from sd_common.puller import Puller
 from sd_common.streams import DEFAULT_ACK_WAIT_S, JOBS
 from support.connections import connected
 from support.servers import NatsServer, nats_settings_of
+from support.waiting import once
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -33,7 +33,7 @@ async def test_close_hands_back_what_was_not_taken(
     assert await puller.next(0.01) is None  # leaves a pull open
     job = new_job()
     await queue.publish(job)
-    await until(lambda: is_so_many(num_given_out(nats_client), 1))
+    await once(lambda: num_given_out(nats_client), lambda num: num == 1)
     await puller.close()
     successor = await open_puller()
     message = await successor.next(SOON_S)
@@ -88,7 +88,7 @@ async def test_a_closed_puller_leaves_no_pull_behind(open_puller: OpenPuller, na
     puller = await open_puller()
     assert await puller.next(0.01) is None
     await puller.close()
-    await until(lambda: is_so_many(num_pulls_waiting(nats_client), 0))
+    await once(lambda: num_pulls_waiting(nats_client), lambda num: num == 0)
 
 
 async def test_a_puller_closes_while_the_server_is_away(open_puller: OpenPuller, nats_server: NatsServer) -> None:

@@ -8,10 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from integration.common.makers import KEY, REST, new_job, until
+from integration.common.makers import KEY, REST, new_job
 from integration.common.puller.jobs_in_hand import (
     SOON_S,
-    is_so_many,
     num_pulls_waiting,
     task_id,
 )
@@ -23,6 +22,7 @@ from sd_common.nats_client import NatsClient
 from sd_common.puller import Puller
 from sd_common.streams import JOBS
 from support.servers import NatsServer
+from support.waiting import once
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -31,7 +31,7 @@ async def test_a_waiting_pull_survives_a_server_that_is_killed(
     puller: Puller, queue: JobQueue, nats_server: NatsServer, nats_client: NatsClient
 ) -> None:
     waiting = asyncio.ensure_future(puller.next(60))
-    await until(lambda: is_so_many(num_pulls_waiting(nats_client), 1))
+    await once(lambda: num_pulls_waiting(nats_client), lambda num: num == 1)
     nats_server.kill()
     nats_server.start()
     job = new_job()
