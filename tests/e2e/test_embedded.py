@@ -125,6 +125,26 @@ def test_a_directory_that_was_readable_by_others_is_no_longer(tmp_path: Path) ->
         make_private(tmp_path / "file")
 
 
+@pytest.mark.parametrize("names", [("letter.txt",), ("lock", "log"), (".hidden",)])
+def test_a_directory_of_other_things_is_left_as_it_is(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    tmp_path.chmod(0o755)
+    with pytest.raises(CannotStart, match="files in it that are not of this service: set DATA_DIR to a directory of"):
+        make_private(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("names", [("lost+found",), ("lock", ".secrets.json.new"), ("lock", "secrets.json", "note")])
+def test_a_directory_of_ours_is_taken_also_after_a_start_that_was_cut_short(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    make_private(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
 async def test_a_program_on_this_machine_queues_jobs_as_a_publisher(stack: EmbeddedStack) -> None:
     name, _, url = (stack.directory / "data" / "publisher.env").read_text().strip().partition("=")
     assert name == "NATS_URL"
@@ -212,8 +232,50 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, model_dir: Path, name: str
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("DATA_DIR", "/tmp/" + "x" * 250, "set DATA_DIR to a shorter one"),
+        ("DATA_DIR", ".", "set DATA_DIR to a directory of its own"),  # with the log in it
+        ("HOST", "host.invalid", "set HOST to an address of this machine"),
+        ("HOST", "192.0.2.1", "set HOST to an address of this machine"),
+        ("DEVICE", "abacus", "Device 'abacus' is unknown: take auto, cpu"),
+        ("DTYPE", "int8", "Number format 'int8' is unknown: take auto, float16"),
+        ("JOBS_MAX_BYTES", str(2**60), "set DATA_DIR to a directory of another one, or set JOBS_MAX_BYTES lower"),
+    ],
+)
+def test_what_it_cannot_start_with_is_told_in_a_sentence(
+    tmp_path: Path, model_dir: Path, name: str, value: str, sentence: str
+) -> None:
+    stack = EmbeddedStack(tmp_path, model_dir, {name: value})
+    assert stack.process.wait(PATIENCE_S) == 1
+    assert sentence in stack.log.splitlines()[-1]
+    assert "Traceback" not in stack.log
+
+
+def test_all_wrong_settings_are_told_at_once_and_nothing_is_started(tmp_path: Path, model_dir: Path) -> None:
+    wrong = {
+        "PORT": "abc",
+        "WORKERS": "many",
+        "ENABLE_SIGNUP": "maybe",
+        "MODEL_MEMORY_BUDGET": "8GB",
+        "EVENTS_MAX_AGE_S": "-1",
+        "PICTURES_MAX_AGE_DAYS": "0",
+        "BASE_URL": "localhost:8000",
+        "LOG_FORMAT": "xml",
+        "OTEL_TRACES_SAMPLER": "some",
+    }
+    stack = EmbeddedStack(tmp_path, model_dir, wrong)
+    assert stack.process.wait(PATIENCE_S) == 2
+    first, *lines = stack.log.splitlines()
+    assert first == "Wrong settings:"
+    assert sorted(line.split(":")[0].strip() for line in lines) == sorted(wrong)
+    assert not (stack.directory / "data").exists()
+
+
+@pytest.mark.parametrize(
     ("env", "sentence"),
     [
+        ({"ALLOWED_MODELS": "other/model"}, "DEFAULT_MODEL is 'shapes', which ALLOWED_MODELS does not allow"),
         ({"ENABLE_SIGNUP": "maybe"}, "ENABLE_SIGNUP: must be one of 1, 0, true, false, yes, no, on, off"),
         ({"SAFETY_FILTER": "perhaps"}, "SAFETY_FILTER: Input should be 'optional' or 'required'"),
         ({"PORT": "eighty"}, "PORT: Input should be a valid integer"),
@@ -225,6 +287,7 @@ def test_a_wrong_setting_is_told_at_start(tmp_path: Path, model_dir: Path, env: 
     assert stack.process.wait(PATIENCE_S) == 2
     assert sentence in stack.log
     assert next(iter(env.values())) not in stack.log.replace(sentence, "")
+    assert "Traceback" not in stack.log
 
 
 async def test_a_second_start_on_the_same_data_is_refused_with_a_sentence(

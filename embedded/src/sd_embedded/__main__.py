@@ -7,19 +7,21 @@ import time
 
 import uvloop
 
+from sd_common.errors import Unavailable
 from sd_common.logs import configure_logs
 from sd_common.process import run_until_stopped
-from sd_common.settings import load_settings
-from sd_common.trace_export import TraceSettings, exporting_traces
+from sd_common.trace_export import exporting_traces
 from sd_embedded.app import CannotStart, EmbeddedApp
-from sd_embedded.settings import EmbeddedLogSettings, EmbeddedSettings
+from sd_embedded.child_process import ProcessNotReady
+from sd_embedded.settings import AllSettings, load_all_settings
+from sd_worker.engine.errors import DeviceUnavailable
 from sd_worker.errors import EngineFailed
 
 
-async def run() -> None:
+async def run(settings: AllSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
     started = time.monotonic()
-    app = EmbeddedApp(load_settings(EmbeddedSettings))
+    app = EmbeddedApp(settings)
 
     async def when_started() -> None:
         took_s = time.monotonic() - started
@@ -36,11 +38,12 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    configure_logs(load_settings(EmbeddedLogSettings), "embedded")
+    settings = load_all_settings()
+    configure_logs(settings.logs, "embedded")
     try:
-        with exporting_traces(load_settings(TraceSettings), "embedded"):
-            uvloop.run(run())
-    except (CannotStart, EngineFailed, OSError) as error:
+        with exporting_traces(settings.traces, "embedded"):
+            uvloop.run(run(settings))
+    except (CannotStart, DeviceUnavailable, EngineFailed, ProcessNotReady, Unavailable, OSError) as error:
         sys.exit(str(error))
 
 

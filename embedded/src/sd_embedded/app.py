@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,29 +18,28 @@ from pydantic import SecretStr
 
 from sd_auth.app import AuthApp
 from sd_auth.metrics import AuthMetrics
-from sd_auth.settings import AuthSettings
+from sd_common.errors import StoreFull
 from sd_common.metrics import ProcessMetrics
 from sd_common.nats_users import AUTH, GATEWAY, PROVISION, WORKER
-from sd_common.picture_bucket import RetentionSettings
 from sd_common.provision import provision
-from sd_common.settings import load_settings
-from sd_common.streams import StreamSettings
 from sd_embedded.child_process import ProcessNotReady
-from sd_embedded.kept_secrets import keep_secrets, write_private
+from sd_embedded.kept_secrets import SECRETS_FILE, keep_secrets, write_private
 from sd_embedded.nats_access import NatsAccess, adopt_streams
 from sd_embedded.nats_server import NatsServer
 from sd_embedded.s3_server import S3Server
-from sd_embedded.settings import EmbeddedSettings
+from sd_embedded.settings import AllSettings
 from sd_gateway.app import GatewayApp
 from sd_gateway.metrics import GatewayMetrics
-from sd_gateway.settings import GatewaySettings
 from sd_worker.app import WorkerApp
 from sd_worker.metrics import WorkerMetrics
-from sd_worker.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
 _REVIVE_INTERVAL_S = 1.0
+#: What the kernel takes as the path of a socket, less that of the S3 server below the data directory.
+_MAX_DATA_DIR_BYTES = (107 if sys.platform == "linux" else 103) - len("/s3/s3.sock")
+#: What a data directory may hold before there are secrets in it: the last is of a file system of its own.
+_NOT_OF_OTHERS = {"lock", f".{SECRETS_FILE}.new", "lost+found"}
 
 
 class CannotStart(Exception):
@@ -48,7 +50,7 @@ class EmbeddedApp:
     """The whole service in this process, and two servers as its children. Start it from the main thread: children end
     with the thread that started them."""
 
-    def __init__(self, settings: EmbeddedSettings) -> None:
+    def __init__(self, settings: AllSettings) -> None:
         self._settings = settings
         self._stack = AsyncExitStack()
 
@@ -56,12 +58,7 @@ class EmbeddedApp:
         """Return when requests are served. What had started is stopped again where a part fails."""
         settings = self._settings
         async with AsyncExitStack() as stack:
-            gateway_settings = load_settings(
-                GatewaySettings,
-                default_model=settings.default_model,
-                link_query=settings.link_query,
-                health_port=settings.health_port,
-            )
+            gateway_settings = settings.gateway
             metrics = ProcessMetrics()
             worker_metrics = WorkerMetrics(metrics)
             listening = stack.enter_context(listen(gateway_settings.host, gateway_settings.port))
@@ -69,7 +66,7 @@ class EmbeddedApp:
             if "base_url" not in gateway_settings.model_fields_set:
                 gateway_settings = gateway_settings.model_copy(update={"base_url": f"http://localhost:{port}"})
             self.base_url = gateway_settings.base_url
-            data_dir = settings.data_dir.resolve()
+            data_dir = settings.embedded.data_dir.resolve()
             make_private(data_dir)
             stack.enter_context(lock(data_dir))
             kept = keep_secrets(data_dir)
@@ -86,23 +83,20 @@ class EmbeddedApp:
             watching = asyncio.create_task(self._revive_servers(), name="revive-servers")
             stack.callback(watching.cancel)
             minio_settings = self.s3.minio_settings()
-            await provision(
-                access.settings_of(PROVISION.name, self.nats.url),
-                load_settings(StreamSettings, nats_replicas=1),
-                minio_settings,
-                load_settings(RetentionSettings),
-            )
-            auth = AuthApp(
-                load_settings(
-                    AuthSettings,
-                    secret_key=settings.secret_key or SecretStr(kept.secret_key),
-                    print_link_with_token=settings.print_link_with_token,
-                    health_port=None,
-                ),
-                access.settings_of(AUTH.name, self.nats.url),
-                AuthMetrics(metrics),
-            )
-            worker_settings = load_settings(WorkerSettings, base_url=self.base_url, health_port=None)
+            provision_settings = access.settings_of(PROVISION.name, self.nats.url)
+            try:
+                await provision(provision_settings, settings.streams, minio_settings, settings.retention)
+            except StoreFull as error:
+                num_bytes = settings.streams.jobs_max_bytes
+                raise CannotStart(
+                    f"{data_dir} has too little room for the queues and their {num_bytes:,} bytes: free some on its "
+                    "disk, set DATA_DIR to a directory of another one, or set JOBS_MAX_BYTES lower"
+                ) from error
+            auth_settings = settings.auth
+            if "secret_key" not in auth_settings.model_fields_set:
+                auth_settings = auth_settings.model_copy(update={"secret_key": SecretStr(kept.secret_key)})
+            auth = AuthApp(auth_settings, access.settings_of(AUTH.name, self.nats.url), AuthMetrics(metrics))
+            worker_settings = settings.worker.model_copy(update={"base_url": self.base_url})
             workers = [
                 WorkerApp(
                     worker_settings.model_copy(update={"worker_name": f"{worker_settings.worker_name}-{number}"}),
@@ -110,7 +104,7 @@ class EmbeddedApp:
                     minio_settings,
                     worker_metrics,
                 )
-                for number in range(settings.workers)
+                for number in range(settings.embedded.workers)
             ]
             self._workers = workers
             self._gateway = GatewayApp(
@@ -130,7 +124,7 @@ class EmbeddedApp:
 
     async def link_with_token(self) -> str | None:
         """A link that makes a picture; None where it is not wanted."""
-        return await self._gateway.link_with_token() if self._settings.print_link_with_token else None
+        return await self._gateway.link_with_token() if self._settings.embedded.print_link_with_token else None
 
     async def raise_once_failed(self) -> None:
         """Raises `EngineFailed` once the engine of a worker can do nothing any more: workers share this process, and
@@ -169,22 +163,40 @@ def lock(data_dir: Path) -> Iterator[None]:
 
 def make_private(data_dir: Path) -> None:
     """Make the directory one for its owner alone, also where it is there: files of the servers below it are readable by
-    all. Raises `CannotStart`."""
+    all. Raises `CannotStart`, also where it has other things than ours in it, and leaves it as it is then."""
+    num_bytes = len(os.fsencode(data_dir))
+    if num_bytes > _MAX_DATA_DIR_BYTES:
+        raise CannotStart(
+            f"The path of DATA_DIR has {num_bytes} bytes, and the sockets below it find room within "
+            f"{_MAX_DATA_DIR_BYTES}: set DATA_DIR to a shorter one"
+        )
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data_dir.chmod(0o700)
+        names = {path.name for path in data_dir.iterdir()}
+        # A start that was cut short may have left no secrets.
+        is_ours = SECRETS_FILE in names or names <= _NOT_OF_OTHERS
+        if is_ours:
+            data_dir.chmod(0o700)
     except OSError as error:
         raise CannotStart(
             f"{data_dir} cannot be made a directory for you alone ({error.strerror}): set DATA_DIR to another one"
         ) from error
+    if not is_ours:
+        raise CannotStart(
+            f"{data_dir} has files in it that are not of this service: set DATA_DIR to a directory of its own, one "
+            "that is empty or not there yet"
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Take the gateway's port, before anything else is started. Raises `CannotStart`."""
     try:
+        socket.getaddrinfo(host, port, socket.AF_INET)  # create_server makes no difference between its errors
         return socket.create_server((host, port), backlog=1024)
     except OSError as error:
-        raise CannotStart(f"Cannot listen on {host}:{port} ({error.strerror}): set PORT to another one") from error
+        is_host_wrong = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        remedy = "HOST to an address of this machine, such as 127.0.0.1" if is_host_wrong else "PORT to another one"
+        raise CannotStart(f"Cannot listen on {host}:{port} ({error.strerror}): set {remedy}") from error
 
 
 def _directory(path: Path) -> Path:

@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field
 
 from sd_common.nats_users import users
 
+SECRETS_FILE = "secrets.json"
+
 
 def _nats_passwords() -> dict[str, str]:
     return {user.name: secrets.token_hex(20) for user in users()}
@@ -30,7 +32,7 @@ def keep_secrets(directory: Path) -> KeptSecrets:
 
     The file is readable by its owner alone.
     """
-    file = directory / "secrets.json"
+    file = directory / SECRETS_FILE
     kept = KeptSecrets.model_validate_json(file.read_text()) if file.exists() else KeptSecrets()
     for name, password in _nats_passwords().items():
         kept.nats_passwords.setdefault(name, password)

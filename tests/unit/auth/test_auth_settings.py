@@ -61,6 +61,8 @@ def test_previous_secrets_are_separated_by_commas(monkeypatch: pytest.MonkeyPatc
         ("ACCESS_TOKEN_EXPIRE_MINUTES", "0"),
         ("HEALTH_PORT", "65536"),
         ("HEALTH_PORT", "none"),
+        ("PUBLISHERS", "a b"),
+        ("PUBLISHERS", "internal,a.b"),
     ],
 )
 def test_a_wrong_variable_is_named_and_its_value_is_not_shown(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from sd_common.logs import LogSettings
 from sd_common.nats_settings import NatsSettings
 from sd_common.pictures import PictureSettings
 from sd_common.s3_client import MinioSettings
-from sd_common.settings import Flag, Settings, load_settings
+from sd_common.settings import BaseUrl, Flag, Settings, load_settings, loading_settings
 from sd_common.streams import StreamSettings
+from sd_common.trace_export import TraceSettings
 from support.certificates import make_certificate
 
 _ALL = (NatsSettings, StreamSettings, MinioSettings, PictureSettings, LogSettings)
@@ -23,9 +25,14 @@ class _Flags(Settings):
     enable_that: Flag = True
 
 
+class _Addresses(Settings):
+    port: int = 8000
+    base_url: BaseUrl = Field(default_factory=lambda data: f"http://localhost:{data['port']}")
+
+
 @pytest.fixture(autouse=True)
 def only_own_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for settings_class in (*_ALL, _Flags):
+    for settings_class in (*_ALL, _Flags, _Addresses, TraceSettings):
         for name in settings_class.model_fields:
             monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)  # no .env
@@ -130,7 +137,7 @@ def test_a_wrong_form_of_logs_is_told(
     monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit):
         load_settings(LogSettings)
-    assert f"  {name}: String should match pattern" in capsys.readouterr().err
+    assert f"  {name}: Input should be '" in capsys.readouterr().err
 
 
 def test_secrets_do_not_show_in_representations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +258,7 @@ def test_files_that_cannot_be_read_are_told(
     ("settings_class", "name", "held", "sentence"),
     [
         (MinioSettings, "MINIO_SECRET_KEY", "x", "MINIO_SECRET_KEY_FILE: MINIO_SECRET_KEY is set as well: keep one of"),
-        (LogSettings, "LOG_LEVEL", "hunter2", "LOG_LEVEL: String should match pattern"),
+        (LogSettings, "LOG_LEVEL", "hunter2", "LOG_LEVEL: Input should be 'DEBUG'"),
     ],
     ids=["a value and a file", "a wrong value in the file"],
 )
@@ -287,6 +294,8 @@ def test_what_a_program_gives_goes_before_files(monkeypatch: pytest.MonkeyPatch)
         "nats://host:port",
         "nats://host:4222,nats://user:hunter2/2@host",
         "nats://",
+        "http://127.0.0.1:4222",
+        "nats://host,unix:///socket",
     ],
 )
 def test_what_is_no_url_of_a_server_is_told_with_what_to_do(
@@ -303,8 +312,101 @@ def test_what_is_no_url_of_a_server_is_told_with_what_to_do(
 
 @pytest.mark.parametrize(
     "url",
-    ["host", "host:4222", "nats://u:p%2F@host", "nats://u:p@p@[::1]:1,tls://b", "ws://host:80/path", "nats://host/"],
+    [
+        "host",
+        "host:4222",
+        "nats://u:p%2F@host",
+        "nats://u:p@p@[::1]:1,tls://b",
+        "ws://host:80/path,wss://host",
+        "nats://host/",
+    ],
 )
 def test_urls_of_servers_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NATS_URL", url)
     assert load_settings(NatsSettings).servers == url.split(",")
+
+
+def _told_of_all(groups: Sequence[type[Settings]], capture: pytest.CaptureFixture[str]) -> str:
+    def load_all() -> None:
+        with loading_settings() as loader:
+            for settings_class in groups:
+                loader.load(settings_class)
+
+    with pytest.raises(SystemExit) as ended:
+        load_all()
+    assert ended.value.code == 2
+    return capture.readouterr().err
+
+
+def test_what_is_wrong_in_several_groups_is_told_at_once_and_each_variable_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ENABLE_IT", "maybe")
+    monkeypatch.setenv("NATS_REPLICAS", "none")
+    first, *lines = _told_of_all((_Flags, StreamSettings, _Flags), capsys).splitlines()
+    assert first == "Wrong settings:"
+    assert [line.split(":")[0].strip() for line in lines] == ["ENABLE_IT", "NATS_REPLICAS"]
+
+
+def test_groups_that_are_loaded_together_are_as_those_loaded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NATS_REPLICAS", "3")
+    with loading_settings() as loader:
+        streams, flags = loader.load(StreamSettings, jobs_max_per_model=1), loader.load(_Flags)
+    assert (streams.nats_replicas, streams.jobs_max_per_model, flags) == (3, 1, load_settings(_Flags))
+
+
+def test_a_default_that_follows_from_a_wrong_variable_is_no_second_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", "abc")
+    told = _told(_Addresses, capsys)
+    assert [line.split(":")[0].strip() for line in told.splitlines()] == ["Wrong settings", "PORT"]
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "name", "value", "sentence"),
+    [
+        (_Addresses, "BASE_URL", "http://host/", "must be a URL such as https://example.org or"),
+        (_Addresses, "BASE_URL", "localhost:8000", "must be a URL such as https://example.org or"),
+        (MinioSettings, "MINIO_ENDPOINT", "http://host:9000", "must be host:port, without a scheme and a path"),
+        (TraceSettings, "OTEL_EXPORTER_OTLP_ENDPOINT", "host:4318", "must be a URL such as http://collector:4318"),
+    ],
+)
+def test_what_an_address_should_look_like_is_told(
+    settings_class: type[Settings],
+    name: str,
+    value: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert f"  {name}: {sentence}" in _told(settings_class, capsys)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8000", "https://example.org/sd", "http://[::1]:80"])
+def test_base_urls_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BASE_URL", url)
+    assert load_settings(_Addresses).base_url == url
+
+
+@pytest.mark.parametrize("line", ["ENABLE_IT: hunter2", "ENABLE_IT:hunter2", "ENABLE_IT hunter2", 'ENABLE_IT="hunter2'])
+def test_a_line_of_the_env_file_that_is_no_setting_is_told_once_with_its_number(
+    line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path(".env").write_text(f"# A comment\nexport NATS_REPLICAS=3\n\n{line}\n")
+    told = _told_of_all((_Flags, StreamSettings), capfd)
+    assert told == "Wrong settings:\n  .env: line 4 must be empty, a comment after #, or NAME=value\n"
+
+
+def test_an_env_file_that_is_no_text_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Path(".env").write_bytes("LOG_LEVEL=INFO # größer\n".encode("latin-1"))
+    assert _told(LogSettings, capsys) == "Wrong settings:\n  .env: holds no UTF-8 text: save it in this encoding\n"
+
+
+def test_what_an_env_file_may_hold() -> None:
+    Path(".env").write_text(
+        "\ufeff# One\n\nexport NATS_REPLICAS=3 # three\nEVENTS_MAX_AGE_S = '100'\nEMPTY=\nBARE\nLONG=\"a\nb\"\n"
+    )
+    settings = load_settings(StreamSettings)
+    assert (settings.nats_replicas, settings.events_max_age_s) == (3, 100)

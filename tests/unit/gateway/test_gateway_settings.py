@@ -32,7 +32,10 @@ def test_hosts_of_remote_images_are_read(monkeypatch: pytest.MonkeyPatch, value:
     assert _loaded(monkeypatch, REMOTE_IMAGES=value).remote_images == hosts
 
 
-@pytest.mark.parametrize("value", ["https://example.org", "example.org/path", "a b", ",", "user@example.org"])
+@pytest.mark.parametrize(
+    "value",
+    ["https://example.org", "example.org/path", "a b", ",", "user@example.org", "yes", "1", "False", "on,example.org"],
+)
 def test_what_is_no_host_is_an_error_at_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:

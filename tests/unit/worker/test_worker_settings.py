@@ -64,3 +64,14 @@ def test_models_of_the_command_line_come_before_those_of_the_environment(
     with pytest.raises(SystemExit):
         main()
     assert "MODELS names 'tiny', which ALLOWED_MODELS does not allow" in capsys.readouterr().err
+
+
+def test_a_directory_of_models_that_is_given_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A worker without any serves models of the hub."""
+    assert load_settings(WorkerSettings).model_dir == Path("models")
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
+    assert load_settings(WorkerSettings).model_dir == tmp_path
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / "nowhere"))
+    assert "  MODEL_DIR: Path does not point to a directory" in _refusal(capsys)

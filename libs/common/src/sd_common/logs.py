@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Literal
 
 import structlog
 from opentelemetry import trace
@@ -14,16 +15,16 @@ from sd_common.settings import Settings
 
 _NOISY_LOGGERS = ("nats", "urllib3", "httpx", "httpx2", "filelock", "asyncio")
 
+LogFormat = Literal["json", "console"]
+
 
 class LogSettings(Settings):
     """How to log."""
 
-    log_level: str = Field(
-        default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR."
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR."
     )
-    log_format: str = Field(
-        default="json", pattern="^(json|console)$", description="`json`, one object a line, or `console`."
-    )
+    log_format: LogFormat = Field(default="json", description="`json`, one object a line, or `console`.")
 
 
 def configure_logs(settings: LogSettings, service: str) -> None:

@@ -10,6 +10,9 @@ from pydantic import Field, FilePath, SecretStr, field_validator, model_validato
 
 from sd_common.settings import Settings, split_at_commas
 
+#: That nats-py speaks. It waits for ever for a server of another.
+_SCHEMES = ("nats", "tls", "ws", "wss")
+
 
 def _is_server_url(text: str) -> bool:
     try:
@@ -18,7 +21,8 @@ def _is_server_url(text: str) -> bool:
     except ValueError:
         return False
     # Where a password has a slash, what is behind it is taken for the path.
-    return bool(url.hostname) and port > 0 and "@" not in url.path + url.query + url.fragment
+    is_known = url.scheme in _SCHEMES
+    return is_known and bool(url.hostname) and port > 0 and "@" not in url.path + url.query + url.fragment
 
 
 class NatsSettings(Settings):
@@ -42,8 +46,9 @@ class NatsSettings(Settings):
     def check_urls(cls, value: SecretStr) -> SecretStr:
         if not all(map(_is_server_url, split_at_commas(value.get_secret_value()) or [""])):
             raise ValueError(
-                "must be URLs such as nats://127.0.0.1:4222, separated by commas. A password with a character that has "
-                "a meaning in URLs, such as / or #, goes to NATS_PASSWORD, and its user to NATS_USER"
+                "must be URLs such as nats://127.0.0.1:4222 (or tls://, ws://, wss://), separated by commas. A "
+                "password with a character that has a meaning in URLs, such as / or #, goes to NATS_PASSWORD, and its "
+                "user to NATS_USER"
             )
         return value
 

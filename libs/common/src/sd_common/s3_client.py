@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 import structlog
 import urllib3
@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr
 
 from sd_common.errors import StoreFull, Unavailable
 from sd_common.metrics import S3Metrics
-from sd_common.settings import Flag, Settings
+from sd_common.settings import Flag, Settings, matching
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,9 @@ T = TypeVar("T")
 class MinioSettings(Settings):
     """Where pictures are stored: any S3 server."""
 
-    minio_endpoint: str = Field(default="127.0.0.1:9000", pattern="^[^/]+$", description="host:port of the S3 server.")
+    minio_endpoint: Annotated[str, matching("[^/]+", "must be host:port, without a scheme and a path")] = Field(
+        default="127.0.0.1:9000", description="host:port of the S3 server."
+    )
     minio_access_key: str = Field(description="Access key of the S3 server.")
     minio_secret_key: SecretStr = Field(description="Secret key of the S3 server.")
     minio_bucket: str = Field(default="pictures", min_length=3, description="Bucket of the pictures.")

@@ -5,10 +5,14 @@ Each group stands in the module of the part that it is for.
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BeforeValidator, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -17,10 +21,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from sd_common.env_file import check_env_file
 from sd_common.setting_files import SettingFiles
 
 _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"", "0", "false", "no", "off"})
+#: What a flag may be.
+FLAG_WORDS = _ON | _OFF
 
 
 def parse_flag(value: Any) -> Any:
@@ -50,6 +57,27 @@ def parse_names(value: Any) -> Any:
 
 #: pydantic-settings would take the variable for JSON.
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_names)]
+
+
+def matching(pattern: str, sentence: str) -> AfterValidator:
+    """For the type of a setting that matches `pattern` as a whole; `sentence` is told where it does not."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(sentence)
+        return value
+
+    return AfterValidator(check)
+
+
+#: Where clients reach the gateway.
+BaseUrl = Annotated[
+    str,
+    matching(
+        r"https?://[^/\s]+(/[^/\s]+)*",
+        "must be a URL such as https://example.org or http://localhost:8000, without a slash at the end",
+    ),
+]
 
 
 class Settings(BaseSettings):
@@ -89,14 +117,50 @@ class Settings(BaseSettings):
 S = TypeVar("S", bound=Settings)
 
 
+class SettingsLoader:
+    """Loads groups of settings, and collects what is wrong with them."""
+
+    def __init__(self) -> None:
+        #: Lines for the operator; a variable that several groups read has one.
+        self._wrong: dict[str, None] = {}
+
+    def load(self, settings_class: type[S], **overrides: Any) -> S:
+        """The group; where it is wrong, one that is not to be used."""
+        env_file = overrides.get("_env_file", settings_class.model_config.get("env_file"))
+        try:
+            if env_file is not None:
+                check_env_file(Path(env_file))
+            return settings_class(**overrides)
+        except ValidationError as error:
+            entries = error.errors(include_input=False)
+            # That a default follows from a variable which is wrong is no second mistake.
+            entries = [entry for entry in entries if entry["type"] != "default_factory_not_called"]
+            lines = [f"{_variable(entry['loc'])}: {_sentence(entry)}" for entry in entries]
+        except ValueError as error:  # of the file
+            lines = [str(error)]
+        self._wrong |= dict.fromkeys(lines)
+        return cast("S", settings_class.model_construct())  # the plugin of mypy takes it for one of the base
+
+    def end_where_wrong(self) -> None:
+        """End the process with a line per wrong variable, if there are any. Values are never shown."""
+        if self._wrong:
+            lines = [f"  {line}" for line in self._wrong]
+            print("Wrong settings:", *lines, sep="\n", file=sys.stderr)  # noqa: T201 - before logs are configured
+            raise SystemExit(2)
+
+
+@contextmanager
+def loading_settings() -> Iterator[SettingsLoader]:
+    """Load several groups inside: the process ends behind it where any is wrong, with the lines of all."""
+    loader = SettingsLoader()
+    yield loader
+    loader.end_where_wrong()
+
+
 def load_settings(settings_class: type[S], **overrides: Any) -> S:
     """Read `settings_class`, or end the process with a line per wrong variable. Values are never shown."""
-    try:
-        return settings_class(**overrides)
-    except ValidationError as error:
-        lines = [f"  {_variable(entry['loc'])}: {_sentence(entry)}" for entry in error.errors(include_input=False)]
-        print("Wrong settings:", *lines, sep="\n", file=sys.stderr)  # noqa: T201 - before logs are configured
-        raise SystemExit(2) from None
+    with loading_settings() as loader:
+        return loader.load(settings_class, **overrides)
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

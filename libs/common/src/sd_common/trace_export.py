@@ -6,23 +6,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sd_common.settings import Settings
+from sd_common.settings import Settings, matching
 from sd_common.tracing import tracing_with
 
 #: For what is left when a service stops. A collector that is away must not hold it up for longer.
 _FLUSH_WITHIN_S = 5.0
 
+_URL = matching("https?://[^/]+.*", "must be a URL such as http://collector:4318")
+
 
 class TraceSettings(Settings):
     """Where traces go. OpenTelemetry names these, and reads more (`OTEL_…`) from the environment alone."""
 
-    otel_exporter_otlp_endpoint: str | None = Field(
+    otel_exporter_otlp_endpoint: Annotated[str, _URL] | None = Field(
         default=None,
-        pattern="^https?://[^/]+",
         description="URL of an OpenTelemetry collector that takes OTLP over HTTP. Empty: nothing is traced.",
     )
     otel_traces_sampler: Literal[

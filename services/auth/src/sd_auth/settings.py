@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from sd_common.health import HealthHost, HealthPort
 from sd_common.nats_users import DEFAULT_PUBLISHER
 from sd_common.settings import Flag, Names, Settings, split_at_commas
+from sd_common.subjects import check_token
 
 MIN_SECRET_KEY_CHARS = 32
 
@@ -47,6 +48,13 @@ class AuthSettings(Settings):
     def previous_secret_keys(self) -> list[SecretStr]:
         """Each of `SECRET_KEY_PREVIOUS`."""
         return [SecretStr(secret) for secret in split_at_commas(self.secret_key_previous.get_secret_value())]
+
+    @field_validator("publishers")
+    @classmethod
+    def check_publishers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            check_token(name)
+        return names
 
     @field_validator("secret_key")
     @classmethod

@@ -12,7 +12,7 @@ from pydantic_settings import NoDecode
 from sd_common.allowed_models import is_model_allowed
 from sd_common.health import HealthHost, HealthPort
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, parse_names, split_at_commas
+from sd_common.settings import FLAG_WORDS, BaseUrl, Flag, parse_names, split_at_commas
 from sd_common.task_limits import SafetySettings, TaskSettings
 from sd_gateway.rate_limits import Rate, RateSetting
 from sd_gateway.remote_urls import RemoteImages
@@ -49,7 +49,8 @@ def parse_remote_images(value: object) -> object:
     if word in ("off", "public"):
         return word
     patterns = tuple(split_at_commas(word))
-    if not patterns or not all(map(_HOST_PATTERN.fullmatch, patterns)):
+    # A flag's word would be taken for a host, and no picture be fetched.
+    if not patterns or not FLAG_WORDS.isdisjoint(patterns) or not all(map(_HOST_PATTERN.fullmatch, patterns)):
         raise ValueError("must be off, public, or hosts such as images.example.org,*.example.com")
     return patterns
 
@@ -59,9 +60,8 @@ class GatewaySettings(TaskSettings, SafetySettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    base_url: str = Field(
+    base_url: BaseUrl = Field(
         default_factory=lambda data: f"http://localhost:{data.get('port', 8000)}",
-        pattern="^https?://.+[^/]$",
         description="Where clients reach the gateway, without a slash at the end; blob URLs begin with it, and its "
         "own web pages are those of this origin. Workers need the same. Default: `http://localhost:<PORT>`.",
     )

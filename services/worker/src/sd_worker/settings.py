@@ -8,14 +8,14 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, DirectoryPath, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from sd_common.allowed_models import is_model_allowed
 from sd_common.health import HealthHost, HealthPort
 from sd_common.model_names import canonical_model_name
 from sd_common.parameters import ModelName
-from sd_common.settings import Flag, Names, parse_names
+from sd_common.settings import BaseUrl, Flag, Names, parse_names
 from sd_common.streams import DEFAULT_ACK_WAIT_S
 from sd_common.task_limits import SafetySettings, TaskSettings
 
@@ -27,13 +27,14 @@ def _name_of_this_process() -> str:
 class WorkerSettings(TaskSettings, SafetySettings):
     """What a worker reads besides NATS_*, MINIO_*, LOG_* and OTEL_*."""
 
-    base_url: str = Field(
+    base_url: BaseUrl = Field(
         default="http://localhost:8000",
-        pattern="^https?://.+[^/]$",
         description="Where clients reach the gateway, as in the gateway's own settings; blob URLs begin with it.",
     )
-    model_dir: Path = Field(
-        default=Path("models"), description="Directory of models in the diffusers format, named by the path below it."
+    model_dir: DirectoryPath = Field(
+        default=Path("models"),
+        validate_default=False,  # models of the hub need none
+        description="Directory of models in the diffusers format, named by the path below it.",
     )
     huggingface_token: SecretStr | None = Field(
         default=None, description="Token for gated models on the Hugging Face hub."
