@@ -37,7 +37,7 @@ def _assert_problem(answer: Answered, status: int, sentence: str, field: str | N
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"model": "../etc"}, "model", "repository id on the hub"),
         ({"prompt": None}, "prompt", "valid string"),
-        ({"colour": "red"}, "colour", "Extra inputs are not permitted"),
+        ({"colour": "red"}, "colour", "There is no such field, only prompt, negative_prompt, "),
         ({"params_type": "img2img"}, "initial_image", "Field required"),
     ],
 )

@@ -43,7 +43,7 @@ def _made_possible(case: Case[Any]) -> Case[Any]:
 def _ask(case: Case[Any], gateway_url: str, token: str | None) -> None:
     """Raise where the answer is not as documented, or is a failure; or what it names as its `Location` is not there."""
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    answer = case.call_and_validate(gateway_url, headers=headers, excluded_checks=_NOT_CHECKED)
+    answer = case.call_and_validate(gateway_url, headers=headers, excluded_checks=_NOT_CHECKED, allow_redirects=False)
     if location := answer.headers.get("location"):
         there = requests.get(gateway_url + urlsplit(location[0]).path, headers=headers, timeout=60)
         assert there.status_code == 200

@@ -224,6 +224,7 @@ _WAYS: dict[int, Callable[[Asker], requests.Response]] = {
     101: _succeed,
     200: _succeed,
     204: _succeed,
+    302: lambda asker: asker.ask(allow_redirects=False),
     304: _not_modified,
     400: _malformed,
     401: _not_authenticated,

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from sd_common.blob_ids import new_blob_id
-from sd_common.blob_store import Blob, BlobStore
+from sd_common.blob_store import Blob, BlobHead, BlobStore
 from sd_common.errors import BlobNotFound, BlobTaken, StoreFull, Unavailable
 from sd_common.metrics import ProcessMetrics
 from sd_common.s3_client import MinioSettings
@@ -91,6 +91,13 @@ async def test_of_a_blob_that_is_known_no_bytes_are_read(blob_store: BlobStore) 
     assert (await blob_store.get(blob_id, admitted.append, lambda told: told != etag)).data == data
 
 
+@pytest.mark.parametrize("size", [0, 3, 200_000])
+async def test_the_head_of_a_blob_tells_what_it_is(size: int, blob_store: BlobStore) -> None:
+    blob_id, data = new_blob_id(), os.urandom(size)
+    await blob_store.put(blob_id, data, "image/png")
+    assert await blob_store.head(blob_id) == BlobHead(data[:16], size, (await blob_store.get(blob_id)).etag)
+
+
 class _ServerWithoutLengths(BaseHTTPRequestHandler):
     """Says by the end of the connection where the end of a picture is, as no S3 server known to us does."""
 
@@ -123,6 +130,8 @@ async def test_a_blob_that_is_not_there_is_told(blob_store: BlobStore) -> None:
         await blob_store.get(blob_id)
     with pytest.raises(BlobNotFound, match=blob_id):
         await blob_store.check_exists(blob_id)
+    with pytest.raises(BlobNotFound, match=blob_id):
+        await blob_store.head(blob_id)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * 1024 * 1024 + 1, 20 * 1024 * 1024])

@@ -72,6 +72,42 @@ async def test_what_is_no_http_is_answered_without_sniffing(client: Client) -> N
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/docs", 200),
+        ("/static/docs.js", 200),
+        ("/openapi.json", 200),
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/models", 200),
+        ("/tasks", 200),
+        ("/task/none", 404),
+        ("/nowhere", 404),
+        ("/blob/none", 404),
+        ("/blob/abcdefghijklmnopqrstuvwx", 404),
+    ],
+)
+async def test_a_head_is_that_of_the_get(path: str, status: int, client: Client) -> None:
+    head, answer = await client.request("HEAD", path), await client.get(path)
+    assert (head.status, head.body) == (answer.status, b"") == (status, b"")
+    assert {**head.headers, "Date": ""} == {**answer.headers, "Date": ""}
+
+
+@pytest.mark.parametrize("path", ["/txt2img", "/img2img", "/inpaint", "/events", "/task"])
+async def test_what_makes_something_or_keeps_it_open_has_no_head(path: str, client: Client) -> None:
+    assert (await client.request("HEAD", f"{path}?prompt=x")).status == 405
+
+
+async def test_the_address_of_the_service_leads_to_its_documents(client: Client) -> None:
+    for method in ("GET", "HEAD"):
+        answer = await client.request(method, "/", allow_redirects=False)
+        assert (answer.status, answer.headers["Location"]) == (302, "/docs")
+    answer = await client.get("/", headers=_BROWSER)
+    assert answer.status == 200
+    assert b"swagger-ui" in answer.body
+
+
 @pytest.mark.parametrize("path", ["/docs", "/nowhere", "/txt2img"])
 async def test_pages_work_under_their_policy(path: str, client: Client) -> None:
     """They have no script and no style of their own, and what they load is there, of the type that it must be."""
@@ -111,6 +147,9 @@ async def test_a_blob_is_served_as_what_it_is_whatever_it_was_stored_as(
     assert answer.headers["Content-Type"] == content_type
     assert answer.headers["Content-Disposition"] == disposition
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    head = await client.request("HEAD", f"/blob/{blob_id}", headers=_BROWSER)
+    assert (head.status, head.body) == (200, b"")
+    assert {**head.headers, "Date": ""} == {**answer.headers, "Date": ""}
     policy = _policy(answer.headers)
     assert (policy["default-src"], policy["sandbox"], policy["frame-ancestors"]) == (["'none'"], [], ["'none'"])
     assert "script-src" not in policy

@@ -102,6 +102,8 @@ async def test_what_holds_no_bytes_of_its_own_is_answered_though_answers_hold_al
             for known in (etag, f'"another", W/{etag}', "*"):
                 not_modified = await client.get(blob_path, headers={"If-None-Match": known})
                 assert (not_modified.status, not_modified.headers["ETag"]) == (304, etag)
+            assert (await client.request("HEAD", blob_path)).status == 200
+            assert (await client.request("HEAD", blob_path, headers={"If-None-Match": etag})).status == 304
             document = await client.get("/openapi.json")
             assert document.status == 200
             assert len(document.body) > FREE_BYTES

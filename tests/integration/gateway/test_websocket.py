@@ -14,7 +14,7 @@ import pytest_asyncio
 from aiohttp import WSCloseCode
 from integration.gateway.conftest import StartGateway
 
-from sd_common.events import AbortedEvent
+from sd_common.events import AbortedEvent, ProgressEvent
 from sd_common.nats_client import NatsClient
 from sd_common.subjects import TaskRef
 from sd_common.task_log import NO_EVENT, TaskLog
@@ -158,6 +158,34 @@ async def test_progress_that_a_slow_client_was_not_sent_is_counted(
         assert last["event_type"] == "aborted"
         assert 0 < len(sent) < _NUM_PROGRESS
         await scrape_until(metrics, lambda page: page.value(_DROPPED) == _NUM_PROGRESS - len(sent))
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+async def test_no_progress_follows_the_end_of_a_task(
+    gateway: tuple[GatewayApp, str], nats_client: NatsClient, resumes: bool
+) -> None:
+    """As of a task that was cancelled, whose worker is in the middle of a step; told live, and from the log."""
+
+    async def publish_progress(ref: TaskRef) -> None:
+        progress = ProgressEvent(task_id=ref.task_id, stage="denoising", step=1, steps=9)
+        await nats_client.publish(ref.progress, progress.model_dump_json().encode())
+
+    async with Client(gateway[1]) as client:
+        await client.take_public_token()
+        ended, running = (TaskRef(*client.user_and_session, name) for name in ("ended", "running"))
+        if resumes:
+            await TaskLog(nats_client).append(ended, AbortedEvent(task_id="ended", reason="x"), NO_EVENT)
+        async with client.events("&progress=1&since=0" if resumes else "&progress=1") as events:
+            if not resumes:
+                await TaskLog(nats_client).append(ended, AbortedEvent(task_id="ended", reason="x"), NO_EVENT)
+            assert (await events.next())["event_type"] == "aborted"
+            told: list[str] = []
+            while "running" not in told:  # progress that comes while the log is still read may be missed
+                await publish_progress(ended)
+                await publish_progress(running)
+                with contextlib.suppress(TimeoutError):
+                    told.append((await asyncio.wait_for(events.next(), 1))["task_id"])
+            assert "ended" not in told
 
 
 async def test_what_is_stored_after_the_handshake_is_heard(

@@ -45,6 +45,20 @@ def test_pngs_of_every_mode_are_opened(mode: str) -> None:
     assert open_picture(_encoded("PNG", mode=mode), _LIMITS).image.size == (32, 16)
 
 
+@pytest.mark.parametrize("options", [{}, {"transparency": 65535}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_16_bits_of_grey_are_those_of_8(mode: str, options: dict[str, Any]) -> None:
+    """In the modes that initial images and masks are made of it."""
+    deep, plain = Image.new("I;16", (256, 1)), Image.new("L", (256, 1))
+    for x in range(256):
+        deep.putpixel((x, 0), x * 65535 // 255)
+        plain.putpixel((x, 0), x)
+    buffer = io.BytesIO()
+    deep.save(buffer, "PNG", **options)
+    opened = open_picture(buffer.getvalue(), _LIMITS).image
+    assert opened.convert(mode).tobytes() == plain.convert(mode).tobytes()
+
+
 def test_a_jpeg_of_a_phone_which_holds_a_second_picture_is_a_jpeg() -> None:
     data = _encoded("MPO", save_all=True, append_images=[Image.new("RGB", (32, 16), "blue")])
     picture = open_picture(data, _LIMITS)

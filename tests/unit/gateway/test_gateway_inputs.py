@@ -6,7 +6,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from sd_common.parameters import Txt2ImgParameters
-from sd_gateway.errors import FieldError, InvalidInput
+from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
+from sd_gateway.http.events import events_query
 from sd_gateway.http.inputs import read_query, token_of
 from sd_gateway.http.validation import MAX_FIELDS
 from support.gateway_requests import create_request
@@ -44,6 +45,15 @@ async def test_errors_of_a_query_name_its_parameters(query: str, fields: list[st
     assert [error.field for error in raised.value.errors] == fields
 
 
+async def test_of_a_parameter_that_there_is_not_the_closest_is_told() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        read_query(create_request("/txt2img?prompt=x&step=5", method="GET"), _txt2img)
+    assert raised.value.errors == [FieldError("step", "There is no such field: did you mean 'steps'?")]
+    with pytest.raises(InvalidInput) as raised:
+        read_query(create_request("/events?from=5", method="GET"), events_query)
+    assert raised.value.errors == [FieldError("from", "There is no such field, only since, progress")]
+
+
 async def test_a_query_of_many_parameters_is_refused_before_they_are_looked_at() -> None:
     query = "&".join(f"k{number}" for number in range(MAX_FIELDS + 1))
     with pytest.raises(InvalidInput) as raised:
@@ -55,18 +65,32 @@ async def test_a_query_of_many_parameters_is_refused_before_they_are_looked_at()
     ("path", "headers", "token"),
     [
         ("/", {}, None),
-        ("/?token=", {}, None),
         ("/?token=a", {}, "a"),
         ("/", {"Authorization": "Bearer b"}, "b"),
         ("/", {"Authorization": "bearer  b "}, "b"),
         ("/?token=a", {"Authorization": "Bearer b"}, "b"),
         ("/?token=a", {"Authorization": "Basic dXNlcjpwYXNz"}, "a"),
-        ("/", {"Authorization": "Basic dXNlcjpwYXNz"}, None),
-        ("/", {"Authorization": "Bearer"}, None),
-        ("/", {"Authorization": "Bearer  "}, None),
+        ("/?token=", {"Authorization": "Bearer b"}, "b"),
     ],
 )
 async def test_a_token_is_taken_from_the_header_or_else_the_query(
     path: str, headers: dict[str, str], token: str | None
 ) -> None:
     assert token_of(create_request(path, headers=headers)) == token
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "sentence"),
+    [
+        ("/?token=", {}, "The token in `\\?token=` is empty"),
+        ("/?token=", {"Authorization": "Basic dXNlcjpwYXNz"}, "The token in `\\?token=` is empty"),
+        ("/", {"Authorization": "Basic dXNlcjpwYXNz"}, "The header Authorization must be `Bearer <token>`"),
+        ("/", {"Authorization": "secret"}, "The header Authorization must be `Bearer <token>`"),
+        ("/", {"Authorization": "Bearer"}, "The header Authorization must be `Bearer <token>`"),
+        ("/", {"Authorization": "Bearer  "}, "The header Authorization must be `Bearer <token>`"),
+        ("/", {"Authorization": ""}, "The header Authorization must be `Bearer <token>`"),
+    ],
+)
+async def test_a_token_that_was_lost_is_told(path: str, headers: dict[str, str], sentence: str) -> None:
+    with pytest.raises(NotAuthenticated, match=sentence):
+        token_of(create_request(path, headers=headers))

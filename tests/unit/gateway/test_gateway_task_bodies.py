@@ -18,7 +18,7 @@ _PICTURE = "/blob/abcdefghijklmnopqrstuvwx"
 
 
 def _read(body: object) -> AnyParameters:
-    return checked(lambda: task_body.validate_json(json.dumps(body), extra="forbid"))
+    return checked(task_body, lambda: task_body.validate_json(json.dumps(body), extra="forbid"))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,23 @@ def test_errors_name_the_fields_as_clients_know_them(body: dict[str, Any], field
         _read(body)
     assert sorted(error.field for error in raised.value.errors) == sorted(fields)
     assert all(f"{error.field}: {error.detail}" in str(raised.value) for error in raised.value.errors)
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"step": 1}, "There is no such field: did you mean 'steps'?"),
+        ({"negativePrompt": "x"}, "There is no such field: did you mean 'negative_prompt'?"),
+        ({"strenght": 1, "initial_image": _PICTURE}, "There is no such field: did you mean 'strength'?"),
+        ({"strenght": 1}, "There is no such field, only prompt, negative_prompt, "),  # of another kind of task
+        ({"n" * 100_000: 1}, "There is no such field, only prompt, negative_prompt, "),
+    ],
+)
+def test_of_a_field_that_there_is_not_the_closest_is_told(body: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInput) as raised:
+        _read({"prompt": "a", **body})
+    details = [error.detail for error in raised.value.errors]
+    assert any(detail.startswith(sentence) for detail in details), details
 
 
 def test_of_many_errors_some_are_told_and_how_many_more_there_are() -> None:

@@ -22,6 +22,7 @@ from sd_common.subjects import TaskRef
 _MADE_BY = "made-by"
 #: Read at once of what comes without its length.
 _PIECE_BYTES = 64 * 1024
+_BEGINNING_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,16 @@ class Blob:
 
     data: bytes
     content_type: str
+    etag: str
+
+
+@dataclass(frozen=True)
+class BlobHead:
+    """What a blob is, without all of its bytes."""
+
+    #: As many as tell what picture it is.
+    beginning: bytes
+    num_bytes: int
     etag: str
 
 
@@ -109,6 +120,25 @@ class BlobStore:
                 response.release_conn()
 
         return await self._s3.call("get", get)
+
+    async def head(self, blob_id: str) -> BlobHead:
+        """What the blob is, or `BlobNotFound`."""
+
+        def head(minio: Minio) -> BlobHead:
+            with _missing_told(blob_id):
+                there = minio.stat_object(self._bucket, blob_id)
+                beginning = self._beginning(minio, blob_id) if there.size else b""  # of nothing there is no range
+            return BlobHead(beginning, there.size or 0, there.etag or "")
+
+        return await self._s3.call("head", head)
+
+    def _beginning(self, minio: Minio, blob_id: str) -> bytes:
+        response = minio.get_object(self._bucket, blob_id, length=_BEGINNING_BYTES)
+        try:
+            return response.read()
+        finally:
+            response.close()
+            response.release_conn()
 
     async def check_exists(self, blob_id: str) -> None:
         """Raise `BlobNotFound` where there is no such blob."""

@@ -67,7 +67,16 @@ def open_picture(data: bytes, limits: PictureSettings) -> Picture:
     except Exception as error:  # Pillow's decoders raise of every kind on broken files
         raise PictureError(f"The bytes are not a whole {_TAKEN} picture") from error
     kind = "JPEG" if image.format == _MULTI_PICTURE_JPEG else str(image.format)
-    return Picture(image=upright, content_type=CONTENT_TYPES[kind])
+    return Picture(image=_in_8_bits(upright), content_type=CONTENT_TYPES[kind])
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Pillow clips the 16 bits of a greyscale PNG: almost all of it would be white."""
+    if not image.mode.startswith("I"):
+        return image
+    scaled = image.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L")
+    scaled.info.pop("transparency", None)  # a grey level in 16 bits
+    return scaled
 
 
 def _check_size(image: Image.Image, limits: PictureSettings) -> None:

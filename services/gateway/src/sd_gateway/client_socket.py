@@ -7,13 +7,21 @@ import contextlib
 import socket
 import struct
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 #: Seconds between pings. Proxies in front must not close a websocket that was quiet for as long.
 PING_INTERVAL_S = 20.0
 _CLOSE_TIMEOUT_S = 2.0
 #: `struct linger`: on, for 0 seconds.
 _LINGER_NOT = struct.pack("ii", 1, 0)
+_NO_WEBSOCKET = (
+    "Here is a websocket: open it with a client for websockets, such as `new WebSocket(…)`, or ask for one task at "
+    "GET /task/{task_id}"
+)
+_MALFORMED = (
+    "The handshake of the websocket is malformed: it needs `Connection: Upgrade`, `Sec-WebSocket-Version: 13` and a "
+    "`Sec-WebSocket-Key`"
+)
 #: Clients have nothing to say here.
 _MAX_MESSAGE_BYTES = 4096
 #: What the protocol allows, less the code.
@@ -53,6 +61,8 @@ class ClientSocket:
 async def accept(request: web.Request) -> ClientSocket:
     """Complete the handshake. Raises `web.HTTPBadRequest` where the request is none, `ConnectionError` where the client
     has gone."""
+    if request.headers.get(hdrs.UPGRADE, "").strip().lower() != "websocket":
+        raise web.HTTPBadRequest(text=_NO_WEBSOCKET)
     transport = request.transport  # the request forgets it when the client goes away
     response = web.WebSocketResponse(
         heartbeat=PING_INTERVAL_S,
@@ -62,8 +72,8 @@ async def accept(request: web.Request) -> ClientSocket:
     )
     try:
         await response.prepare(request)
-    except ValueError as error:  # aiohttp's, of a key that is not ASCII
-        raise web.HTTPBadRequest(text="The Sec-WebSocket-Key is malformed") from error
+    except (web.HTTPBadRequest, ValueError) as error:  # the latter of a key that is not ASCII
+        raise web.HTTPBadRequest(text=_MALFORMED) from error
     if transport is not None:
         transport.set_write_buffer_limits()  # events are many and small: they need not be written one by one
     return ClientSocket(response, transport)

@@ -94,6 +94,8 @@ class InputPictures:
         if blob_id := blob_id_of(self._base_url, url):
             await self._blobs.check_exists(blob_id)
             return blob_url(self._base_url, blob_id)
+        if url.startswith(("/blob/", f"{self._base_url.rstrip('/')}/")):
+            raise PictureError("This URL of this service names no picture: take one as POST /blob answers it")
         if is_remote(url):
             return await self.store(await self._remote.fetch(url, holder, share.take))
         raise PictureError("Must be a blob URL of this service, an http or https URL, or a `data:image/…;base64,` URL")

@@ -72,7 +72,9 @@ def _credentials_of_query(request: web.Request, adapter: TypeAdapter[M]) -> M:
     password = request.query.get("password")
     if password is None:
         raise InvalidInput([FieldError("password", "Field required")])
-    return checked(lambda: adapter.validate_python({"username": request.match_info["username"], "password": password}))
+    return checked(
+        adapter, lambda: adapter.validate_python({"username": request.match_info["username"], "password": password})
+    )
 
 
 def _json(message: Message) -> web.Response:

@@ -8,7 +8,7 @@ from aiohttp import ETag, hdrs, web
 from pydantic import Field, TypeAdapter
 
 from sd_common.blob_ids import is_blob_id
-from sd_common.blob_store import Blob
+from sd_common.blob_store import Blob, BlobHead
 from sd_common.errors import BlobNotFound, PictureError
 from sd_common.pictures import CONTENT_TYPES, content_type_of
 from sd_gateway.errors import FieldError, InvalidInput
@@ -53,6 +53,9 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
     def is_known(etag: str) -> bool:
         return etag in known or _ANY_ETAG in known
 
+    if request.method == hdrs.METH_HEAD:
+        head = await parts.blobs.head(blob_id)
+        return _response(head, is_known(head.etag))
     with parts.answer_bytes.share(client_address(request)) as share:
         # A client that goes away does not end the thread that reads for it: what that holds counts until the call has
         # ended. Where the store takes longer than a call may, the thread, one of few in `S3Client`, reads on uncounted.
@@ -61,15 +64,18 @@ async def get_blob(request: web.Request) -> web.StreamResponse:
         return await send(request, response) if response.body else response
 
 
-def _response(blob: Blob, is_known: bool) -> web.Response:
+def _response(blob: Blob | BlobHead, is_known: bool) -> web.Response:
     headers = {"Cache-Control": f"private, max-age={_YEAR_S}, immutable", CONTENT_SECURITY_POLICY: _POLICY}
     if is_known:
         response = web.Response(status=304, headers=headers)
     else:
         # What the bytes are, whatever was said of them when they were stored.
-        content_type = content_type_of(blob.data) or _NO_PICTURE
+        content_type = content_type_of(blob.data if isinstance(blob, Blob) else blob.beginning) or _NO_PICTURE
         headers[hdrs.CONTENT_DISPOSITION] = "attachment" if content_type == _NO_PICTURE else "inline"
-        response = web.Response(body=blob.data, content_type=content_type, headers=headers)
+        if isinstance(blob, BlobHead):
+            headers[hdrs.CONTENT_LENGTH] = str(blob.num_bytes)
+        body = blob.data if isinstance(blob, Blob) else None
+        response = web.Response(body=body, content_type=content_type, headers=headers)
     response.etag = ETag(blob.etag)
     return response
 

@@ -38,7 +38,7 @@ async def read_json(
     async with in_time():
         body = await _read(request, _limit(request, max_bytes), share)
     _check_num_fields(body)
-    return checked(lambda: adapter.validate_json(body, extra="forbid"))
+    return checked(adapter, lambda: adapter.validate_json(body, extra="forbid"))
 
 
 async def read_form(request: web.Request, adapter: TypeAdapter[T], max_bytes: int | None = None) -> T:
@@ -51,7 +51,7 @@ async def read_form(request: web.Request, adapter: TypeAdapter[T], max_bytes: in
     except (ValueError, LookupError) as error:  # not in the character set that it says, or there is none of that name
         raise MalformedBody("The form is malformed") from error
     form = {name: value for name, value in fields.items() if isinstance(value, str)}
-    return checked(lambda: adapter.validate_python(form))
+    return checked(adapter, lambda: adapter.validate_python(form))
 
 
 @contextlib.asynccontextmanager

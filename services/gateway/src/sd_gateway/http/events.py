@@ -68,7 +68,8 @@ OPERATIONS = (
         tag="events",
         needs_nats=False,
         summary="The events of a session, over a websocket",
-        description="Each message is one event in JSON: those of all tasks submitted with the same token, as they are "
+        description="The token may come in the query, since browsers send no headers of a page with a websocket. "
+        "Each message is one event in JSON: those of all tasks submitted with the same token, as they are "
         "stored, with their `sequence`. A client that was disconnected goes on with `since=<the last sequence that it "
         "has>`, at this gateway or another: it gets every stored event of the session once and in order, for as long "
         "as they are stored. Events of the type `progress` have no `sequence`, and may be missed. "
@@ -83,6 +84,7 @@ OPERATIONS = (
             )
         },
         problems=(400,),
-        token="query",  # noqa: S106 - a way to pass tokens
+        token="websocket",  # noqa: S106 - a way to pass tokens
+        takes_head=False,
     ),
 )

@@ -7,7 +7,7 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
-from sd_gateway.errors import FieldError, InvalidInput
+from sd_gateway.errors import FieldError, InvalidInput, NotAuthenticated
 from sd_gateway.http.validation import MAX_FIELDS, checked, too_many_fields
 
 T = TypeVar("T")
@@ -17,11 +17,22 @@ TOKEN_PARAMETER = "token"  # noqa: S105 - a parameter's name
 
 
 def token_of(request: web.Request) -> str | None:
-    """The token of a request, from its header or else its query."""
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    """The token of a request, from its header or else its query; None where it brings no credentials at all.
+
+    Raises `NotAuthenticated` where it brings none but empty ones, or of another kind: whose token was lost on the way,
+    as of a variable that is not set, would not find their tasks as the public user.
+    """
+    header, query = request.headers.get("Authorization"), request.query.get(TOKEN_PARAMETER)
+    scheme, _, token = (header or "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
-    return request.query.get(TOKEN_PARAMETER) or None
+    if query:
+        return query
+    if query is not None:
+        raise NotAuthenticated("The token in `?token=` is empty: give one, or leave it out")
+    if header is not None:
+        raise NotAuthenticated("The header Authorization must be `Bearer <token>`: give a token, or leave it out")
+    return None
 
 
 def read_query(request: web.Request, adapter: TypeAdapter[T]) -> T:
@@ -35,7 +46,7 @@ def read_query(request: web.Request, adapter: TypeAdapter[T]) -> T:
         if name in parameters:
             raise InvalidInput([FieldError(name, "Given more than once")])
         parameters[name] = value
-    return checked(lambda: adapter.validate_strings(parameters, extra="forbid"))
+    return checked(adapter, lambda: adapter.validate_strings(parameters, extra="forbid"))
 
 
 def read_header(request: web.Request, name: str, adapter: TypeAdapter[T]) -> T | None:

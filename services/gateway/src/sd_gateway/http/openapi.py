@@ -102,10 +102,8 @@ def _describe(operation: Operation, schemas: dict[_Key, Schema], components: dic
         schema = schemas[(operation.operation_id, "body")]
         described["requestBody"] = {"required": True, "content": {operation.body_kind: {"schema": schema}}}
     described["responses"] = _responses(operation, schemas)
-    if operation.token == "bearer":  # noqa: S105 - a way to pass tokens
+    if operation.token is not None:
         described["security"] = [{"bearer": []}, {"query": []}]
-    elif operation.token == "query":  # noqa: S105
-        described["security"] = [{"query": []}]
     return described
 
 

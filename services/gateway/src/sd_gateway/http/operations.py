@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from pydantic import TypeAdapter
 
@@ -50,8 +50,11 @@ class Operation:
     counts_for_rate: bool = True
     #: The replaced API takes passwords in the query.
     password_in_query: bool = False
-    #: "bearer": as a header or in the query; "query": in the query alone, for browsers' websockets.
-    token: Literal["bearer", "query"] | None = "bearer"  # noqa: S105 - a way to pass tokens
+    #: As a header or in the query. "bearer": without a valid one the request is refused; "websocket": its websocket is
+    #: closed.
+    token: Literal["bearer", "websocket"] | None = "bearer"  # noqa: S105 - a way to pass tokens
+    #: Of a GET: whether it only tells something, so that HEAD is answered too, as it is without the body.
+    takes_head: bool = True
 
     @property
     def operation_id(self) -> str:
@@ -63,6 +66,8 @@ def add_operations(app: web.Application, operations: tuple[Operation, ...]) -> N
     for operation in operations:
         handler = _once_connected(operation.handler) if operation.needs_nats else operation.handler
         app.router.add_route(operation.method, operation.path, handler)
+        if operation.method == hdrs.METH_GET and operation.takes_head:
+            app.router.add_route(hdrs.METH_HEAD, operation.path, handler)
 
 
 def _once_connected(handler: Handler) -> Handler:

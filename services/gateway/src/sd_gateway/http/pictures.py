@@ -100,6 +100,7 @@ def _operation(path: str, handler: Handler, summary: str, query: TypeAdapter[Any
         query=query,
         answers=_ANSWERS,
         problems=(409, 422, 429, 500),
+        takes_head=False,
     )
 
 

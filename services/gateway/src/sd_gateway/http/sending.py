@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from sd_gateway.byte_budget import FREE_BYTES
@@ -47,7 +47,7 @@ async def send(request: web.Request, response: web.Response) -> web.StreamRespon
     try:
         async with asyncio.timeout(_MAX_SENDING_S):
             await sent.prepare(request)
-            for start in range(0, len(body), _PIECE_BYTES):
+            for start in range(0, 0 if request.method == hdrs.METH_HEAD else len(body), _PIECE_BYTES):
                 await sent.write(body[start : start + _PIECE_BYTES])
             await sent.write_eof()
     except TimeoutError:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel, TypeAdapter
 
 from sd_gateway.http.answers import json_answer
@@ -49,6 +49,10 @@ async def openapi_json(request: web.Request) -> web.StreamResponse:
     # Its bytes are there anyway, the same ones for all who ask: they count for nobody.
     document = web.Response(body=request.app[_OPENAPI_DOCUMENT], content_type="application/json")
     return await send(request, document)
+
+
+async def home(request: web.Request) -> web.Response:
+    return web.Response(status=302, headers={hdrs.LOCATION: "/docs"})
 
 
 async def docs(request: web.Request) -> web.FileResponse:
@@ -102,6 +106,17 @@ OPERATIONS = (
         needs_nats=False,
         summary="This document",
         answers={200: Answer("OpenAPI 3.1")},
+        token=None,
+    ),
+    Operation(
+        "GET",
+        "/",
+        home,
+        tag="service",
+        needs_nats=False,
+        summary="Where to begin",
+        description="For whoever opens the address of the service in a browser.",
+        answers={302: Answer("This document", content_types=(), headers={"Location": "`/docs`"})},
         token=None,
     ),
     Operation(
