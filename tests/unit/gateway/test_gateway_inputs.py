@@ -69,6 +69,7 @@ async def test_a_query_of_many_parameters_is_refused_before_they_are_looked_at()
         ("/", {"Authorization": "Bearer b"}, "b"),
         ("/", {"Authorization": "bearer  b "}, "b"),
         ("/?token=a", {"Authorization": "Bearer b"}, "b"),
+        ("/", {"Authorization": "Basic dXNlcjpwYXNz"}, None),  # of a proxy, which hands it on
         ("/?token=a", {"Authorization": "Basic dXNlcjpwYXNz"}, "a"),
         ("/?token=", {"Authorization": "Bearer b"}, "b"),
     ],
@@ -80,17 +81,15 @@ async def test_a_token_is_taken_from_the_header_or_else_the_query(
 
 
 @pytest.mark.parametrize(
-    ("path", "headers", "sentence"),
+    ("path", "headers"),
     [
-        ("/?token=", {}, "The token in `\\?token=` is empty"),
-        ("/?token=", {"Authorization": "Basic dXNlcjpwYXNz"}, "The token in `\\?token=` is empty"),
-        ("/", {"Authorization": "Basic dXNlcjpwYXNz"}, "The header Authorization must be `Bearer <token>`"),
-        ("/", {"Authorization": "secret"}, "The header Authorization must be `Bearer <token>`"),
-        ("/", {"Authorization": "Bearer"}, "The header Authorization must be `Bearer <token>`"),
-        ("/", {"Authorization": "Bearer  "}, "The header Authorization must be `Bearer <token>`"),
-        ("/", {"Authorization": ""}, "The header Authorization must be `Bearer <token>`"),
+        ("/?token=", {}),
+        ("/?token=", {"Authorization": "Basic dXNlcjpwYXNz"}),
+        ("/?token=", {"Authorization": "Bearer "}),
+        ("/", {"Authorization": "Bearer"}),
+        ("/", {"Authorization": "Bearer  "}),
     ],
 )
-async def test_a_token_that_was_lost_is_told(path: str, headers: dict[str, str], sentence: str) -> None:
-    with pytest.raises(NotAuthenticated, match=sentence):
+async def test_a_token_that_was_lost_is_told(path: str, headers: dict[str, str]) -> None:
+    with pytest.raises(NotAuthenticated, match="The token is empty"):
         token_of(create_request(path, headers=headers))

@@ -17,21 +17,19 @@ TOKEN_PARAMETER = "token"  # noqa: S105 - a parameter's name
 
 
 def token_of(request: web.Request) -> str | None:
-    """The token of a request, from its header or else its query; None where it brings no credentials at all.
+    """The token of a request, from its header or else its query; None where it brings none.
 
-    Raises `NotAuthenticated` where it brings none but empty ones, or of another kind: whose token was lost on the way,
-    as of a variable that is not set, would not find their tasks as the public user.
+    Raises `NotAuthenticated` where it brings an empty one: whose token was lost on the way, as of a variable that is
+    not set, would not find their tasks as the public user. An `Authorization` of another scheme is not for us: proxies
+    that ask for a password of their own hand it on.
     """
-    header, query = request.headers.get("Authorization"), request.query.get(TOKEN_PARAMETER)
-    scheme, _, token = (header or "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
-    if query:
-        return query
-    if query is not None:
-        raise NotAuthenticated("The token in `?token=` is empty: give one, or leave it out")
-    if header is not None:
-        raise NotAuthenticated("The header Authorization must be `Bearer <token>`: give a token, or leave it out")
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    is_bearer = scheme.lower() == "bearer"
+    query = request.query.get(TOKEN_PARAMETER)
+    if given := (is_bearer and token.strip()) or query:
+        return given
+    if is_bearer or query is not None:
+        raise NotAuthenticated("The token is empty: give one, or leave it out")
     return None
 
 
