@@ -308,7 +308,7 @@ def test_the_least_recently_used_model_goes_when_the_budget_is_full(source: Mode
     assert models.resident() == ("sd1", "owner/sd2")
 
 
-def test_loads_and_evictions_are_told(source: ModelSource) -> None:
+def test_loads_and_drops_are_told(source: ModelSource) -> None:
     changes: list[ModelChange] = []
     one_model = read_model(source, "sd1").num_bytes + 1000
     models = Models(source, CPU, one_model, changes.append)

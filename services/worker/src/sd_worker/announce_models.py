@@ -26,12 +26,12 @@ _LOOK_INTERVAL_S = 0.25
 class ModelAnnouncer:
     """Announces this worker: at once, when its models change, when somebody calls the roll, and every 10 s."""
 
-    def __init__(self, client: NatsClient, engine: EngineBridge, worker: str, only: Sequence[str] = ()) -> None:
-        """`only`: names of the models whose jobs the worker takes; without any, it takes those of all."""
+    def __init__(self, client: NatsClient, engine: EngineBridge, worker: str, models: Sequence[str] = ()) -> None:
+        """`models`: names of those whose jobs the worker takes; without any, those of all."""
         self._client = client
         self._engine = engine
         self._worker = worker
-        self._only = only
+        self._models = models
         self._subject = subjects.announcements_of(worker)
         self._called = asyncio.Event()
         self._is_leaving = False
@@ -56,7 +56,7 @@ class ModelAnnouncer:
             resident = set(self._engine.resident_models())
             try:
                 known = [
-                    each for each in await self._engine.known_models() if not self._only or each.name in self._only
+                    each for each in await self._engine.known_models() if not self._models or each.name in self._models
                 ]
                 models = [_announced(model) for model in known]
                 await self._publish(WorkerAnnouncement(worker=self._worker, models=models))

@@ -79,7 +79,7 @@ class JobConsumer:
                     await self._events.refuse(ref, delivery.job_sequence, "invalid_input", reason)
             await delivery.terminate()
         except LaterVersion as error:
-            await _give_back(delivery, error)
+            await _hand_back(delivery, error)
         except (Unavailable, nats.errors.Error):
             log.warning("refusal_not_told")  # delivered again, it is refused again
 
@@ -92,7 +92,7 @@ class JobConsumer:
             ending = await self._try(delivery, job, has_come)
         except (HandedBack, LaterVersion, Unavailable) as error:
             ending = "handed_back"
-            await _give_back(delivery, error)
+            await _hand_back(delivery, error)
         except TaskLost:
             ending = "lost"
         else:
@@ -135,12 +135,12 @@ def _ref_of(delivery: Delivery) -> TaskRef | None:
         return None
 
 
-async def _give_back(delivery: Delivery, error: Exception) -> None:
+async def _hand_back(delivery: Delivery, error: Exception) -> None:
     """Another worker may have the job; after a pause where it would fail there as well."""
     if isinstance(error, LaterVersion):
         log.warning("left_to_newer_workers", task_id=str(error))
     with contextlib.suppress(nats.errors.Error):
-        await delivery.give_back(None if isinstance(error, HandedBack) else _RETRY_DELAY_S)
+        await delivery.hand_back(None if isinstance(error, HandedBack) else _RETRY_DELAY_S)
 
 
 async def _acknowledge(delivery: Delivery) -> None:

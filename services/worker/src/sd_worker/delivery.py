@@ -57,7 +57,7 @@ class Delivery:
         """The job is done. Returns when NATS has heard it; raises `Unavailable`, and what nats-py does."""
         await retried_while_away(self._message.ack_sync)
 
-    async def give_back(self, delay_s: float | None = None) -> None:
+    async def hand_back(self, delay_s: float | None = None) -> None:
         """NATS may give the job to another, after `delay_s`. Raises what nats-py does."""
         await self._message.nak(delay=delay_s)
 

@@ -11,8 +11,8 @@ from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.reports import KnownModel, MemoryUse, ModelsHere, ModelsView, Workload
 from sd_worker.engine.tasks import Cancelled, EngineTask, Outcome, Progress
 
-#: Forward passes that the engine may have to make for each step of everything, before no more jobs are taken: a full
-#: one, and a little that waits to fill the place of what ends.
+#: No more jobs are taken once one step of every task would need more passes than this: a full one, and a little that
+#: waits to replace what ends.
 _MOST_PASSES = 1.25
 
 

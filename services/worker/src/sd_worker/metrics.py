@@ -114,7 +114,7 @@ class WorkerMetrics(Collector):
         max_rows.inc(made.max_rows)
 
     def model_changed(self, change: ModelChange) -> None:
-        """Count a load or an eviction. Called in the engine's thread."""
+        """Count a load or a drop. Called in the engine's thread."""
         match change:
             case ModelLoad(has_come=True):
                 self._model_load_seconds.observe(change.seconds)
