@@ -1,6 +1,7 @@
 """Delete a user: `python -m sd_auth.delete_user NAME`, where the auth service runs, with its settings of NATS.
 
-For one whose password is known to others, or forgotten: with sign-ups enabled, the user can then sign up anew.
+For one whose password is known to others, or forgotten: the user can then sign up anew, or be made anew by
+`sd_auth.create_user`.
 """
 
 from __future__ import annotations
@@ -10,26 +11,20 @@ import asyncio
 
 import structlog
 
-from sd_auth.users import Users
-from sd_common.buckets import Bucket
+from sd_auth.connected_users import connected_users
 from sd_common.errors import SubjectError, Unavailable
 from sd_common.logs import LogSettings, configure_logs
-from sd_common.nats_client import connect
 from sd_common.nats_settings import NatsSettings
 from sd_common.settings import load_settings
-from sd_common.streams import USERS_BUCKET
 from sd_common.subjects import check_token
 
 log = structlog.get_logger(__name__)
 
 
 async def delete_user(settings: NatsSettings, username: str) -> bool:
-    """Whether there was one. Waits for NATS; raises `Unavailable` where the bucket does not answer."""
-    client = await connect(settings, "auth")
-    try:
-        return await Users(Bucket(client, USERS_BUCKET)).delete(username)
-    finally:
-        await client.shut()
+    """Whether there was one. Raises `Unavailable` where NATS is not there, or the bucket does not answer."""
+    async with connected_users(settings) as users:
+        return await users.delete(username)
 
 
 def main() -> None:

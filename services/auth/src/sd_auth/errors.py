@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import ValidationError
+
 from sd_common.auth_messages import MAX_PASSWORD_CHARS, MIN_PASSWORD_CHARS
 
 
@@ -28,8 +30,14 @@ class InvalidRequest(AuthError):
     code = 422
 
     @classmethod
-    def of_field(cls, field: str | None) -> InvalidRequest:
-        """The sentence for a field that is wrong; None where the whole request is. Never tells the value."""
+    def of(cls, error: ValidationError) -> InvalidRequest:
+        """The sentence for the first field that is wrong, without its value. Raise it `from None`: the text of `error`
+        shows the password."""
+        loc = error.errors(include_input=False)[0]["loc"]
+        return cls._of_field(str(loc[0]) if loc else None)
+
+    @classmethod
+    def _of_field(cls, field: str | None) -> InvalidRequest:
         match field:
             case "username":
                 return cls("The username must be 1 to 64 letters, digits, '_' or '-'")

@@ -13,8 +13,9 @@ from sd_auth.errors import InvalidRequest, NotEnabled, WrongCredentials
 from sd_auth.passwords import Passwords
 from sd_auth.revoked_tokens import RevokedTokens
 from sd_auth.settings import AuthSettings
+from sd_auth.sign_up import LINK_USER_PREFIX, is_reserved, sign_up
 from sd_auth.tokens import Tokens
-from sd_auth.users import FoundUser, UserRecord, Users
+from sd_auth.users import FoundUser, Users
 from sd_common.auth_messages import (
     PUBLIC_USER,
     AccessToken,
@@ -29,8 +30,6 @@ from sd_common.messages import Message
 
 log = structlog.get_logger(__name__)
 
-#: Names of the users that link tokens are made for. Nobody can sign up with such a name.
-LINK_USER_PREFIX = "default_"
 _LINK_USER_BYTES = 16
 
 M = TypeVar("M", bound=Message)
@@ -59,17 +58,15 @@ class Operations:
             raise NotEnabled("Sign-up", "ENABLE_SIGNUP")
         request = _parsed(SignUpRequest, data)
         bind_contextvars(user=request.username)
-        if self._is_reserved(request.username):
-            raise InvalidRequest(f"The username '{request.username}' is reserved: choose another")
-        password_hash = await self._passwords.hash(request.password.get_secret_value())
-        await self._users.create(UserRecord(username=request.username, password_hash=password_hash))
+        await sign_up(request, self._settings.publishers, self._users, self._passwords)
         return User(username=request.username)
 
     async def log_in(self, data: bytes) -> AccessToken:
         """A token, for the right password."""
         request = _parsed(LogInRequest, data)
         bind_contextvars(user=request.username)
-        if self._is_reserved(request.username):  # somebody may have signed up with it before it was
+        # Somebody may have signed up with the name before it was reserved.
+        if is_reserved(request.username, self._settings.publishers):
             raise InvalidRequest(f"The username '{request.username}' is reserved: nobody can log in with it")
         password = request.password.get_secret_value()
         found = await self._users.find(request.username)
@@ -108,10 +105,6 @@ class Operations:
             if await self._users.find(name) is not None:
                 log.warning("publisher_is_a_user", user=name, do="name the publisher otherwise, or tell the user")
 
-    def _is_reserved(self, username: str) -> bool:
-        reserved = {PUBLIC_USER, *self._settings.publishers}
-        return username in reserved or username.startswith(LINK_USER_PREFIX)
-
     def _mint_without_password(self, username: str) -> AccessToken:
         bind_contextvars(user=username)
         return self._tokens.mint(username)
@@ -126,6 +119,4 @@ def _parsed(model: type[M], data: bytes) -> M:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
-        loc = error.errors(include_input=False)[0]["loc"]
-        # Not chained: the text of pydantic's error shows the password.
-        raise InvalidRequest.of_field(str(loc[0]) if loc else None) from None
+        raise InvalidRequest.of(error) from None
