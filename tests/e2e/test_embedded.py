@@ -135,7 +135,10 @@ def test_a_directory_of_other_things_is_left_as_it_is(tmp_path: Path, names: tup
     assert tmp_path.stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize("names", [("lost+found",), ("lock", ".secrets.json.new"), ("lock", "secrets.json", "note")])
+@pytest.mark.parametrize(
+    "names",
+    [("lost+found",), ("lock", ".secrets.json.new"), ("lock", "secrets.json", "note"), ("lock", "nats", "s3", "note")],
+)
 def test_a_directory_of_ours_is_taken_also_after_a_start_that_was_cut_short(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:

@@ -39,7 +39,7 @@ _REVIVE_INTERVAL_S = 1.0
 #: What the kernel takes as the path of a socket, less that of the S3 server below the data directory.
 _MAX_DATA_DIR_BYTES = (107 if sys.platform == "linux" else 103) - len("/s3/s3.sock")
 #: What a data directory may hold before there are secrets in it: the last is of a file system of its own.
-_NOT_OF_OTHERS = {"lock", f".{SECRETS_FILE}.new", "lost+found"}
+_NOT_OF_OTHERS = {"lock", f".{SECRETS_FILE}.new", "lost+found", ".DS_Store"}
 
 
 class CannotStart(Exception):
@@ -174,7 +174,7 @@ def make_private(data_dir: Path) -> None:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         names = {path.name for path in data_dir.iterdir()}
         # A start that was cut short may have left no secrets.
-        is_ours = SECRETS_FILE in names or names <= _NOT_OF_OTHERS
+        is_ours = SECRETS_FILE in names or {"nats", "s3"} <= names or names <= _NOT_OF_OTHERS
         if is_ours:
             data_dir.chmod(0o700)
     except OSError as error:

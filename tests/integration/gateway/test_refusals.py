@@ -54,6 +54,12 @@ async def test_who_names_a_picture_that_is_none_here(host: str, client: Client) 
     assert answer.json["errors"][0]["detail"].startswith("This URL of this service names no picture")
 
 
+async def test_what_a_proxy_has_elsewhere_at_this_address_is_of_another_host(client: Client) -> None:
+    answer = await client.post("/task", json={"prompt": "x", "initial_image": f"{client.base_url}/images/x.png"})
+    assert answer.status == 422
+    assert answer.json["errors"][0]["detail"].startswith("Pictures of other hosts are not fetched")
+
+
 async def test_whose_token_was_lost_is_not_taken_for_the_public_user(anybody: Client) -> None:
     assert (await anybody.get("/task/none")).status == 404
     lost = [

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -28,6 +29,8 @@ from sd_common.parameters import Txt2ImgParameters
 from sd_common.provision import provision_streams
 from sd_common.streams import StreamSettings
 from sd_common.subjects import TaskRef
+from sd_worker.engine.engine_thread import EngineThread
+from sd_worker.engine.running_samples import RunningSamples
 from support.jobs import num_jobs
 from support.publisher import PUBLISHER, strict_nats_server
 from support.servers import NatsServer, nats_settings_of
@@ -96,9 +99,33 @@ async def _wait_until_begun(jobs: JobClient, ref: TaskRef) -> None:
     raise AssertionError(f"{ref} ended before it was seen to run")
 
 
+def _hold_passes(monkeypatch: pytest.MonkeyPatch, num_samples: int, until: str, num_calls: int = 1) -> None:
+    """Have engines make no pass once so many samples run, until that method of them was called so often. The first is
+    made: of it they learn how many may run."""
+    make_a_pass, method = RunningSamples.make_a_pass, getattr(EngineThread, until)
+    passes: list[int] = []
+    calls: list[str] = []
+    called = threading.Event()
+
+    def held_pass(running: RunningSamples) -> None:
+        assert not passes or len(running) < num_samples or called.wait(PATIENCE_S)
+        passes.append(len(running))
+        make_a_pass(running)
+
+    def counted(engine: EngineThread, argument: Any) -> None:
+        method(engine, argument)
+        calls.append(until)
+        if len(calls) == num_calls:
+            called.set()
+
+    monkeypatch.setattr(RunningSamples, "make_a_pass", held_pass)
+    monkeypatch.setattr(EngineThread, until, counted)
+
+
 async def test_tasks_of_two_sessions_with_the_same_id_run_at_one_worker_at_once(
-    two_sessions: list[JobClient], start_worker: StartWorker, tasks: Tasks
+    two_sessions: list[JobClient], start_worker: StartWorker, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    _hold_passes(monkeypatch, 1, until="submit", num_calls=2)
     await start_worker(max_rows=8)
     first, second = two_sessions
     long = await first.submit(_parameters(steps=300), task_id="invoice-17")
@@ -112,8 +139,13 @@ async def test_tasks_of_two_sessions_with_the_same_id_run_at_one_worker_at_once(
 
 
 async def test_a_cancel_leaves_the_task_of_the_same_id_of_another_session_alone(
-    two_sessions: list[JobClient], start_worker: StartWorker, tasks: Tasks, nats_client: NatsClient
+    two_sessions: list[JobClient],
+    start_worker: StartWorker,
+    tasks: Tasks,
+    nats_client: NatsClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    _hold_passes(monkeypatch, 2, until="cancel")
     steps: list[int] = []
 
     async def note(message: Msg) -> None:

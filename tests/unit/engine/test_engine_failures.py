@@ -296,3 +296,38 @@ def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles(
     assert picture(finished).tobytes() == expected.tobytes()
     assert vae.use_tiling is False
     assert engine.finish(txt2img("small")).png == small
+
+
+@pytest.mark.parametrize("side_px", [64, 128])
+def test_who_would_be_helped_by_no_tiles_is_not_run_again(create_engine: CreateEngine, side_px: int) -> None:
+    """A picture no larger than a tile; or a VAE that decodes in tiles anyway."""
+    engine = create_engine()
+    engine.finish(txt2img("warm"))
+    vae: Any = network_of(engine.models, "sd1", "vae")
+    vae.use_tiling = side_px > vae.tile_sample_min_size
+    tries: list[object] = []
+
+    def run_out(*_: object) -> None:
+        tries.append(None)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    vae.decoder.register_forward_pre_hook(run_out)
+    outcome = engine.run(txt2img("a", width=side_px, height=side_px))
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "out_of_memory"
+    assert len(tries) == 1
+
+
+def test_an_error_in_a_network_that_is_not_shared_makes_the_model_be_loaded_afresh(engine: EngineUnderTest) -> None:
+    engine.finish(txt2img("warm"))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a kernel failed")
+
+    network_of(engine.models, "sd1", "text_encoder").register_forward_pre_hook(fail)
+    outcome = engine.run(txt2img("a", prompt="a prompt that no cache knows"))
+
+    assert isinstance(outcome, Failed)
+    assert engine.models.resident() == ()
+    engine.finish(txt2img("b", prompt="a prompt that no cache knows"))

@@ -116,10 +116,14 @@ def test_a_flow_matching_model_keeps_its_own_scheduler() -> None:
     ("own", "name"),
     [
         (diffusers.EDMEulerScheduler(), "euler"),
+        # What they were made from leaves its betas in their configurations.
+        (diffusers.EDMEulerScheduler.from_config(PNDM.config), "euler"),
+        (diffusers.FlowMatchEulerDiscreteScheduler.from_config(PNDM.config), "euler"),
+        (diffusers.FlowMatchHeunDiscreteScheduler(), "euler"),
         (diffusers.EDMDPMSolverMultistepScheduler(), "dpmpp_2m"),
         (diffusers.DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True), "dpmpp_2m"),
     ],
-    ids=["EDM Euler", "EDM DPM-Solver", "flow DPM-Solver"],
+    ids=["EDM Euler", "EDM with betas", "flow with betas", "flow Heun", "EDM DPM-Solver", "flow DPM-Solver"],
 )
 def test_a_model_whose_noise_schedule_is_not_of_betas_keeps_its_own_scheduler(own: Any, name: SchedulerName) -> None:
     fresh = create_scheduler(name, own)

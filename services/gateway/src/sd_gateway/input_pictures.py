@@ -94,7 +94,7 @@ class InputPictures:
         if blob_id := blob_id_of(self._base_url, url):
             await self._blobs.check_exists(blob_id)
             return blob_url(self._base_url, blob_id)
-        if url.startswith(("/blob/", f"{self._base_url.rstrip('/')}/")):
+        if url.startswith(("/blob/", f"{self._base_url}/blob/")):
             raise PictureError("This URL of this service names no picture: take one as POST /blob answers it")
         if is_remote(url):
             return await self.store(await self._remote.fetch(url, holder, share.take))

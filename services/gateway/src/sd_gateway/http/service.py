@@ -52,7 +52,7 @@ async def openapi_json(request: web.Request) -> web.StreamResponse:
 
 
 async def home(request: web.Request) -> web.Response:
-    return web.Response(status=302, headers={hdrs.LOCATION: "/docs"})
+    return web.Response(status=302, headers={hdrs.LOCATION: "docs"})
 
 
 async def docs(request: web.Request) -> web.FileResponse:
@@ -116,7 +116,7 @@ OPERATIONS = (
         needs_nats=False,
         summary="Where to begin",
         description="For whoever opens the address of the service in a browser.",
-        answers={302: Answer("This document", content_types=(), headers={"Location": "`/docs`"})},
+        answers={302: Answer("This document", content_types=(), headers={"Location": "`docs`, from here"})},
         token=None,
     ),
     Operation(

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 
 from sd_worker.engine.errors import TaskCancelled, drop_tracebacks
-from sd_worker.engine.failures import failure_of
+from sd_worker.engine.failures import came_out_of_a_network, failure_of
 from sd_worker.engine.helper_threads import HelperThreads
 from sd_worker.engine.models.loads import Models
 from sd_worker.engine.passes import Passes
@@ -154,15 +154,18 @@ class Engine:
             self._helper_threads.finish(sample, picture)
             return
         task, error = sample.task, sample.rendezvous.error
-        failure = None if error is None or isinstance(error, TaskCancelled) else failure_of(task, error)
+        if error is None or isinstance(error, TaskCancelled):
+            failure, is_of_a_network = None, False
+        else:
+            failure, is_of_a_network = failure_of(task, error), came_out_of_a_network(error)
         if error is not None:
             drop_tracebacks(error)
         if failure is None:
             self._outcomes.append(Cancelled(task.task_id))
         else:
-            self._fail(sample, failure)
+            self._fail(sample, failure, is_of_a_network=is_of_a_network)
 
-    def _fail(self, sample: Sample, failure: Failed) -> None:
+    def _fail(self, sample: Sample, failure: Failed, *, is_of_a_network: bool) -> None:
         waiting = sample.waiting
         model = waiting.task.parameters.model
         if failure.code == "out_of_memory" and self._may_yet_fit(sample):
@@ -172,18 +175,19 @@ class Engine:
             return
         if failure.code == "internal":
             self._models.check_device()
-            if sample.rendezvous.has_failed_in_call:
-                # It may have left shared modules half changed. Those that run on the model go on with it.
+            if is_of_a_network:
+                # It may be left half changed. Those that run on the model go on with it.
                 self._models.drop(model)
         self._outcomes.append(failure)
 
     def _may_yet_fit(self, sample: Sample) -> bool:
         """Whether one that ran out of memory may do better the next time: with the device for itself, or when that has
         been too little for its pixels, by decoding them in tiles."""
-        waiting = sample.waiting
-        if not waiting.is_retry and (self._models.drop_unused(but=sample.task.parameters.model) > 0 or self._running):
+        waiting, name = sample.waiting, sample.task.parameters.model
+        if not waiting.is_retry and (self._models.drop_unused(but=name) > 0 or self._running):
             return True
-        if waiting.decodes_in_tiles or not sample.is_denoised:
+        model = self._models.get(name)
+        if model is None or waiting.decodes_in_tiles or not sample.is_denoised:
             return False
-        waiting.decodes_in_tiles = True
-        return True
+        waiting.decodes_in_tiles = model.has_tiles_for(sample.task.size_px)
+        return waiting.decodes_in_tiles

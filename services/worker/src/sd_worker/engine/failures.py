@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import traceback
+
+import torch
 
 from sd_worker.engine.devices import is_out_of_memory
-from sd_worker.engine.errors import InvalidInput, ModelUnavailable
+from sd_worker.engine.errors import InvalidInput, ModelUnavailable, chain_of
 from sd_worker.engine.tasks import EngineTask, Failed
 
 _log = logging.getLogger(__name__)
@@ -54,6 +57,12 @@ def load_failure_of(task: EngineTask, error: BaseException) -> Failed:
         f"The worker has too little memory to load model '{model}': choose a smaller model, or have the operator give "
         "the worker more memory or lower MODEL_MEMORY_BUDGET",
     )
+
+
+def came_out_of_a_network(error: BaseException) -> bool:
+    """Whether one of torch's modules was running when `error` was raised, by its traceback."""
+    frames = (frame for cause in chain_of(error) for frame, _ in traceback.walk_tb(cause.__traceback__))
+    return any(frame.f_code.co_filename == torch.nn.modules.module.__file__ for frame in frames)
 
 
 def _log_fields(task: EngineTask) -> dict[str, str]:

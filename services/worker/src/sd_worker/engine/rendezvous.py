@@ -33,8 +33,6 @@ from typing import Generic, Protocol, TypeVar
 
 from greenlet import getcurrent, greenlet
 
-from sd_worker.engine.errors import chain_of
-
 Ended = TypeVar("Ended")
 
 
@@ -72,7 +70,6 @@ class Rendezvous(Generic[Ended]):
         #: memory (see `errors.drop_tracebacks`).
         self.ended: Ended | None = None
         self.error: BaseException | None = None
-        self._error_of_call: BaseException | None = None
 
     def start(self) -> None:
         """Run it until it is parked, or ends."""
@@ -80,16 +77,10 @@ class Rendezvous(Generic[Ended]):
 
     def resume(self, returned: Returned) -> None:
         """Go on where it is parked, with the result of that call or by raising its error."""
-        self._error_of_call = returned.error
         if (error := returned.error) is None:
             self._switch(lambda: self._greenlet.switch(returned.result))
         else:
             self._switch(lambda: self._greenlet.throw(type(error), error, error.__traceback__))
-
-    @property
-    def has_failed_in_call(self) -> bool:
-        """Whether it raised because of what the last call did that it waited for, and not by an error of its own."""
-        return self.error is not None and any(cause is self._error_of_call for cause in chain_of(self.error))
 
     def _switch(self, switch: Callable[[], object]) -> None:
         try:

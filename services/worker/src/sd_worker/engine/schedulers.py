@@ -55,10 +55,10 @@ _RECIPES: Mapping[SchedulerName, _Recipe] = {
 }
 
 
-#: Schedulers that a model keeps, since its noise schedule is not one of betas, and what they are called here.
+#: Of flow-matching models, whatever more of a name they have.
+_FLOW_MATCHING = "FlowMatch"
+#: The others that a model keeps, since its noise schedule is not one of betas, and what they are called here.
 _NAMES_OF_OWN: Mapping[str, SchedulerName] = {
-    "FlowMatchEulerDiscreteScheduler": "euler",
-    "FlowMatchHeunDiscreteScheduler": "heun",
     "EDMEulerScheduler": "euler",
     "EDMDPMSolverMultistepScheduler": "dpmpp_2m",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
@@ -72,11 +72,11 @@ def create_scheduler(name: SchedulerName, own: Scheduler) -> Scheduler:
 
     Raises `InvalidInput` where the model does not go with it.
     """
-    if _has_betas(own.config):
+    own_class = type(own).__name__
+    if _has_betas(own_class, own.config):
         recipe = _RECIPES[name]
         return scheduler_from_config(recipe.class_name, own.config, {**_FOR_LATENTS, **recipe.options})
-    own_class = type(own).__name__
-    own_name = _NAMES_OF_OWN.get(own_class)
+    own_name = "euler" if own_class.startswith(_FLOW_MATCHING) else _NAMES_OF_OWN.get(own_class)
     if own_name is None:
         raise InvalidInput("This model has a noise schedule that none of the schedulers computes: choose another model")
     if name != own_name:
@@ -91,8 +91,10 @@ def check_steps(name: SchedulerName, scheduler: Scheduler, steps: int) -> None:
         raise InvalidInput(f"Scheduler 'lcm' takes at most {most} steps with this model, not {steps}: 4 to 8 are usual")
 
 
-def _has_betas(config: Config) -> bool:
+def _has_betas(class_name: str, config: Config) -> bool:
     """Whether betas alone describe the noise schedule, as of Stable Diffusion, which every named scheduler computes."""
+    if class_name.startswith((_FLOW_MATCHING, "EDM")):
+        return False  # whatever is left in the configuration of the scheduler that it was made from
     is_shifted = config.get("snr_shift_scale") is not None or bool(config.get("use_flow_sigmas"))
     has_known_prediction = config.get("prediction_type", "epsilon") in _PREDICTIONS_OF_BETAS
     return "beta_schedule" in config and has_known_prediction and not is_shifted

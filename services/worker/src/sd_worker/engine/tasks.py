@@ -8,6 +8,7 @@ from typing import Literal
 from PIL import Image
 
 from sd_common.parameters import (
+    SIDE_MULTIPLE_PX,
     AnyParameters,
     InpaintParameters,
     Txt2ImgParameters,
@@ -36,6 +37,14 @@ class EngineTask:
     initial_image: Image.Image | None = None
     mask: Image.Image | None = None
     logged_id: str | None = None
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the picture, as pipelines cut down those of an initial image."""
+        if isinstance(self.parameters, Txt2ImgParameters):
+            return self.parameters.width, self.parameters.height
+        width, height = (0, 0) if self.initial_image is None else self.initial_image.size
+        return width - width % SIDE_MULTIPLE_PX, height - height % SIDE_MULTIPLE_PX
 
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, Txt2ImgParameters) and self.initial_image is None:

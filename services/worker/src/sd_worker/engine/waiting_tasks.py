@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 
-from sd_common.parameters import SIDE_MULTIPLE_PX, Txt2ImgParameters
 from sd_worker.engine.errors import InvalidInput
 from sd_worker.engine.failures import failure_of, load_failure_of
 from sd_worker.engine.models.default_parameters import with_defaults
@@ -52,15 +51,10 @@ class Waiting:
 
 def room_of(task: EngineTask, model: LoadedModel) -> Room:
     """What a task takes up. Guidance takes a second row, for the prediction without the prompt."""
-    parameters = task.parameters
     if not model.sharing.shares_denoising:
         return Room(model.name, 1)
-    if isinstance(parameters, Txt2ImgParameters):
-        size = (parameters.width, parameters.height)
-    else:
-        size = (0, 0) if task.initial_image is None else task.initial_image.size
-        size = (size[0] - size[0] % SIDE_MULTIPLE_PX, size[1] - size[1] % SIDE_MULTIPLE_PX)  # as pipelines cut it
-    return Room((model.name, *size, parameters.deterministic), 2 if parameters.guidance > 1 else 1)
+    place = (model.name, *task.size_px, task.parameters.deterministic)
+    return Room(place, 2 if task.parameters.guidance > 1 else 1)
 
 
 class WaitingTasks:

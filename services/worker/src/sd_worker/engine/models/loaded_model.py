@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,12 @@ class LoadedModel:
         vae = self.pipeline.components.get("vae")
         if isinstance(vae, torch.nn.Module) and self.config_of("vae").get("force_upcast"):
             vae.to(self._vae_dtype)
+
+    def has_tiles_for(self, size_px: tuple[int, int]) -> bool:
+        """Whether `tiled_decoding` would make a difference to a picture of this width and height."""
+        vae = self.pipeline.components.get("vae")
+        tile_px: float = getattr(vae, "tile_sample_min_size", math.inf)  # of diffusers, untyped
+        return getattr(vae, "use_tiling", None) is False and max(size_px) > tile_px
 
     @contextmanager
     def tiled_decoding(self, is_wanted: bool) -> Iterator[None]:
