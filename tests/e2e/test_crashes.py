@@ -124,9 +124,11 @@ async def test_a_worker_that_stood_still_until_its_job_was_given_away_changes_no
 
 
 async def test_a_second_signal_ends_a_worker_at_once(deployment: Deployment, session: Client, nats: NatsClient) -> None:
-    async with session.events() as events:
+    async with session.events("&progress=1") as events:
         task_id = await session.submit(**_LONG)
         started = await events.until(task_id, "started")
+        while (await events.until(task_id, "progress"))["stage"] != "denoising":
+            pass  # what its engine has not begun it hands back at the first signal
         worker = deployment.services[started["worker"]]
         worker.process.send(signal.SIGTERM)
         await asyncio.to_thread(worker.wait_for_log, "worker_draining")
