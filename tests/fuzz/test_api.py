@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 import requests
@@ -45,7 +45,8 @@ def _ask(case: Case[Any], gateway_url: str, token: str | None) -> None:
     headers = {"Authorization": f"Bearer {token}"} if token else None
     answer = case.call_and_validate(gateway_url, headers=headers, excluded_checks=_NOT_CHECKED, allow_redirects=False)
     if location := answer.headers.get("location"):
-        there = requests.get(gateway_url + urlsplit(location[0]).path, headers=headers, timeout=60)
+        path = urlsplit(urljoin(answer.request.url or "", location[0])).path  # at the address that clients have
+        there = requests.get(gateway_url + path, headers=headers, timeout=60)
         assert there.status_code == 200
 
 

@@ -23,6 +23,7 @@ from support import servers
 from support.connections import connected
 from support.nats_cluster import NUM_NODES, nats_cluster
 from support.servers import NatsServer, S3Server, nats_settings_of
+from support.waiting import once
 
 
 @pytest.fixture(scope="session")
@@ -90,5 +91,13 @@ async def cluster_clients() -> AsyncIterator[list[NatsClient]]:
         nodes = cluster.nodes.values()
         clients = [await stack.enter_async_context(connected(nats_settings_of(node))) for node in nodes]
         settings = StreamSettings(_env_file=None, nats_replicas=NUM_NODES)
-        await provision_streams(clients[0].jetstream(timeout=30), settings)
+
+        async def are_provisioned() -> bool:
+            try:
+                await provision_streams(clients[0].jetstream(timeout=10), settings)
+            except TimeoutError:  # of a request that came while the nodes changed their leader: nobody answers it
+                return False
+            return True
+
+        await once(are_provisioned, bool, within_s=120)
         yield clients
