@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 _REVIVE_INTERVAL_S = 1.0
 #: What the kernel takes as the path of a socket, less that of the S3 server below the data directory.
 _MAX_DATA_DIR_BYTES = (107 if sys.platform == "linux" else 103) - len("/s3/s3.sock")
-#: What a data directory may hold before there are secrets in it: the last is of a file system of its own.
+#: What a data directory may hold before there are secrets in it: the last two are of file systems and of macOS.
 _NOT_OF_OTHERS = {"lock", f".{SECRETS_FILE}.new", "lost+found", ".DS_Store"}
 
 
@@ -124,7 +124,7 @@ class EmbeddedApp:
 
     async def link_with_token(self) -> str | None:
         """A link that makes a picture; None where it is not wanted."""
-        return await self._gateway.link_with_token() if self._settings.embedded.print_link_with_token else None
+        return await self._gateway.link_with_token() if self._settings.auth.print_link_with_token else None
 
     async def raise_once_failed(self) -> None:
         """Raises `EngineFailed` once the engine of a worker can do nothing any more: workers share this process, and

@@ -28,7 +28,6 @@ class EmbeddedSettings(Settings):
         "For its owner alone (mode 0700), from the start on; one with other things in it is refused.",
     )
     workers: int = Field(default=1, ge=0, le=16, description="Workers to run, each with its own models in memory.")
-    print_link_with_token: Flag = Field(default=True, description="Print a link that makes a picture, at start.")
 
 
 class EmbeddedGatewaySettings(GatewaySettings):
@@ -53,7 +52,7 @@ class EmbeddedAuthSettings(AuthSettings):
         validate_default=False,
         description="As for the auth service. Default: one made at the first start, kept in DATA_DIR.",
     )
-    print_link_with_token: Flag = Field(default=True, description="As above.")
+    print_link_with_token: Flag = Field(default=True, description="Print a link that makes a picture, at start.")
 
 
 class EmbeddedLogSettings(LogSettings):

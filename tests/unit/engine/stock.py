@@ -60,27 +60,33 @@ def stock_picture(directory: Path, task: EngineTask) -> Image.Image:
     parameters = task.parameters
     family = FAMILIES.get(parameters.model, SD)
     pipe = family[parameters.params_type].from_pretrained(directory, dtype=torch.float32, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
     if "transformer" not in pipe.components:  # those of flow matching keep their own
         scheduler_class, options = STOCK_SCHEDULERS[parameters.scheduler]
         pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **options)
+    # Else they scale a picture to the size that they were trained at.
+    told = {"width": 64, "height": 64} if isinstance(parameters, Img2ImgParameters) and family in (SD3, FLUX) else {}
+    return picture_by(pipe, task, **told)
+
+
+def picture_by(pipe: Any, task: EngineTask, **told: object) -> Image.Image:
+    """The picture that `pipe` makes of a task, which is `told` more."""
+    pipe.set_progress_bar_config(disable=True)
+    parameters = task.parameters
     arguments: dict[str, object] = {
         "prompt": parameters.prompt,
-        "negative_prompt": parameters.negative_prompt,
         "num_inference_steps": parameters.steps,
         "guidance_scale": parameters.guidance,
         "generator": torch.Generator().manual_seed(task.seed),
     }
+    if parameters.negative_prompt is not None:  # not every pipeline takes one
+        arguments["negative_prompt"] = parameters.negative_prompt
     match parameters:
         case Txt2ImgParameters():
             arguments |= {"width": parameters.width, "height": parameters.height}
         case Img2ImgParameters():
             arguments |= {"image": task.initial_image, "strength": parameters.strength}
-            if family in (SD3, FLUX):
-                # Else they scale it to the size that they were trained at.
-                arguments |= {"width": 64, "height": 64}
         case InpaintParameters():
             arguments |= {"image": task.initial_image, "mask_image": task.mask, "width": 64, "height": 64}
-    image = pipe(**arguments).images[0]
+    image = pipe(**arguments, **told).images[0]
     assert isinstance(image, Image.Image)
     return image

@@ -20,6 +20,7 @@ from unit.engine.recorder import (
     picture,
     txt2img,
 )
+from unit.engine.stock import picture_by
 
 from sd_worker.engine.devices import Device
 from sd_worker.engine.errors import DeviceUnavailable, EngineStopped
@@ -284,16 +285,7 @@ def test_a_picture_too_large_to_be_decoded_at_once_is_decoded_in_tiles(
     assert set(sides[1:]) <= set(range(1, 9))
     stock = diffusers.StableDiffusionPipeline.from_pretrained(model_dir / "sd1", local_files_only=True)
     stock.vae.enable_tiling()
-    stock.set_progress_bar_config(disable=True)
-    expected = stock(
-        task.parameters.prompt,
-        num_inference_steps=3,
-        width=128,
-        height=128,
-        guidance_scale=task.parameters.guidance,
-        generator=torch.Generator().manual_seed(task.seed),
-    ).images[0]
-    assert picture(finished).tobytes() == expected.tobytes()
+    assert picture(finished).tobytes() == picture_by(stock, task).tobytes()
     assert vae.use_tiling is False
     assert engine.finish(txt2img("small")).png == small
 

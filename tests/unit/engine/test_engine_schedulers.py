@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from unit.engine.recorder import EngineUnderTest, TickedEngine, img2img, inpaint, picture, txt2img
+from unit.engine.stock import picture_by
 
 from sd_common.parameters import SchedulerName
 from sd_worker.engine.devices import Device
@@ -167,15 +168,7 @@ def test_a_pipeline_for_lcm_takes_no_other_scheduler(tmp_path: Path) -> None:
     engine = TickedEngine(ModelSource(tmp_path, dtype=torch.float32))
     task = txt2img(model="lcm", scheduler="lcm")
     stock = diffusers.LatentConsistencyModelPipeline.from_pretrained(tmp_path / "lcm", local_files_only=True)
-    stock.set_progress_bar_config(disable=True)
-    expected = stock(
-        task.parameters.prompt,
-        num_inference_steps=3,
-        width=64,
-        height=64,
-        guidance_scale=task.parameters.guidance,
-        generator=torch.Generator().manual_seed(task.seed),
-    ).images[0]
+    expected = picture_by(stock, task)
 
     refused = engine.run([txt2img(model="lcm", scheduler="plms")])["t"]
 

@@ -11,7 +11,7 @@ from sd_common.logs import LogSettings, configure_logs
 from sd_common.nats_settings import NatsSettings
 from sd_common.process import run_until_stopped
 from sd_common.s3_client import MinioSettings
-from sd_common.settings import load_settings
+from sd_common.settings import loading_settings
 from sd_common.trace_export import TraceSettings, exporting_traces
 from sd_gateway.app import GatewayApp
 from sd_gateway.settings import GatewaySettings
@@ -21,10 +21,9 @@ from sd_gateway.settings import GatewaySettings
 _GC_THRESHOLDS = (700, 10, 100)
 
 
-async def run() -> None:
+async def run(settings: GatewaySettings, nats_settings: NatsSettings, minio_settings: MinioSettings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    settings = load_settings(GatewaySettings)
-    app = GatewayApp(settings, load_settings(NatsSettings), load_settings(MinioSettings))
+    app = GatewayApp(settings, nats_settings, minio_settings)
 
     async def print_link() -> None:
         await app.ready()
@@ -35,12 +34,16 @@ async def run() -> None:
 
 
 def main() -> None:
-    configure_logs(load_settings(LogSettings), "gateway")
+    with loading_settings() as loader:
+        settings, nats_settings = loader.load(GatewaySettings), loader.load(NatsSettings)
+        minio_settings, trace_settings = loader.load(MinioSettings), loader.load(TraceSettings)
+        log_settings = loader.load(LogSettings)
+    configure_logs(log_settings, "gateway")
     gc.freeze()  # what was imported stays
     gc.set_threshold(*_GC_THRESHOLDS)
     try:
-        with exporting_traces(load_settings(TraceSettings), "gateway"):
-            uvloop.run(run())
+        with exporting_traces(trace_settings, "gateway"):
+            uvloop.run(run(settings, nats_settings, minio_settings))
     except OSError as error:
         sys.exit(f"The gateway cannot start: {error}")
 

@@ -11,7 +11,7 @@ from sd_common.logs import LogSettings, configure_logs
 from sd_common.nats_settings import NatsSettings
 from sd_common.process import run_until_stopped
 from sd_common.s3_client import MinioSettings
-from sd_common.settings import load_settings
+from sd_common.settings import loading_settings
 from sd_common.trace_export import TraceSettings, exporting_traces
 from sd_worker.app import WorkerApp
 from sd_worker.engine.errors import DeviceUnavailable
@@ -24,11 +24,14 @@ def main() -> None:
     parser.add_argument("--models", help="take jobs of these models alone; names, separated by commas (else MODELS)")
     arguments = parser.parse_args()
     given = {} if arguments.models is None else {"models": arguments.models}
-    settings = load_settings(WorkerSettings, **given)
-    configure_logs(load_settings(LogSettings), "worker")
-    app = WorkerApp(settings, load_settings(NatsSettings), load_settings(MinioSettings))
+    with loading_settings() as loader:
+        settings, nats_settings = loader.load(WorkerSettings, **given), loader.load(NatsSettings)
+        minio_settings, trace_settings = loader.load(MinioSettings), loader.load(TraceSettings)
+        log_settings = loader.load(LogSettings)
+    configure_logs(log_settings, "worker")
+    app = WorkerApp(settings, nats_settings, minio_settings)
     try:
-        with exporting_traces(load_settings(TraceSettings), "worker"):
+        with exporting_traces(trace_settings, "worker"):
             uvloop.run(run_until_stopped(app, app.raise_once_failed))
     except EngineFailed as error:
         sys.exit(str(error))  # not 0: whatever supervises it starts it again

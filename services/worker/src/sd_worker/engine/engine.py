@@ -153,36 +153,30 @@ class Engine:
         if (picture := sample.rendezvous.ended) is not None:
             self._helper_threads.finish(sample, picture)
             return
-        task, error = sample.task, sample.rendezvous.error
-        if error is None or isinstance(error, TaskCancelled):
-            failure, is_of_a_network = None, False
-        else:
-            failure, is_of_a_network = failure_of(task, error), came_out_of_a_network(error)
-        if error is not None:
-            drop_tracebacks(error)
+        error = sample.rendezvous.error or TaskCancelled(sample.task.task_id)
+        is_of_a_network = came_out_of_a_network(error)
+        failure = None if isinstance(error, TaskCancelled) else failure_of(sample.task, error)
+        drop_tracebacks(error)
         if failure is None:
-            self._outcomes.append(Cancelled(task.task_id))
-        else:
-            self._fail(sample, failure, is_of_a_network=is_of_a_network)
-
-    def _fail(self, sample: Sample, failure: Failed, *, is_of_a_network: bool) -> None:
-        waiting = sample.waiting
-        model = waiting.task.parameters.model
-        if failure.code == "out_of_memory" and self._may_yet_fit(sample):
-            self._waiting.add_retry(waiting)
+            self._outcomes.append(Cancelled(sample.task.task_id))
+        elif failure.code == "out_of_memory" and self._prepare_another_try(sample):
+            self._waiting.add_retry(sample.waiting)
             if self._is_draining:
                 self.cancel(failure.task_id)
-            return
+        else:
+            self._fail(failure, sample.task.parameters.model if is_of_a_network else None)
+
+    def _fail(self, failure: Failed, changed_model: str | None) -> None:
+        """`changed_model`: one whose networks may be left half changed."""
         if failure.code == "internal":
             self._models.check_device()
-            if is_of_a_network:
-                # It may be left half changed. Those that run on the model go on with it.
-                self._models.drop(model)
+            if changed_model is not None:
+                self._models.drop(changed_model)  # those that run on it go on with it
         self._outcomes.append(failure)
 
-    def _may_yet_fit(self, sample: Sample) -> bool:
-        """Whether one that ran out of memory may do better the next time: with the device for itself, or when that has
-        been too little for its pixels, by decoding them in tiles."""
+    def _prepare_another_try(self, sample: Sample) -> bool:
+        """Give one that ran out of memory the device for itself, or when that has been too little for its pixels, have
+        them decoded in tiles. Returns whether another try may do better then."""
         waiting, name = sample.waiting, sample.task.parameters.model
         if not waiting.is_retry and (self._models.drop_unused(but=name) > 0 or self._running):
             return True

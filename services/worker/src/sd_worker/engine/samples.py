@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
@@ -75,7 +76,7 @@ class Sample:
 
     def _generate(self) -> GeneratedPicture:
         assert self._model is not None
-        with self._model.tiled_decoding(self.waiting.decodes_in_tiles):
+        with self._model.tiled_decoding() if self.waiting.decodes_in_tiles else nullcontext():
             return generate(self._model, self.task, self._at_scheduler_step, self._num_fixed_rows)
 
     def _at_scheduler_step(self, done: SchedulerStep) -> None:

@@ -31,7 +31,7 @@ class Waiting:
     told_load: LoadProgress | None = None
     #: Memory ran out for it before, so it gets the device for itself.
     is_retry: bool = False
-    #: Even so, for its pixels at once.
+    #: That was too little for its pixels at once.
     decodes_in_tiles: bool = False
     #: What it will take up, once its model has said its defaults.
     room: Room | None = None

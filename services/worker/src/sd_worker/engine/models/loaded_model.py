@@ -51,19 +51,15 @@ class LoadedModel:
         return getattr(vae, "use_tiling", None) is False and max(size_px) > tile_px
 
     @contextmanager
-    def tiled_decoding(self, is_wanted: bool) -> Iterator[None]:
-        """Have the VAE decode large pictures in tiles while inside, where it can: it takes less memory, and may show
-        seams. For a task that has the model for itself."""
-        vae = self.pipeline.components.get("vae")
-        was_set = getattr(vae, "use_tiling", None)
-        if not is_wanted or was_set is None:
-            yield
-            return
+    def tiled_decoding(self) -> Iterator[None]:
+        """Have the VAE take large pictures in tiles while inside: it needs less memory, and may show seams. For a task
+        that has the model for itself, and where `has_tiles_for` it."""
+        vae = self.pipeline.components["vae"]
         setattr(vae, "use_tiling", True)  # noqa: B010  # of diffusers, untyped
         try:
             yield
         finally:
-            setattr(vae, "use_tiling", was_set)  # noqa: B010
+            setattr(vae, "use_tiling", False)  # noqa: B010
 
     @cached_property
     def num_bytes(self) -> int:
