@@ -5,12 +5,16 @@ All in one run, so that the ratios hold on a noisy machine. Arrivals are the sam
 
 Loads are in parts of what one at a time can do. At 150 % no server can be more than 1.5 times as fast, since no more is
 asked of it: how much more the engine can do is seen at 400 %.
+
+Each has a process of its own, and waits while the other is measured: in one, the threads of both would slow each other
+down (`sd_worker.engine.cores`).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import os
 import queue
 import random
@@ -18,16 +22,20 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 import torch
 from random_models import MID, SD_1_5, save_random_model
 from table import print_table
 
 from sd_common.parameters import Txt2ImgParameters
+from sd_worker.create_engine import prepare_environment
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine_thread import EngineThread, Listeners
 from sd_worker.engine.models.loads import Models
@@ -38,7 +46,7 @@ from sd_worker.engine.tasks import EngineTask, Finished, Outcome
 
 diffusers = import_module("diffusers")
 
-STATIC_SIZES = (1, 4, 8, 16)
+STATIC_SIZES = (1, 4, 8, 16, 32)
 _SATURATED_TURNS = 3
 WORDS = [
     f"a big {colour} {shape} on a {background} background"
@@ -72,10 +80,6 @@ class Measured:
     @property
     def p50_s(self) -> float:
         return statistics.median(self.latencies_s)
-
-
-#: Makes the pictures of some arrivals; static batches take several.
-Generate = Callable[[Sequence[Arrival]], None]
 
 
 class Stock:
@@ -121,11 +125,12 @@ class Stock:
 class BareEngine:
     """The engine without a worker around it."""
 
-    def __init__(self, directory: Path, side: int, device: Device) -> None:
+    def __init__(self, directory: Path, side: int, device: Device, max_rows: int | None = None) -> None:
+        """`max_rows` None: as measured."""
         self._outcomes: queue.Queue[tuple[float, Outcome]] = queue.Queue()
         source = ModelSource(directory.parent, dtype=device.dtype)
         listeners = Listeners(lambda _: None, lambda outcome: self._outcomes.put((time.perf_counter(), outcome)))
-        self._engine = EngineThread(Models(source, device), RowCaps(device), listeners)
+        self._engine = EngineThread(Models(source, device), RowCaps(device, max_rows), listeners)
         self._model, self._side = directory.name, side
         self._num_submitted = 0
         self._engine.start()
@@ -168,6 +173,41 @@ class BareEngine:
         return EngineTask(f"task-{self._num_submitted}", parameters, arrival.seed)
 
 
+Server = TypeVar("Server", Stock, BareEngine)
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
+
+#: That of this process.
+_servers: list[Stock | BareEngine] = []
+
+
+class Apart(Generic[Server]):
+    """A server in a process of its own."""
+
+    def __init__(self, create: Callable[[], Server], num_cores: int = os.cpu_count() or 1) -> None:
+        """`create` can be pickled."""
+        prepare_environment()
+        spawn = multiprocessing.get_context("spawn")
+        self._process = ProcessPoolExecutor(1, spawn, _create_server, (create, num_cores))
+
+    def ask(
+        self, method: Callable[Concatenate[Server, Asked], Answer], *asked: Asked.args, **_: Asked.kwargs
+    ) -> Answer:
+        return self._process.submit(_ask_server, method, *asked).result()
+
+    def stop(self) -> None:
+        self._process.shutdown()
+
+
+def _create_server(create: Callable[[], Stock | BareEngine], num_cores: int) -> None:
+    torch.set_num_threads(num_cores)
+    _servers.append(create())
+
+
+def _ask_server(method: Callable[..., Answer], *asked: object) -> Answer:
+    return method(_servers[0], *asked)
+
+
 def poisson(num: int, rate: float, rng: random.Random) -> list[Arrival]:
     """`num` arrivals at `rate` a second."""
     at_s, arrivals = 0.0, []
@@ -188,7 +228,6 @@ def main() -> None:
     device = Device(
         torch.device(arguments.device), torch.float16 if arguments.device.startswith("cuda") else torch.float32
     )
-    torch.set_num_threads(os.cpu_count() or 1)
     rows = measure("shapes", Path("models/shapes"), 128, arguments.tasks, device) if arguments.tasks else []
     if arguments.large_tasks:
         size = SD_1_5 if device.torch_device.type == "cuda" else MID
@@ -200,28 +239,29 @@ def main() -> None:
 
 def measure(name: str, directory: Path, side: int, num_tasks: int, device: Device) -> list[list[str]]:
     """The rows of one model."""
-    stock, engine = Stock(directory, side, device), BareEngine(directory, side, device)
+    stock = Apart(partial(Stock, directory, side, device))
+    engine = Apart(partial(BareEngine, directory, side, device))
     rng = random.Random(1)
     num_uniform = math.ceil(num_tasks / max(STATIC_SIZES)) * max(STATIC_SIZES)  # nobody's last pass is half empty
     uniform = [replace(arrival, at_s=0.0, steps=20) for arrival in poisson(num_uniform, 1.0, rng)]
-    engine.serve(uniform[:2])  # loads, and measures the row caps
-    stock.generate(uniform[:1])
+    engine.ask(BareEngine.serve, uniform[:2])  # loads, and measures the row caps
+    stock.ask(Stock.generate, uniform[:1])
 
     # Whole batches of each size.
-    static = {size: stock.serve(uniform[: max(size, num_tasks // 32 * 16)], size) for size in STATIC_SIZES}
+    static = {size: stock.ask(Stock.serve, uniform[: max(size, num_tasks // 32 * 16)], size) for size in STATIC_SIZES}
     best_size = max(static, key=lambda size: static[size].pictures_per_s)
     # In turns, and the best of each: another program may have had the processor.
     best = most = 0.0
     for _ in range(_SATURATED_TURNS):
-        most = max(most, engine.serve(uniform).pictures_per_s)
-        best = max(best, stock.serve(uniform, best_size).pictures_per_s)
+        most = max(most, engine.ask(BareEngine.serve, uniform).pictures_per_s)
+        best = max(best, stock.ask(Stock.serve, uniform, best_size).pictures_per_s)
     rows = [_row(name, "saturated", f"pictures/s, static batches of {best_size}", most, best, "≥ 0.97")]
 
     capacity = static[1].pictures_per_s * 20 / 30  # 30 steps in the mean
     for load in (0.8, 1.5, 4.0):
         arrivals = poisson(num_tasks, load * capacity, random.Random(2))
-        shared, alone = engine.serve(arrivals), stock.serve(arrivals, 1)
-        batched = stock.serve(arrivals, best_size)
+        shared, alone = engine.ask(BareEngine.serve, arrivals), stock.ask(Stock.serve, arrivals, 1)
+        batched = stock.ask(Stock.serve, arrivals, best_size)
         share = f"{load:.0%} of one at a time"
         goals = ("≤ 0.5", "≤ 0.75", "") if load < 1 else ("", "", "≥ 1.8" if load > 2 else "")
         rows += [
@@ -230,7 +270,9 @@ def measure(name: str, directory: Path, side: int, num_tasks: int, device: Devic
             _row(name, share, f"p95 s, static batches of {best_size}", shared.p95_s, batched.p95_s, goals[1]),
             _row(name, share, "pictures/s, one at a time", shared.pictures_per_s, alone.pictures_per_s, goals[2]),
         ]
+    engine.ask(BareEngine.stop)
     engine.stop()
+    stock.stop()
     return rows
 
 

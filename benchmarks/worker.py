@@ -1,6 +1,8 @@
 """The whole service, saturated, against the bare engine: what NATS, S3, events and progress cost in pictures a second.
 
-The bare engine runs the same tasks in this process, before and after. Goal: at least 0.95.
+Once with all cores for the engine, which the rest then takes some of, and once with one fewer, as where the engine has
+a GPU: the goal of at least 0.95 is for that. The bare engine runs the same tasks, in turns with the service, and with
+the same row cap: what each would measure for itself differs by more.
 """
 
 from __future__ import annotations
@@ -11,45 +13,51 @@ import os
 import time
 import urllib.request
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from engine import Arrival, BareEngine
+from engine import Apart, Arrival, BareEngine
 from stack import embedded_stack
 from table import print_table
 
 from sd_worker.engine.devices import Device
 
+MAX_ROWS = 32
+_TURNS = 3
 PROMPT = "a big red star on a white background"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", type=int, default=120)
+    parser.add_argument("--tasks", type=int, default=96)
     num_tasks = parser.parse_args().tasks
-    torch.set_num_threads(os.cpu_count() or 1)
-    before = of_engine(num_tasks)
-    with embedded_stack({"ENABLE_PUBLIC_ACCESS": "1"}) as stack:
-        of_service(stack.base_url, 8)  # loads, and measures the row cap
-        whole = max(of_service(stack.base_url, num_tasks) for _ in range(2))
-    bare = max(before, of_engine(num_tasks))
-    rows = [
-        ["bare engine", f"{bare:.2f}", ""],
-        ["whole service", f"{whole:.2f}", ""],
-        ["ratio", f"{whole / bare:.2f}", "≥ 0.95"],
-    ]
-    print_table(["pictures per second", "", "goal"], rows)
+    most = os.cpu_count() or 1
+    rows = []
+    for num_cores in sorted({most, max(1, most - 1)}):
+        bare, whole = measure(num_tasks, num_cores)
+        goal = "≥ 0.95" if num_cores < most else ""
+        rows.append([f"{num_cores} of {most}", f"{bare:.2f}", f"{whole:.2f}", f"{whole / bare:.2f}", goal])
+    print_table(["cores of the engine", "pictures/s, bare engine", "whole service", "ratio", "goal"], rows)
 
 
-def of_engine(num_tasks: int) -> float:
-    """Pictures per second."""
-    engine = BareEngine(Path("models/shapes"), 128, Device(torch.device("cpu"), torch.float32))
+def measure(num_tasks: int, num_cores: int) -> tuple[float, float]:
+    """Pictures per second of the bare engine and of the whole service: the best of some turns."""
+    device = Device(torch.device("cpu"), torch.float32)
+    engine = Apart(partial(BareEngine, Path("models/shapes"), 128, device, MAX_ROWS), num_cores)
     tasks = [Arrival(0.0, PROMPT, seed, 20) for seed in range(num_tasks)]
-    engine.serve(tasks[:8])
-    measured = engine.serve(tasks)
+    settings = {"ENABLE_PUBLIC_ACCESS": "1", "MAX_ROWS": str(MAX_ROWS), "OMP_NUM_THREADS": str(num_cores)}
+    bare, whole = [], []
+    with embedded_stack(settings) as stack:
+        engine.ask(BareEngine.serve, tasks[:8])  # loads
+        of_service(stack.base_url, 8)
+        for _ in range(_TURNS):
+            bare.append(engine.ask(BareEngine.serve, tasks).pictures_per_s)
+            whole.append(of_service(stack.base_url, num_tasks))
+    engine.ask(BareEngine.stop)
     engine.stop()
-    return measured.pictures_per_s
+    return max(bare), max(whole)
 
 
 def of_service(base_url: str, num_tasks: int) -> float:

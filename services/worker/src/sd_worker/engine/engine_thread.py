@@ -11,6 +11,7 @@ from typing import ParamSpec
 
 import torch
 
+from sd_worker.engine.cores import compute_on, default_num_cores
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.models.loads import Models
@@ -43,7 +44,8 @@ class EngineThread:
     thread, also from the listeners, but for `stop`.
     """
 
-    def __init__(self, models: Models, row_caps: RowCaps, listeners: Listeners) -> None:
+    def __init__(self, models: Models, row_caps: RowCaps, listeners: Listeners, num_cores: int | None = None) -> None:
+        """`num_cores`: how many of the CPU's it computes on; None: as many as the calling thread."""
         self.models: ModelsView = models
         self._listeners = listeners
         self._changed = threading.Condition()
@@ -55,6 +57,7 @@ class EngineThread:
             on_preview=None if listeners.on_preview is None else _tolerant(listeners.on_preview),
             on_pass=_tolerant(listeners.on_pass),
         )
+        self._num_cores = num_cores or default_num_cores()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._workload = Workload()
         # What follows is guarded by the condition, which is notified of each change.
@@ -117,6 +120,7 @@ class EngineThread:
             self._changed.notify_all()
 
     def _work(self) -> None:
+        compute_on(self._num_cores)
         while True:
             with self._changed:
                 self._changed.wait_for(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from sd_worker.engine.cores import compute_on
 from sd_worker.engine.failures import failure_of
 from sd_worker.engine.pipelines import GeneratedPicture
 from sd_worker.engine.png import encode_png
@@ -25,7 +26,7 @@ class HelperThreads:
     """What they have done is fetched with `done`. `on_done` is called from them, each time."""
 
     def __init__(self, on_done: Callable[[], None]) -> None:
-        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="engine-helper")
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, "engine-helper", compute_on, (1,))
         self._done: queue.SimpleQueue[Done] = queue.SimpleQueue()
         self._on_done = on_done
 

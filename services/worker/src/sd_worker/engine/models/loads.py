@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from sd_worker.engine.cores import compute_on
 from sd_worker.engine.devices import Device, is_out_of_memory
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.models.fetches import Fetches
@@ -61,7 +62,7 @@ class Models(ResidentModels):
         self._fetches = Fetches(loader, lambda: self._on_change())
         #: On the disk, in turn: the first is read, or being moved.
         self._loads: OrderedDict[str, _Load] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
+        self._thread = ThreadPoolExecutor(1, "model-loader", compute_on, (1,))
         self._is_stopped = False
 
     def on_change(self, callback: Callable[[], None]) -> None:
