@@ -82,6 +82,7 @@ bench: setup ## Measure latency, rates, start-up, memory, disk, fairness and how
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/worker.py
+	$(BIN)/python benchmarks/cores.py
 	$(BIN)/python benchmarks/waiting.py
 	$(BIN)/python benchmarks/model_loads.py
 	$(BIN)/python benchmarks/backlog.py
