@@ -191,9 +191,9 @@ class Apart(Generic[Server]):
         self._process = ProcessPoolExecutor(1, spawn, _create_server, (create, num_cores))
 
     def ask(
-        self, method: Callable[Concatenate[Server, Asked], Answer], *asked: Asked.args, **_: Asked.kwargs
+        self, method: Callable[Concatenate[Server, Asked], Answer], *asked: Asked.args, **named: Asked.kwargs
     ) -> Answer:
-        return self._process.submit(_ask_server, method, *asked).result()
+        return self._process.submit(_ask_server, method, asked, named).result()
 
     def stop(self) -> None:
         self._process.shutdown()
@@ -204,8 +204,8 @@ def _create_server(create: Callable[[], Stock | BareEngine], num_cores: int) -> 
     _servers.append(create())
 
 
-def _ask_server(method: Callable[..., Answer], *asked: object) -> Answer:
-    return method(_servers[0], *asked)
+def _ask_server(method: Callable[..., Answer], asked: tuple[object, ...], named: dict[str, object]) -> Answer:
+    return method(_servers[0], *asked, **named)
 
 
 def poisson(num: int, rate: float, rng: random.Random) -> list[Arrival]:

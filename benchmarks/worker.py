@@ -47,7 +47,7 @@ def measure(num_tasks: int, num_cores: int) -> tuple[float, float]:
     device = Device(torch.device("cpu"), torch.float32)
     engine = Apart(partial(BareEngine, Path("models/shapes"), 128, device, MAX_ROWS), num_cores)
     tasks = [Arrival(0.0, PROMPT, seed, 20) for seed in range(num_tasks)]
-    settings = {"ENABLE_PUBLIC_ACCESS": "1", "MAX_ROWS": str(MAX_ROWS), "OMP_NUM_THREADS": str(num_cores)}
+    settings = {"ENABLE_PUBLIC_ACCESS": "1", "MAX_ROWS": str(MAX_ROWS), "CPU_CORES": str(num_cores)}
     bare, whole = [], []
     with embedded_stack(settings) as stack:
         engine.ask(BareEngine.serve, tasks[:8])  # loads

@@ -43,5 +43,6 @@ def prepare_environment() -> None:
     # Else three lines say at import that torchvision, which nothing here needs, is not installed.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # How often threads that compute together look for each other before they sleep (GNU libgomp; `engine.cores`). By
-    # default it is 300,000 times, some milliseconds: two workers on the same cores then made an eighth of the pictures.
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # default it is 300,000 times, some milliseconds: two workers on the same cores then made a quarter of the pictures.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")

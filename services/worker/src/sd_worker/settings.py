@@ -43,10 +43,10 @@ class WorkerSettings(TaskSettings, SafetySettings):
     dtype: str = Field(
         default="auto", description="`float16`, `bfloat16`, `float32`, or `auto`: float16 on cuda, else float32."
     )
-    cpu_cores: int | None = Field(
-        default=None,
-        ge=1,
-        description="Cores that pictures are computed on without a GPU. Default: all. "
+    cpu_cores: int = Field(
+        default=0,
+        ge=0,
+        description="Cores that pictures are computed on without a GPU; 0: all, or OMP_NUM_THREADS. "
         "Workers that share a machine need a share of them each.",
     )
     model_memory_budget: int | None = Field(

@@ -19,5 +19,5 @@ def compute_on(num_cores: int) -> None:
 
 
 def default_num_cores() -> int:
-    """What the calling thread computes on: all, or what OMP_NUM_THREADS says, unless it was told otherwise."""
+    """What the calling thread computes on. Unless it was told: OMP_NUM_THREADS, or what torch takes for all."""
     return torch.get_num_threads()

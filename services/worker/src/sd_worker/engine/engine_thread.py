@@ -44,8 +44,8 @@ class EngineThread:
     thread, also from the listeners, but for `stop`.
     """
 
-    def __init__(self, models: Models, row_caps: RowCaps, listeners: Listeners, num_cores: int | None = None) -> None:
-        """`num_cores`: how many of the CPU's it computes on; None: as many as the calling thread."""
+    def __init__(self, models: Models, row_caps: RowCaps, listeners: Listeners, num_cores: int = 0) -> None:
+        """`num_cores`: how many cores of the CPU it computes on; 0: as many as the calling thread."""
         self.models: ModelsView = models
         self._listeners = listeners
         self._changed = threading.Condition()

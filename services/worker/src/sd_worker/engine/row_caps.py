@@ -21,12 +21,12 @@ from sd_worker.engine.models.tuning import raise_recompile_limit
 
 _log = logging.getLogger(__name__)
 
-#: Rows are doubled for as long as a row then costs this much less.
+#: Rows are doubled for as long as a pass then makes this many times as many of them a second.
 _WORTHWHILE_SPEEDUP = 1.07
 _MOST_ROWS = 64
 #: Seconds that one measured pass may take, as far as the one before tells: a slow device is not worth the wait.
 _LONGEST_PASS_S = 1.5
-_MOST_TRIES = 3
+_NUM_TIMED = 2
 
 
 class RowCaps:
@@ -83,7 +83,7 @@ class RowCaps:
         while 2 * num_rows <= _MOST_ROWS and 2 * pass_s <= _LONGEST_PASS_S:
             worthwhile_s = 2 * pass_s / _WORTHWHILE_SPEEDUP
             try:
-                doubled_s = self._fastest_pass_s(call, 2 * num_rows, worthwhile_s)
+                doubled_s = self._fastest_pass_s(call, 2 * num_rows)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -94,14 +94,14 @@ class RowCaps:
         _log.info("row cap measured", extra={"stage": call.stage, "num_rows": num_rows, "pass_s": round(pass_s, 4)})
         return num_rows
 
-    def _fastest_pass_s(self, call: NetworkCall, num_rows: int, fast_enough_s: float = math.inf) -> float:
-        """Seconds of a pass, measured anew where they are more than `fast_enough_s`: another process may have had the
-        cores."""
+    def _fastest_pass_s(self, call: NetworkCall, num_rows: int) -> float:
+        """Seconds of the fastest of some passes: another process may have had the cores. One that takes long is made
+        once."""
         self._pass_s(call, num_rows)  # the first of a size allocates memory, and chooses kernels
         pass_s = math.inf
-        for _ in range(_MOST_TRIES):
+        for _ in range(_NUM_TIMED):
             pass_s = min(pass_s, self._pass_s(call, num_rows))
-            if pass_s <= fast_enough_s:
+            if 2 * pass_s > _LONGEST_PASS_S:
                 break
         return pass_s
 
