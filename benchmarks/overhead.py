@@ -18,8 +18,6 @@ from importlib import import_module
 from stack import embedded_stack
 from table import print_table
 
-from sd_worker.create_engine import prepare_environment
-
 PARAMETERS = {
     "prompt": "a big red star on a white background",
     "model": "shapes",
@@ -56,7 +54,6 @@ def main() -> None:
 
 def create_pipeline() -> Callable[[], None]:
     """The stock pipeline over the bundled model, as the worker runs it."""
-    prepare_environment()
     torch, diffusers = import_module("torch"), import_module("diffusers")
     torch.set_num_threads(os.cpu_count() or 1)
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained("models/shapes", dtype=torch.float32)
