@@ -15,15 +15,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from engine import Apart, Arrival, BareEngine
+from apart import Apart
+from engine import Arrival, BareEngine
 from table import print_table
+from worker import MAX_ROWS, PROMPT
 
 from sd_worker.engine.devices import Device
 
 SPIN_COUNTS = (0, 5_000, 300_000)
-PROMPT = "a big red star on a white background"
-#: The same for all: what each would measure for itself differs by more.
-MAX_ROWS = 32
 
 
 def main() -> None:

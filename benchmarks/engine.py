@@ -14,28 +14,24 @@ from __future__ import annotations
 
 import argparse
 import math
-import multiprocessing
-import os
 import queue
 import random
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 import torch
+from apart import Apart
 from random_models import MID, SD_1_5, save_random_model
 from table import print_table
 
 from sd_common.parameters import Txt2ImgParameters
-from sd_worker.create_engine import prepare_environment
 from sd_worker.engine.devices import Device
 from sd_worker.engine.engine_thread import EngineThread, Listeners
 from sd_worker.engine.models.loads import Models
@@ -173,41 +169,6 @@ class BareEngine:
         return EngineTask(f"task-{self._num_submitted}", parameters, arrival.seed)
 
 
-Server = TypeVar("Server", Stock, BareEngine)
-Asked = ParamSpec("Asked")
-Answer = TypeVar("Answer")
-
-#: That of this process.
-_servers: list[Stock | BareEngine] = []
-
-
-class Apart(Generic[Server]):
-    """A server in a process of its own."""
-
-    def __init__(self, create: Callable[[], Server], num_cores: int = os.cpu_count() or 1) -> None:
-        """`create` can be pickled."""
-        prepare_environment()
-        spawn = multiprocessing.get_context("spawn")
-        self._process = ProcessPoolExecutor(1, spawn, _create_server, (create, num_cores))
-
-    def ask(
-        self, method: Callable[Concatenate[Server, Asked], Answer], *asked: Asked.args, **named: Asked.kwargs
-    ) -> Answer:
-        return self._process.submit(_ask_server, method, asked, named).result()
-
-    def stop(self) -> None:
-        self._process.shutdown()
-
-
-def _create_server(create: Callable[[], Stock | BareEngine], num_cores: int) -> None:
-    torch.set_num_threads(num_cores)
-    _servers.append(create())
-
-
-def _ask_server(method: Callable[..., Answer], asked: tuple[object, ...], named: dict[str, object]) -> Answer:
-    return method(_servers[0], *asked, **named)
-
-
 def poisson(num: int, rate: float, rng: random.Random) -> list[Arrival]:
     """`num` arrivals at `rate` a second."""
     at_s, arrivals = 0.0, []
@@ -248,7 +209,7 @@ def measure(name: str, directory: Path, side: int, num_tasks: int, device: Devic
     stock.ask(Stock.generate, uniform[:1])
 
     # Whole batches of each size.
-    static = {size: stock.ask(Stock.serve, uniform[: max(size, num_tasks // 32 * 16)], size) for size in STATIC_SIZES}
+    static = {size: stock.ask(Stock.serve, uniform[: max(size, 8)], size) for size in STATIC_SIZES}
     best_size = max(static, key=lambda size: static[size].pictures_per_s)
     # In turns, and the best of each: another program may have had the processor.
     best = most = 0.0

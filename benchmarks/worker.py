@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import Apart, Arrival, BareEngine
+from apart import Apart
+from engine import Arrival, BareEngine
 from stack import embedded_stack
 from table import print_table
 

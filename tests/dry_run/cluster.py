@@ -6,7 +6,6 @@ the S3 server's image runs the server of the embedded mode.
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 import sys
@@ -38,11 +37,6 @@ _READY_WITHIN_S = 60.0
 _OF_IMAGES = {"PATH"}
 #: Threads of torch that wait for each other in turns made a second of work take a minute.
 _OF_TESTS = {"OMP_NUM_THREADS": "1", "CPU_CORES": "1"}
-
-
-def whole_cores(quantity: str) -> int:
-    """A quantity of CPUs, `500m` or `2`, as Kubernetes hands it to a variable: rounded up."""
-    return math.ceil(int(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity))
 
 
 class Cluster:
@@ -140,9 +134,9 @@ class Cluster:
             match variable.get("valueFrom"):
                 case {"fieldRef": {"fieldPath": "metadata.name"}}:
                     environment[variable["name"]] = pod
-                case {"resourceFieldRef": {"resource": "requests.cpu"}}:
-                    environment[variable["name"]] = str(whole_cores(container["resources"]["requests"]["cpu"]))
                 case {"secretKeyRef": {"optional": True}} | None:
+                    pass
+                case {"resourceFieldRef": _} if variable["name"] in _OF_TESTS:
                     pass
                 case {"secretKeyRef": {"name": name, "key": key}}:
                     environment[variable["name"]] = self.secret(name, key)

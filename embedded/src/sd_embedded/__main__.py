@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
@@ -39,7 +38,6 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    _let_threads_wait_awake()
     settings = load_all_settings()
     configure_logs(settings.logs, "embedded")
     try:
@@ -47,13 +45,6 @@ def main() -> None:
             uvloop.run(run(settings))
     except (CannotStart, DeviceUnavailable, EngineFailed, ProcessNotReady, Unavailable, OSError) as error:
         sys.exit(str(error))
-
-
-def _let_threads_wait_awake() -> None:
-    """Here is one engine, so its threads look for each other as often as GNU's OpenMP has them by itself; workers that
-    may share their cores do it less (`sd_worker.create_engine`). One picture alone takes a sixth less time."""
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "300000")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from unit.engine.recorder import CreateEngine, WrappedLoader, network_of, txt2img
+from unit.engine.recorder import TIMEOUT_S, CreateEngine, WrappedLoader, network_of, txt2img
 
 from sd_worker.engine.cores import compute_on
 from sd_worker.engine.models.loaded_model import LoadedModel, OnLoadProgress, ReadModel
@@ -64,13 +64,13 @@ def test_what_another_thread_asks_for_changes_nothing() -> None:
     def compute() -> None:
         compute_on(2)
         begun.set()
-        assert asked.wait(10)
+        assert asked.wait(TIMEOUT_S)
         torch.ones(100_000).sum()
         found.append(torch.get_num_threads())
 
     thread = threading.Thread(target=compute)
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(TIMEOUT_S)
     torch.set_num_threads(1)
     asked.set()
     thread.join()

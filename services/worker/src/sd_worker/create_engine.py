@@ -13,7 +13,8 @@ from sd_worker.settings import WorkerSettings
 def create_engine(settings: WorkerSettings, metrics: WorkerMetrics) -> CreateEngine:
     """What makes the engine, given its callbacks; it tells its figures to `metrics`. Blocks for seconds; raises
     `DeviceUnavailable`."""
-    prepare_environment()
+    # Else three lines say at import that torchvision, which nothing here needs, is not installed.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from sd_worker.engine.devices import choose_device
     from sd_worker.engine.engine_thread import EngineThread, Listeners
     from sd_worker.engine.models.loads import Models
@@ -36,13 +37,3 @@ def create_engine(settings: WorkerSettings, metrics: WorkerMetrics) -> CreateEng
     return lambda on_progress, on_outcome, on_workload: EngineThread(
         models, row_caps, Listeners(on_progress, on_outcome, on_workload, on_pass=metrics.pass_made), settings.cpu_cores
     )
-
-
-def prepare_environment() -> None:
-    """Set what libraries of the engine read once, when they are imported, where it is not set."""
-    # Else three lines say at import that torchvision, which nothing here needs, is not installed.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # How often threads that compute together look for each other before they sleep (GNU libgomp; `engine.cores`). By
-    # default it is 300,000 times, some milliseconds: two workers on the same cores then made a quarter of the pictures.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "5000")

@@ -16,8 +16,3 @@ def compute_on(num_cores: int) -> None:
     """Have operators that the calling thread runs use so many cores."""
     torch.get_num_threads()  # else torch sets, at this thread's first operator, what another thread asked for last
     torch.set_num_threads(num_cores)
-
-
-def default_num_cores() -> int:
-    """What the calling thread computes on. Unless it was told: OMP_NUM_THREADS, or what torch takes for all."""
-    return torch.get_num_threads()

@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 import torch
 
-from sd_worker.engine.cores import compute_on, default_num_cores
+from sd_worker.engine.cores import compute_on
 from sd_worker.engine.engine import Engine
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.models.loads import Models
@@ -57,7 +57,7 @@ class EngineThread:
             on_preview=None if listeners.on_preview is None else _tolerant(listeners.on_preview),
             on_pass=_tolerant(listeners.on_pass),
         )
-        self._num_cores = num_cores or default_num_cores()
+        self._num_cores = num_cores or torch.get_num_threads()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._workload = Workload()
         # What follows is guarded by the condition, which is notified of each change.

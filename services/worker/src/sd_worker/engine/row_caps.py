@@ -26,6 +26,7 @@ _WORTHWHILE_SPEEDUP = 1.07
 _MOST_ROWS = 64
 #: Seconds that one measured pass may take, as far as the one before tells: a slow device is not worth the wait.
 _LONGEST_PASS_S = 1.5
+#: Passes of each number of rows that are timed.
 _NUM_TIMED = 2
 
 

@@ -9,7 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from sd_worker.engine.cores import compute_on, default_num_cores
+import torch
+
+from sd_worker.engine.cores import compute_on
 from sd_worker.engine.devices import Device, is_out_of_memory
 from sd_worker.engine.errors import EngineStopped
 from sd_worker.engine.models.fetches import Fetches
@@ -63,7 +65,7 @@ class Models(ResidentModels):
         #: On the disk, in turn: the first is read, or being moved.
         self._loads: OrderedDict[str, _Load] = OrderedDict()
         # What is read for a GPU is converted on the CPU, of which the engine then needs little.
-        num_cores = 1 if device.torch_device.type == "cpu" else default_num_cores()
+        num_cores = 1 if device.torch_device.type == "cpu" else torch.get_num_threads()
         self._thread = ThreadPoolExecutor(1, "model-loader", compute_on, (num_cores,))
         self._is_stopped = False
 
