@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 import torch
 from unit.engine.recorder import CPU
 
-from sd_worker.engine import row_caps
+from sd_worker.engine import batch_curve
 from sd_worker.engine.batches import NetworkCall
 from sd_worker.engine.row_caps import RowCaps
 
@@ -41,7 +42,7 @@ class Network(torch.nn.Module):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(row_caps, "time", clock)
+    monkeypatch.setattr(batch_curve, "time", clock)
     return clock
 
 
@@ -61,9 +62,11 @@ def call_of(
         (lambda rows: 0.001 * rows, 2),  # each row costs the same
         (lambda rows: 0.01, 64),  # rows cost nothing, up to the most that is tried
         (lambda rows: 0.01 + max(0, rows - 8) * 0.00125, 8),  # a knee
+        (lambda rows: 0.01 + (0.02 if rows == 8 else 0), 64),  # one that is slow, and not those beyond
         (lambda rows: 0.001 * rows**0.85, 64),  # 10 % less each
         (lambda rows: 0.001 * rows**0.95, 2),  # 3 %
-        (lambda rows: 1.0, 2),  # too slow to be measured
+        (lambda rows: 0.13 * rows**0.8, 4),  # too slow for more to be measured
+        (lambda rows: 1.0, 2),  # for any
     ],
 )
 def test_rows_are_doubled_while_each_then_costs_enough_less(
@@ -72,14 +75,21 @@ def test_rows_are_doubled_while_each_then_costs_enough_less(
     assert RowCaps(CPU).of(call_of(Network(clock, pass_s))) == num_rows
 
 
-@pytest.mark.parametrize("slow_rows", [2, 4])
-def test_a_pass_that_was_slow_is_timed_again(clock: Clock, slow_rows: int) -> None:
-    slow = iter([True, True])  # the first of all, which is not timed, and the next
+@pytest.mark.parametrize("slow_rows", [(2,), (4, 8, 16), (32,), (32, 64)])
+def test_who_has_the_cores_for_a_while_does_not_change_the_cap(clock: Clock, slow_rows: tuple[int, ...]) -> None:
+    num_passes = Counter[int]()
 
     def pass_s(rows: int) -> float:
-        return 0.001 * max(rows, 4) * (2 if rows == slow_rows and next(slow, False) else 1)
+        num_passes[rows] += 1
+        is_slow = rows in slow_rows and num_passes[rows] <= 2  # the first, which is not timed, and that of a round
+        return 0.002 * max(rows, 32) * (5 if is_slow else 1)
 
-    assert RowCaps(CPU).of(call_of(Network(clock, pass_s))) == 4
+    assert RowCaps(CPU).of(call_of(Network(clock, pass_s))) == 32
+
+
+def test_a_slow_network_is_measured_for_seconds(clock: Clock) -> None:
+    RowCaps(CPU).of(call_of(Network(clock, lambda rows: 0.02 * rows**0.9)))
+    assert clock.now_s < 4
 
 
 def test_each_size_is_measured_once(clock: Clock) -> None:

@@ -1,33 +1,24 @@
-"""How many rows a forward pass should have: the knee of the batch curve.
+"""How many rows a forward pass should have.
 
-More rows cost less each, up to a point: there the device is busy, and more rows only make everybody wait longer for the
-step (an oversized batch raised the median latency by half and gave no throughput). Where it lies depends on the device,
-the network and the size of the picture, so it is measured: at the first call of each, with copies of that call.
+The knee of the batch curve (`batch_curve`) depends on the device, the network and the size of the picture, so it is
+measured: at the first call of each, with copies of that call.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Hashable, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 
+from sd_worker.engine.batch_curve import knee_of
 from sd_worker.engine.batches import NetworkCall, run_copies
 from sd_worker.engine.devices import Device, is_out_of_memory, synchronize
 from sd_worker.engine.models.tuning import raise_recompile_limit
 
 _log = logging.getLogger(__name__)
-
-#: Rows are doubled for as long as a pass then makes this many times as many of them a second.
-_WORTHWHILE_SPEEDUP = 1.07
-_MOST_ROWS = 64
-#: Seconds that one measured pass may take, as far as the one before tells: a slow device is not worth the wait.
-_LONGEST_PASS_S = 1.5
-#: Passes of each number of rows that are timed.
-_NUM_TIMED = 2
 
 
 class RowCaps:
@@ -79,38 +70,15 @@ class RowCaps:
         _log.warning("row cap lowered: out of memory", extra={"stage": call.stage, "num_rows": num_rows})
 
     def _measured(self, call: NetworkCall) -> int:
-        num_rows = call.num_rows
-        pass_s = self._fastest_pass_s(call, num_rows)
-        while 2 * num_rows <= _MOST_ROWS and 2 * pass_s <= _LONGEST_PASS_S:
-            worthwhile_s = 2 * pass_s / _WORTHWHILE_SPEEDUP
-            try:
-                doubled_s = self._fastest_pass_s(call, 2 * num_rows)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                break
-            if doubled_s > worthwhile_s:
-                break
-            num_rows, pass_s = 2 * num_rows, doubled_s
-        _log.info("row cap measured", extra={"stage": call.stage, "num_rows": num_rows, "pass_s": round(pass_s, 4)})
+        def make_a_pass(num_rows: int) -> None:
+            run_copies(call, num_rows)
+            synchronize(self._device)
+
+        started_at = time.perf_counter()
+        num_rows = knee_of(make_a_pass, call.num_rows)
+        seconds = round(time.perf_counter() - started_at, 4)
+        _log.info("row cap measured", extra={"stage": call.stage, "num_rows": num_rows, "seconds": seconds})
         return num_rows
-
-    def _fastest_pass_s(self, call: NetworkCall, num_rows: int) -> float:
-        """Seconds of the fastest of some passes: another process may have had the cores. One that takes long is made
-        once."""
-        self._pass_s(call, num_rows)  # the first of a size allocates memory, and chooses kernels
-        pass_s = math.inf
-        for _ in range(_NUM_TIMED):
-            pass_s = min(pass_s, self._pass_s(call, num_rows))
-            if 2 * pass_s > _LONGEST_PASS_S:
-                break
-        return pass_s
-
-    def _pass_s(self, call: NetworkCall, num_rows: int) -> float:
-        started = time.perf_counter()
-        run_copies(call, num_rows)
-        synchronize(self._device)
-        return time.perf_counter() - started
 
 
 def _compiled(call: NetworkCall, cap: int) -> int:
