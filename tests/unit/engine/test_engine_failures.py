@@ -116,6 +116,33 @@ def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_ag
     assert engine.models.resident() == ("sd1",)
 
 
+def test_a_model_that_others_ran_on_when_memory_ran_out_is_gone_when_the_task_is_tried_again(
+    create_engine: CreateEngine,
+) -> None:
+    engine = create_engine()
+    engine.finish(txt2img("other", model="owner/sd2"))
+    engine.finish(txt2img("warm"))
+    vae = network_of(engine.models, "sd1", "vae")
+
+    def run_out(*_: object) -> None:
+        if "owner/sd2" in engine.models.resident():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    vae.get_submodule("encoder").register_forward_pre_hook(run_out)
+    del vae
+
+    def submit_another(progress: Progress) -> None:
+        if progress.task_id == "long" and progress.step == 1:
+            engine.engine.submit(img2img("unlucky"))
+
+    engine.recorder.at_progress = submit_another
+    engine.engine.submit(txt2img("long", model="owner/sd2", steps=10))
+    outcomes = [engine.recorder.next_outcome() for _ in range(2)]
+
+    assert [type(outcome) for outcome in outcomes] == [Finished, Finished], outcomes
+    assert engine.models.resident() == ("sd1",)
+
+
 def test_memory_that_runs_out_alone_fails_the_task_after_one_try(
     create_engine: CreateEngine, source: ModelSource
 ) -> None:
@@ -254,7 +281,7 @@ def test_an_engine_that_cannot_tell_what_it_has_to_do_hands_all_tasks_back(
     def fail(rooms: object) -> float:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Rooms, "workload", property(fail))
+    monkeypatch.setattr(Rooms, "passes", property(fail))
     engine.engine.submit(txt2img("a"))
 
     assert engine.recorder.next_outcome() == Cancelled("a")

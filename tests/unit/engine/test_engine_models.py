@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -18,11 +21,21 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from unit.engine.recorder import CPU, TIMEOUT_S, EngineUnderTest, TickedEngine, load_now, txt2img
+from unit.engine.recorder import (
+    CPU,
+    TIMEOUT_S,
+    EngineUnderTest,
+    GatedLoader,
+    TickedEngine,
+    WrappedLoader,
+    load_now,
+    txt2img,
+)
 
 from sd_common.parameters import DefaultParameters, TaskKind
 from sd_worker.engine.devices import choose_device, default_budget_bytes
 from sd_worker.engine.errors import DeviceUnavailable, ModelUnavailable
+from sd_worker.engine.models.loaded_model import LoadedModel, ModelLoader, OnLoadProgress, ReadModel
 from sd_worker.engine.models.loads import Models
 from sd_worker.engine.models.model_errors import explain
 from sd_worker.engine.models.model_loading import ModelSource
@@ -54,6 +67,18 @@ def reason_of(source: ModelSource, name: str) -> str:
 def change_index(directory: Path, **changes: object) -> None:
     file = directory / "model_index.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's right to read everything."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
 
 
 def source_of(directory: Path | None) -> ModelSource:
@@ -212,6 +237,17 @@ def test_a_name_cannot_climb_out_of_the_directory(tmp_path: Path, model_dir: Pat
     assert "MODEL_DIR" in reason or "There is no model" in reason
 
 
+def test_a_directory_that_may_not_be_read_is_told_and_is_no_error_of_the_engine(own_dir: Path) -> None:
+    source = source_of(own_dir)
+    own_dir.chmod(0o000)
+    with as_nobody():
+        assert source.is_at_hand("sd1")
+        reason = reason_of(source, "sd1")
+    own_dir.chmod(0o700)
+
+    assert "may not use the files of model 'sd1': have the operator let it read MODEL_DIR" in reason
+
+
 def test_a_directory_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
 
@@ -347,6 +383,66 @@ def test_a_model_waits_for_memory_until_no_sample_runs_on_the_others(source: Mod
     assert models.resident() == ()
     assert read.wait(TIMEOUT_S)
     assert models.poll(["owner/sd2"]) == {"owner/sd2": None}
+    assert models.resident() == ("owner/sd2",)
+
+
+def test_a_model_that_nobody_wants_once_it_is_read_drives_no_other_out(source: ModelSource) -> None:
+    loader = GatedLoader(source)
+    loader.gate.set()
+    models = Models(loader, CPU, budget_bytes=read_model(source, "sd1").num_bytes + 1000)
+    load_now(models, "sd1")
+    loader.gate.clear()
+    loader.entered.clear()
+    models.poll(["owner/sd2"])
+    assert loader.entered.wait(TIMEOUT_S)
+
+    changed = threading.Event()
+    models.on_change(changed.set)
+    models.poll([])
+    loader.gate.set()
+    while models.coming:
+        assert changed.wait(TIMEOUT_S)
+        changed.clear()
+        assert models.poll([]) == {}
+
+    assert models.resident() == ("sd1",)
+
+
+class NoRoomAtFirst(WrappedLoader):
+    """The first model of `name` that is read cannot be moved to the device for lack of memory."""
+
+    def __init__(self, loader: ModelLoader, name: str) -> None:
+        super().__init__(loader)
+        self._name = name
+        self._first: weakref.ref[object] | None = None
+        #: When the next was read.
+        self.first_was_free = False
+
+    def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
+        read = super().fetch(name, on_progress)
+        return read if name != self._name else lambda on_progress: self._read(read, on_progress)
+
+    def _read(self, read: ReadModel, on_progress: OnLoadProgress) -> LoadedModel:
+        self.first_was_free = self._first is not None and self._first() is None
+        model = read(on_progress)
+        if self._first is None:
+            self._first = weakref.ref(model)
+            setattr(model.pipeline, "to", self._run_out)  # noqa: B010  # mypy takes a method for no variable
+        return model
+
+    @staticmethod
+    def _run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_model_for_which_memory_ran_out_half_way_is_gone_when_it_is_tried_alone(source: ModelSource) -> None:
+    loader = NoRoomAtFirst(source, "owner/sd2")
+    models = Models(loader, CPU)
+    load_now(models, "sd1")
+
+    load_now(models, "owner/sd2")
+
+    assert loader.first_was_free
     assert models.resident() == ("owner/sd2",)
 
 

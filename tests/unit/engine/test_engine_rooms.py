@@ -10,7 +10,7 @@ def test_a_place_of_unknown_cap_takes_one_sample_and_counts_as_a_full_pass() -> 
     assert rooms.has_room_for(Room("a", 2))
     rooms.enter("one", Room("a", 2))
     assert not rooms.has_room_for(Room("a", 2))
-    assert rooms.workload == 1.0
+    assert rooms.passes == 1.0
 
 
 def test_a_place_takes_as_many_samples_as_fill_a_pass() -> None:
@@ -19,7 +19,7 @@ def test_a_place_takes_as_many_samples_as_fill_a_pass() -> None:
     rooms.learn(Room("a", 2), 2, 5)
     assert rooms.has_room_for(Room("a", 2))
     rooms.enter("two", Room("a", 2))
-    assert rooms.workload == 4 / 5
+    assert rooms.passes == 4 / 5
     assert not rooms.has_room_for(Room("a", 2))
     assert rooms.has_room_for(Room("a", 1))
 
@@ -49,7 +49,7 @@ def test_who_leaves_makes_room() -> None:
     assert not rooms.has_room_for(Room("a", 1))
     rooms.leave("one")
     assert rooms.has_room_for(Room("a", 2))
-    assert rooms.workload == 0
+    assert rooms.passes == 0
 
 
 def test_who_leaves_twice_makes_room_once() -> None:
@@ -59,7 +59,7 @@ def test_who_leaves_twice_makes_room_once() -> None:
     rooms.enter("two", Room("a", 2))
     rooms.leave("one")
     rooms.leave("one")
-    assert rooms.workload == 0.5
+    assert rooms.passes == 0.5
 
 
 def test_a_family_that_takes_one_row_with_guidance_has_its_pass_filled_whatever_the_guidance() -> None:
@@ -71,7 +71,7 @@ def test_a_family_that_takes_one_row_with_guidance_has_its_pass_filled_whatever_
         assert rooms.has_room_for(guided)
         rooms.enter(number, guided if number % 2 else plain)
         rooms.learn(guided if number % 2 else plain, 1, 4)
-        assert rooms.workload == (number + 1) / 4
+        assert rooms.passes == (number + 1) / 4
     assert not rooms.has_room_for(plain)
 
 
@@ -81,7 +81,7 @@ def test_up_to_a_pass_of_samples_may_be_decoded_while_others_begin() -> None:
     for sample in ("one", "two"):
         rooms.enter(sample, Room("a", 2))
         rooms.begin_decoding(sample)
-    assert rooms.workload == 0
+    assert rooms.passes == 0
     assert not rooms.is_full
     assert rooms.has_room_for(Room("a", 2))
 
@@ -89,7 +89,7 @@ def test_up_to_a_pass_of_samples_may_be_decoded_while_others_begin() -> None:
     rooms.begin_decoding("three")
     rooms.begin_decoding("three")
     assert rooms.is_full
-    assert rooms.workload == 0.5
+    assert rooms.passes == 0.5
 
     rooms.leave("one")
     assert not rooms.is_full

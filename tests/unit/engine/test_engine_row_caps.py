@@ -104,9 +104,29 @@ def test_each_size_is_measured_once(clock: Clock) -> None:
     assert len(network.rows) > measured
 
 
-def test_memory_that_runs_out_ends_the_measurement(clock: Clock) -> None:
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("unable to find an engine to execute this")]
+)
+def test_rows_that_are_too_many_end_the_measurement(clock: Clock, error: Exception) -> None:
     def pass_s(rows: int) -> float:
         if rows > 8:
+            raise error
+        return 0.01
+
+    network = Network(clock, pass_s)
+    caps = RowCaps(CPU)
+    assert caps.of(call_of(network)) == 8
+    network.rows.clear()
+    assert caps.of(call_of(network)) == 8
+    assert network.rows == []
+
+
+def test_rows_that_were_too_many_once_are_no_cap(clock: Clock) -> None:
+    num_passes = Counter[int]()
+
+    def pass_s(rows: int) -> float:
+        num_passes[rows] += 1
+        if rows == 16 and num_passes[rows] > 2:  # others have taken memory meanwhile
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 0.01
 
@@ -139,6 +159,19 @@ def test_passes_of_compiled_networks_are_padded_to_a_power_of_two_and_not_beyond
     assert RowCaps(CPU, in_buckets=True).padded([call_of(network, owner=1)]) is None
     assert RowCaps(CPU).padded(calls) is None
     assert RowCaps(CPU).padded([call_of(network, num_fixed_rows=8)]) == 8
+
+
+def test_another_size_of_a_compiled_network_has_a_cap_by_the_firsts(clock: Clock) -> None:
+    """To measure it would be to compile the network for each number of rows."""
+    network = Network(clock, lambda rows: 0.01 + max(0, rows - 8) * 0.00125)
+    caps = RowCaps(CPU, in_buckets=True)
+    assert caps.of(call_of(network)) == 8
+    network.rows.clear()
+    assert caps.of(call_of(network, width=16)) == 4
+    assert caps.of(call_of(network, width=4)) == 16
+    assert caps.of(call_of(network, width=1)) == 64
+    assert caps.of(call_of(network, width=512)) == 2  # fewer than a call has there are not
+    assert network.rows == []
 
 
 @pytest.mark.parametrize(("fixed", "num_rows"), [(6, [1, 2, 4, 6]), (1, [1, 2]), (8, [1, 2, 4, 8])])

@@ -285,6 +285,28 @@ def test_sdxl_that_runs_out_of_memory_in_its_cast_vae_leaves_it_as_it_was(model_
     engine.stop()
 
 
+def test_who_runs_out_of_memory_holds_none_while_the_others_pass_is_made(company: TickedEngine) -> None:
+    unet = network_of(company.models, "sd1", "unet")
+    held: list[weakref.ref[torch.Tensor]] = []
+    were_free: list[bool] = []
+
+    def run_out(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+        if len(arguments[0]) == 2 and held:
+            were_free.append(held[0]() is None)
+            return
+        activations = torch.zeros(8)
+        if len(arguments[0]) == 2:
+            held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("out of memory")
+
+    unet.register_forward_pre_hook(run_out)
+    outcomes = company.run(alike(2, steps=2), per_join=2)
+
+    assert all(isinstance(outcome, Finished) for outcome in outcomes.values())
+    assert were_free
+    assert all(were_free)
+
+
 def test_a_pass_that_runs_out_of_memory_is_made_smaller_and_nobody_fails(company: TickedEngine) -> None:
     tasks = alike(4, steps=4)
 

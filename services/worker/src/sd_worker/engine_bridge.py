@@ -45,7 +45,7 @@ class EngineBridge:
         self._listeners: dict[str, Callable[[Progress], None]] = {}
         self._workload = Workload()
         self._num_submitted = 0
-        self._at_hand: tuple[str, ...] = ()
+        self._on_disk: tuple[str, ...] = ()
         self._num_coming = 0
         self._changed = asyncio.Event()
         self._failed = asyncio.Event()
@@ -125,14 +125,14 @@ class EngineBridge:
         return self._engine.models.resident()
 
     def models_here(self) -> ModelsHere:
-        """Names of the models in memory, of those that are fetched, and of those at hand when it was last asked for
-        them."""
-        return ModelsHere(self._engine.models.resident(), self._engine.models.fetching(), self._at_hand)
+        """Names of the models in memory, of those that are fetched, and of those on the disk when it was last
+        asked for them."""
+        return ModelsHere(self._engine.models.resident(), self._engine.models.fetching(), self._on_disk)
 
     async def known_models(self) -> Sequence[KnownModel]:
-        """The models in memory, and those at hand on disk."""
+        """The models at hand: in memory, or on the disk."""
         known = await asyncio.to_thread(self._engine.models.known)
-        self._at_hand = tuple(model.name for model in known if not model.is_resident)
+        self._on_disk = tuple(model.name for model in known if not model.is_resident)
         return known
 
     async def stop(self, timeout_s: float) -> None:

@@ -11,11 +11,10 @@ import math
 import time
 from collections.abc import Callable
 
-from sd_worker.engine.devices import is_out_of_memory
-
 #: Twice the rows must make this many times as many of them a second.
 _WORTHWHILE_SPEEDUP = 1.05
-_MOST_ROWS = 64
+#: There is no gain beyond, on any device that was measured.
+MOST_ROWS = 64
 #: Seconds that one timed pass may take, as far as the one before tells: a slow device is not worth the wait.
 _LONGEST_PASS_S = 0.75
 #: One round does not do: another process may have the cores for the time of some passes, and a cap stays. After these
@@ -28,8 +27,8 @@ _LONG_ENOUGH_S = 1.0
 def knee_of(make_a_pass: Callable[[int], None], fewest_rows: int) -> int:
     """The rows from which on twice as many are not worth it, of `fewest_rows` and its doubles.
 
-    `make_a_pass` makes one of so many rows, and returns when it is done. It may raise for lack of memory, but not with
-    the fewest rows.
+    `make_a_pass` makes one of so many rows, and returns when it is done. Rows with which it raises are too many. Raises
+    what it raises with the fewest.
     """
     curve = _BatchCurve(make_a_pass, fewest_rows)
     started_at = time.perf_counter()
@@ -45,7 +44,7 @@ class _BatchCurve:
     def __init__(self, make_a_pass: Callable[[int], None], fewest_rows: int) -> None:
         self._make_a_pass = make_a_pass
         self._fewest_rows = fewest_rows
-        self._most_rows = max(_MOST_ROWS, fewest_rows)
+        self._most_rows = max(MOST_ROWS, fewest_rows)
         #: Seconds of the fastest pass, by its rows.
         self._fastest_s: dict[int, float] = {}
 
@@ -65,10 +64,11 @@ class _BatchCurve:
                 return
             try:
                 self._time(num_rows)
-            except Exception as error:
-                if not self._fastest_s or not is_out_of_memory(error):
+            except Exception:  # mostly for lack of memory, which libraries tell in many ways
+                if num_rows == self._fewest_rows:
                     raise
                 self._most_rows = num_rows // 2
+                self._fastest_s = {rows: s for rows, s in self._fastest_s.items() if rows < num_rows}
                 return
             if num_rows >= 4 * self.knee or 2 * self._fastest_s[num_rows] > _LONGEST_PASS_S:
                 return
@@ -83,4 +83,4 @@ class _BatchCurve:
 
     def _worth(self, num_rows: int) -> float:
         """Rows a second, less what each doubling must bring: so one that was timed badly does not hide those beyond."""
-        return num_rows / self._fastest_s[num_rows] / _WORTHWHILE_SPEEDUP ** math.log2(num_rows)
+        return float(num_rows / self._fastest_s[num_rows] / _WORTHWHILE_SPEEDUP ** math.log2(num_rows))

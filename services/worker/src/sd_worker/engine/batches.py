@@ -9,11 +9,20 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
 from sd_worker.engine.shapes import WITHOUT_ROWS, shape_of, shape_of_keyword
 from sd_worker.engine.tasks import Stage
+
+
+class CostClass(NamedTuple):
+    """Calls of a network whose rows cost about the same: of latents within some 20 % of the same size. Two half-octaves
+    more are twice the size."""
+
+    stage: Stage
+    half_octave: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +66,9 @@ class NetworkCall:
         return (self.stage, tuple(map(shape_of, self.arguments)), keywords)
 
     @property
-    def cost_class(self) -> Hashable:
-        """Calls of a network whose rows cost about the same: of latents within some 20 % of the same size."""
+    def cost_class(self) -> CostClass:
         per_row = self.first_tensor.numel() // self.num_rows
-        return (self.stage, round(2 * math.log2(per_row)))
+        return CostClass(self.stage, round(2 * math.log2(per_row)))
 
     @cached_property
     def group(self) -> Hashable:

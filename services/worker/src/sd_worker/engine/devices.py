@@ -12,8 +12,8 @@ from sd_worker.engine.errors import DeviceUnavailable
 
 #: The share of a device's memory that models may fill. The rest is for activations: decoding one SDXL picture takes
 #: gigabytes.
-GPU_SHARE_FOR_MODELS = 0.75
-RAM_SHARE_FOR_MODELS = 0.5
+_GPU_SHARE_FOR_MODELS = 0.75
+_RAM_SHARE_FOR_MODELS = 0.5
 
 #: The memory limit of a container, cgroup v2 and v1. The machine's RAM says nothing there.
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -49,8 +49,8 @@ def default_budget_bytes(device: Device) -> int:
     """How many bytes of models may be resident on `device`: a share of what is free now, or of this process' RAM."""
     if device.torch_device.type == "cuda":
         free_bytes, _ = torch.cuda.mem_get_info(device.torch_device)
-        return int(free_bytes * GPU_SHARE_FOR_MODELS)
-    return int(_ram_bytes() * RAM_SHARE_FOR_MODELS)
+        return int(free_bytes * _GPU_SHARE_FOR_MODELS)
+    return int(_ram_bytes() * _RAM_SHARE_FOR_MODELS)
 
 
 def free_unused_memory(device: Device) -> None:

@@ -39,12 +39,8 @@ def is_plain_vae(vae: object) -> bool:
     return type(vae) is AutoencoderKL
 
 
-def takes_argument(pipeline: Pipeline, name: str) -> bool:
-    """Whether the call of this pipeline's class has an argument called `name`."""
-    return _takes(type(pipeline), name)
-
-
-def _takes(pipeline_class: type[Pipeline], name: str) -> bool:
+def takes_argument(pipeline_class: type[Pipeline], name: str) -> bool:
+    """Whether the call of a pipeline has an argument called `name`."""
     return name in _argument_names(pipeline_class)
 
 
@@ -96,7 +92,7 @@ def kinds_of_class(class_name: str) -> tuple[TaskKind, ...]:
 def _is_run_here(pipeline_class: type[Pipeline]) -> bool:
     """Whether a pipeline tells of its steps, needs no more than a task holds, and leaves as they are the networks that
     others share meanwhile: perturbed-attention guidance (PAG) does not."""
-    tells_steps = hasattr(pipeline_class, "num_timesteps") and _takes(pipeline_class, "callback_on_step_end")
+    tells_steps = hasattr(pipeline_class, "num_timesteps") and takes_argument(pipeline_class, "callback_on_step_end")
     needs_control_picture = "Control" in pipeline_class.__name__
     return tells_steps and not needs_control_picture and not hasattr(pipeline_class, "_set_pag_attn_processor")
 

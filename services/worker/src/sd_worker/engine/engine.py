@@ -104,14 +104,15 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether `tick` has a pass to make. Else there is nothing to do until `on_change` is called."""
+        """Whether `tick` has a pass to make, a task to start or an outcome to tell. Else there is nothing to do until
+        `on_change` is called."""
         return bool(self._running.need_a_pass or self._outcomes or self._waiting.may_start)
 
     @property
     def workload(self) -> Workload:
         """How much there is to do."""
         return Workload(
-            self._rooms.workload + self._waiting.workload,
+            self._rooms.passes + self._waiting.passes,
             self._rooms.passes_of_last,
             self._models.waits_for_memory,
             num_samples=len(self._running),
@@ -141,8 +142,11 @@ class Engine:
         for found in self._waiting.startable(self._may_begin):
             if isinstance(found, Failed):
                 self._outcomes.append(found)
-            else:
-                self._running.start(*found)
+                continue
+            waiting, model, room = found
+            if waiting.is_retry:
+                self._models.drop_unused(but=model.name)  # others ran on it when memory ran out, or it has come since
+            self._running.start(waiting, model, room)
 
     def _may_begin(self, waiting: Waiting) -> bool:
         """A task that is tried again has the device for itself."""
@@ -153,7 +157,8 @@ class Engine:
         if (picture := sample.rendezvous.ended) is not None:
             self._helper_threads.finish(sample, picture)
             return
-        error = sample.rendezvous.error or TaskCancelled(sample.task.task_id)
+        error = sample.rendezvous.error
+        assert error is not None, "it has ended, without a picture"
         is_of_a_network = came_out_of_a_network(error)
         failure = None if isinstance(error, TaskCancelled) else failure_of(sample.task, error)
         drop_tracebacks(error)

@@ -4,7 +4,7 @@
     ├── InvalidInput            parameters or pictures that this model cannot run
     ├── ModelUnavailable        a model that cannot be loaded
     ├── DownloadDamaged         a file that is not what the hub says it is
-    ├── DeviceUnavailable       a device that this machine does not have
+    ├── DeviceUnavailable       a device that this machine does not have, or that has failed
     ├── TaskCancelled           unwinds a running task's pipeline; never leaves the engine
     └── EngineStopped           a task submitted after `drain` or `stop`; a load or a fetch that is given up
 
@@ -55,7 +55,7 @@ class DownloadDamaged(EngineError):
 
 
 class DeviceUnavailable(EngineError):
-    """This machine does not have the device."""
+    """This machine does not have the device, or not its number format, or it has failed for good."""
 
 
 class TaskCancelled(EngineError):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from sd_worker.engine.batches import NetworkCall, run_together
 from sd_worker.engine.devices import is_out_of_memory
+from sd_worker.engine.errors import drop_tracebacks
 from sd_worker.engine.groups import Groups
 from sd_worker.engine.rendezvous import Returned
 from sd_worker.engine.reports import PassMade
@@ -28,7 +29,7 @@ class Passes:
         max_rows = self._max_rows(*groups.first())
         parked = groups.take(max_rows)
         started_at = time.perf_counter()
-        returned = run_tolerantly([call for _, call in parked], self._row_caps)
+        returned = _run_tolerantly([call for _, call in parked], self._row_caps)
         seconds = time.perf_counter() - started_at
         num_rows = sum(call.num_rows for _, call in parked)
         self._on_pass(PassMade(parked[0][1].stage, num_rows, max(num_rows, max_rows), seconds))
@@ -40,23 +41,25 @@ class Passes:
             max_rows = self._row_caps.of(call)
         except Exception:  # the pass itself fails then, too
             max_rows = call.num_rows
-        if call.stage == "denoise" and sample.waiting.room is not None:
+        if call.stage == "denoise":
             # One that shares with nobody fills a pass.
             full_num_rows = max_rows if call.owner is None else call.num_rows
-            self._rooms.learn(sample.waiting.room, call.num_rows, full_num_rows)
+            self._rooms.learn(sample.room, call.num_rows, full_num_rows)
         return max_rows
 
 
-def run_tolerantly(calls: Sequence[NetworkCall], row_caps: RowCaps) -> list[Returned]:
+def _run_tolerantly(calls: Sequence[NetworkCall], row_caps: RowCaps) -> list[Returned]:
     """One pass for all calls; where it fails, one for each half of them, and so on: what the call of one does must not
     end the others. Where memory ran out, later passes of the kind are as small."""
     try:
         return [Returned(result) for result in run_together(calls, row_caps.padded(calls))]
     except Exception as error:
         if len(calls) == 1:
+            if is_out_of_memory(error):
+                drop_tracebacks(error)  # they hold the pass's tensors while others are made
             return [Returned(error=error)]
         half = len(calls) // 2
         if is_out_of_memory(error):
             row_caps.lower(calls[0], sum(call.num_rows for call in calls[:half]))
     # Outside of `except`, where the error's traceback would keep the pass's tensors in memory.
-    return run_tolerantly(calls[:half], row_caps) + run_tolerantly(calls[half:], row_caps)
+    return _run_tolerantly(calls[:half], row_caps) + _run_tolerantly(calls[half:], row_caps)

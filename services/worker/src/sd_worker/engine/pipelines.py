@@ -43,15 +43,8 @@ class GeneratedPicture:
     nsfw_content_detected: bool | None
 
 
-def planned_steps(parameters: AnyParameters) -> int:
-    """How many denoising steps the task takes."""
-    if isinstance(parameters, Img2ImgParameters):
-        return max(1, int(parameters.steps * parameters.strength))
-    return parameters.steps
-
-
 def generate(
-    model: LoadedModel, task: EngineTask, on_scheduler_step: OnSchedulerStep, num_fixed_rows: int | None = None
+    model: LoadedModel, task: EngineTask, on_scheduler_step: OnSchedulerStep, num_fixed_rows: int | None
 ) -> GeneratedPicture:
     """Make the picture of `task`, as the stock pipeline of `model` would. Runs within a `Rendezvous`.
 
@@ -96,7 +89,7 @@ def _create_view(model: LoadedModel, parameters: AnyParameters) -> Pipeline:
     view = view_pipeline(
         model.pipeline, parameters.params_type, scheduler, with_safety_checker=parameters.safety_filter
     )
-    if takes_argument(view, "original_inference_steps") and parameters.scheduler != "lcm":
+    if takes_argument(type(view), "original_inference_steps") and parameters.scheduler != "lcm":
         raise InvalidInput(f"Scheduler '{parameters.scheduler}' does not go with model '{model.name}': choose 'lcm'")
     return view
 
@@ -115,7 +108,8 @@ def call_arguments(task: EngineTask, pipeline: Pipeline) -> dict[str, object]:
     }
     # Not every family takes a negative prompt, nor the size of an image that it is given; some would make another size.
     # None is not always what a pipeline takes for a prompt that is left out.
-    return {name: value for name, value in arguments.items() if value is not None and takes_argument(pipeline, name)}
+    taken = {name: value for name, value in arguments.items() if takes_argument(type(pipeline), name)}
+    return {name: value for name, value in taken.items() if value is not None}
 
 
 def _pictures(task: EngineTask, multiple_px: int) -> dict[str, object]:
@@ -127,8 +121,7 @@ def _pictures(task: EngineTask, multiple_px: int) -> dict[str, object]:
                 f"width and height must be multiples of {multiple_px}"
             )
         return {"width": parameters.width, "height": parameters.height}
-    if task.initial_image is None:  # EngineTask does not let it come to this
-        raise InvalidInput("There is no initial image")
+    assert task.initial_image is not None, "EngineTask sees to it"
     image = task.initial_image.convert("RGB")
     # Pipelines that are not told the size cut the sides down in the same way; others would scale to one of their own.
     width, height = (side - side % multiple_px for side in image.size)
@@ -139,7 +132,8 @@ def _pictures(task: EngineTask, multiple_px: int) -> dict[str, object]:
     pictures: dict[str, object] = {"image": image, "width": width, "height": height}
     if isinstance(parameters, Img2ImgParameters):
         return {**pictures, "strength": parameters.strength}
-    pictures["mask_image"] = None if task.mask is None else task.mask.convert("L")
+    assert task.mask is not None, "EngineTask sees to it"
+    pictures["mask_image"] = task.mask.convert("L")
     # The API has no strength here: each pipeline's own default counts, 1 for Stable Diffusion, 0.9999 for SDXL, which
     # so keeps a trace of the image in the noise. That leaves SDXL no step of one.
     return {**pictures, "strength": 1.0} if parameters.steps == 1 else pictures

@@ -10,7 +10,7 @@ from PIL.PngImagePlugin import PngInfo
 from sd_common.parameters import AnyParameters
 
 #: The text chunk that other Stable Diffusion programs look for, too.
-PARAMETERS_KEY = "parameters"
+_PARAMETERS_KEY = "parameters"
 
 #: zlib's fastest: 72 ms for 1024 by 1024 pixels, against 120 ms at level 3 for 8 % fewer bytes.
 _COMPRESS_LEVEL = 1
@@ -27,7 +27,7 @@ def encode_png(image: Image.Image, parameters_used: AnyParameters) -> bytes:
     """
     text = PngInfo()
     # tEXt where Latin-1 holds the text, else iTXt: Pillow decides.
-    text.add_text(PARAMETERS_KEY, parameters_used.model_dump_json(exclude=_LEFT_OUT))
+    text.add_text(_PARAMETERS_KEY, parameters_used.model_dump_json(exclude=_LEFT_OUT))
     file = io.BytesIO()
     image.save(file, format="PNG", compress_level=_COMPRESS_LEVEL, pnginfo=text)
     return file.getvalue()

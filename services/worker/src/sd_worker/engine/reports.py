@@ -40,7 +40,8 @@ class PassMade:
     """A forward pass, for the operator's figures.
 
     `num_rows` of samples, padding not counted, of `max_rows` that it could have had. `seconds` until the network had
-    returned: on a GPU, which works behind, until its queue had taken the pass; a long run of passes takes the sum.
+    returned: on a GPU, which works behind, until its queue had taken the pass, which it does not before earlier ones
+    are done for long: the sum over many is what they took.
     """
 
     stage: Stage
@@ -51,7 +52,7 @@ class PassMade:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that tasks may name without a download: it is resident, or at hand on disk.
+    """A model at hand, which tasks may name without a download: it is resident, or on the disk.
 
     The size that a model was trained at is among its defaults once it is resident; before, only what its file says.
     """
@@ -66,7 +67,7 @@ class KnownModel:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far a model is. `bytes_total` is 0 where it is not known."""
+    """How far a model is."""
 
     stage: Literal["downloading", "loading"]
     bytes_done: int
@@ -105,11 +106,11 @@ class MemoryUse:
 @dataclass(frozen=True)
 class ModelsHere:
     """Names of models in the memory of this worker (the most recently used last), of those that it is bringing to its
-    disk, and of those that lie there, as far as is known."""
+    disk, and of others that lie there, as far as is known."""
 
     resident: Sequence[str]
     fetching: Sequence[str] = ()
-    at_hand: Sequence[str] = ()
+    on_disk: Sequence[str] = ()
 
 
 class ModelsView(Protocol):

@@ -32,10 +32,10 @@ class Room:
 
 @dataclass
 class _FullPass:
-    """How many rows a pass of a place has, and the samples there, by what was expected of them."""
+    """How many rows a pass of a place has, and a sample there: learned, by what was expected of it."""
 
     num_rows: int
-    num_rows_of: dict[int, int] = field(default_factory=dict)
+    learned_num_rows: dict[int, int] = field(default_factory=dict)
 
 
 #: Samples by what they take up. What one takes of a pass is multiplied by their number: added up one by one it would be
@@ -56,7 +56,7 @@ class Rooms:
         self.num_departures = 0
 
     @property
-    def workload(self) -> float:
+    def passes(self) -> float:
         """Full passes that a step of all samples takes. Of those that are decoded, what is more than a pass counts: as
         here, others may come in their place."""
         return self._passes(self._denoising) + max(0.0, self._passes(self._decoding) - _MOST_DECODING)
@@ -97,7 +97,7 @@ class Rooms:
     def learn(self, room: Room, num_rows: int, full_num_rows: int) -> None:
         """A sample like that of `room` has `num_rows` in a pass, which should have up to `full_num_rows`."""
         full = self._full_passes.setdefault(room.place, _FullPass(full_num_rows))
-        full.num_rows, full.num_rows_of[room.num_rows] = full_num_rows, num_rows
+        full.num_rows, full.learned_num_rows[room.num_rows] = full_num_rows, num_rows
         self._full_passes.move_to_end(room.place)
         while len(self._full_passes) > _MOST_PLACES:
             self._full_passes.popitem(last=False)
@@ -108,7 +108,7 @@ class Rooms:
 
     def _num_rows(self, room: Room) -> int:
         full = self._full_passes.get(room.place)
-        return room.num_rows if full is None else full.num_rows_of.get(room.num_rows, room.num_rows)
+        return room.num_rows if full is None else full.learned_num_rows.get(room.num_rows, room.num_rows)
 
 
 def _put(sample: Hashable, room: Room, inside: _Samples) -> None:

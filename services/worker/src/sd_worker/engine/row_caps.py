@@ -7,15 +7,16 @@ measured: at the first call of each, with copies of that call.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 
-from sd_worker.engine.batch_curve import knee_of
-from sd_worker.engine.batches import NetworkCall, run_copies
-from sd_worker.engine.devices import Device, is_out_of_memory, synchronize
+from sd_worker.engine.batch_curve import MOST_ROWS, knee_of
+from sd_worker.engine.batches import CostClass, NetworkCall, run_copies
+from sd_worker.engine.devices import Device, free_unused_memory, is_out_of_memory, synchronize
 from sd_worker.engine.models.tuning import raise_recompile_limit
 
 _log = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ class RowCaps:
 
     `fixed`: this for all, and nothing is measured.
     `in_buckets`: passes are padded to a power of two, or to the cap where that is less, since a compiled network is
-    compiled for each number of rows. At the first call of each network it is for all these; other sizes follow as their
-    passes come.
+    compiled for each number of rows. At the first call of each network it is for all these; for other sizes as their
+    passes come, with a cap that is computed from the first one's.
     """
 
     def __init__(self, device: Device, fixed: int | None = None, *, in_buckets: bool = False) -> None:
@@ -35,7 +36,7 @@ class RowCaps:
         self._fixed = fixed
         self._in_buckets = in_buckets
         # Weak: a model that is dropped takes its own with it.
-        self._caps: WeakKeyDictionary[torch.nn.Module, dict[Hashable, int]] = WeakKeyDictionary()
+        self._caps: WeakKeyDictionary[torch.nn.Module, dict[CostClass, int]] = WeakKeyDictionary()
 
     def of(self, call: NetworkCall) -> int:
         """The rows that a forward pass of calls like `call` should have at most. Measures at the first such call."""
@@ -47,10 +48,7 @@ class RowCaps:
             return call.num_fixed_rows
         caps = self._caps.setdefault(call.network, {})
         if call.cost_class not in caps:
-            cap = self._measured(call) if self._fixed is None else self._fixed
-            if self._has_buckets(call) and not caps:
-                cap = _compiled(call, cap)
-            caps[call.cost_class] = cap
+            caps[call.cost_class] = self._found(call, caps)
         return caps[call.cost_class]
 
     def padded(self, calls: Sequence[NetworkCall]) -> int | None:
@@ -69,6 +67,17 @@ class RowCaps:
         self._caps.setdefault(call.network, {})[call.cost_class] = num_rows
         _log.warning("row cap lowered: out of memory", extra={"stage": call.stage, "num_rows": num_rows})
 
+    def _found(self, call: NetworkCall, others: Mapping[CostClass, int]) -> int:
+        """`others`: the caps that the network has for other sizes."""
+        has_buckets = self._has_buckets(call)
+        if self._fixed is not None:
+            cap = self._fixed
+        elif has_buckets and others:
+            return _like(others, call)
+        else:
+            cap = self._measured(call)
+        return _compiled(call, cap) if has_buckets and not others else cap
+
     def _measured(self, call: NetworkCall) -> int:
         def make_a_pass(num_rows: int) -> None:
             run_copies(call, num_rows)
@@ -76,9 +85,18 @@ class RowCaps:
 
         started_at = time.perf_counter()
         num_rows = knee_of(make_a_pass, call.num_rows)
+        free_unused_memory(self._device)  # of passes with more rows than there will be
         seconds = round(time.perf_counter() - started_at, 4)
         _log.info("row cap measured", extra={"stage": call.stage, "num_rows": num_rows, "seconds": seconds})
         return num_rows
+
+
+def _like(others: Mapping[CostClass, int], call: NetworkCall) -> int:
+    """A power of two of rows, together about as large as those of another size. To measure them would be to compile the
+    network for each number of them, while all wait."""
+    other, cap = next(iter(others.items()))
+    num_rows = min(MOST_ROWS, cap * 2 ** ((other.half_octave - call.cost_class.half_octave) / 2))
+    return max(call.num_rows, 1 << max(0, math.floor(math.log2(num_rows))))
 
 
 def _compiled(call: NetworkCall, cap: int) -> int:

@@ -14,14 +14,11 @@ from sd_worker.engine.models.loaded_model import LoadedModel
 from sd_worker.engine.models.loads import Models
 from sd_worker.engine.passes import Passes
 from sd_worker.engine.rendezvous import Returned
-from sd_worker.engine.rooms import Rooms
+from sd_worker.engine.rooms import Room, Rooms
 from sd_worker.engine.samples import Sample
 from sd_worker.engine.sharing import ThreadCall
 from sd_worker.engine.tasks import Progress
 from sd_worker.engine.waiting_tasks import Waiting
-
-#: Rows of each pass of a deterministic task.
-NUM_FIXED_ROWS = 8
 
 
 class RunningSamples:
@@ -66,12 +63,12 @@ class RunningSamples:
         """Whether one of them waits for a network."""
         return bool(self._groups)
 
-    def start(self, waiting: Waiting, model: LoadedModel) -> None:
+    def start(self, waiting: Waiting, model: LoadedModel, room: Room) -> None:
         """Begin with a task for which there is room."""
-        sample = Sample(waiting, model, NUM_FIXED_ROWS, self._at_step)
+        sample = Sample(waiting, model, room, self._at_step)
         self._samples[waiting.task.task_id] = sample
         self._models.pin(model)
-        self._rooms.enter(sample, waiting.complete_for(model))
+        self._rooms.enter(sample, room)
         self._on_progress(sample.progress())
         sample.rendezvous.start()
         self._follow(sample)

@@ -10,11 +10,14 @@ import torch
 
 from sd_common.parameters import AnyParameters
 from sd_worker.engine.models.loaded_model import LoadedModel
-from sd_worker.engine.pipelines import GeneratedPicture, SchedulerStep, generate, planned_steps
+from sd_worker.engine.pipelines import GeneratedPicture, SchedulerStep, generate
 from sd_worker.engine.rendezvous import Rendezvous
+from sd_worker.engine.rooms import Room
 from sd_worker.engine.tasks import Progress, Timings
 from sd_worker.engine.waiting_tasks import Waiting
 
+#: Rows of each pass of a deterministic task.
+_NUM_FIXED_ROWS = 8
 #: Called when a sample has come a step further, with its latents, where its pipeline shows them.
 OnStep = Callable[["Sample", torch.Tensor | None], None]
 
@@ -22,14 +25,13 @@ OnStep = Callable[["Sample", torch.Tensor | None], None]
 class Sample:
     """A task that has begun. Its `rendezvous` runs it until its next call of something shared."""
 
-    def __init__(self, waiting: Waiting, model: LoadedModel, num_fixed_rows: int, on_step: OnStep) -> None:
-        """Of a task that is filled in. `num_fixed_rows`: of the passes of a deterministic one."""
+    def __init__(self, waiting: Waiting, model: LoadedModel, room: Room, on_step: OnStep) -> None:
+        """Of a task that is filled in."""
         self.waiting = waiting
         self.task = waiting.task
+        self.room = room
         self._model: LoadedModel | None = model
-        self.steps = planned_steps(self.task.parameters)
         self.is_cancelled = False
-        self._num_fixed_rows = num_fixed_rows if self.task.parameters.deterministic else None
         self._on_step = on_step
         self._told_step = 0
         self._started_at = time.perf_counter()
@@ -49,7 +51,7 @@ class Sample:
 
     def progress(self) -> Progress:
         """How far it is."""
-        return Progress(self.task.task_id, "denoising", self._told_step, self.steps)
+        return Progress(self.task.task_id, "denoising", self._told_step, self.task.planned_steps)
 
     def parameters_used(self) -> AnyParameters:
         return self.task.parameters.model_copy(update={"seed": self.task.seed})
@@ -76,11 +78,12 @@ class Sample:
 
     def _generate(self) -> GeneratedPicture:
         assert self._model is not None
+        num_fixed_rows = _NUM_FIXED_ROWS if self.task.parameters.deterministic else None
         with self._model.tiled_decoding() if self.waiting.decodes_in_tiles else nullcontext():
-            return generate(self._model, self.task, self._at_scheduler_step, self._num_fixed_rows)
+            return generate(self._model, self.task, self._at_scheduler_step, num_fixed_rows)
 
     def _at_scheduler_step(self, done: SchedulerStep) -> None:
-        step = done.num_done * self.steps // done.num_planned
+        step = done.num_done * self.task.planned_steps // done.num_planned
         if step > self._told_step:
             self._told_step = step
             self._on_step(self, done.latents)

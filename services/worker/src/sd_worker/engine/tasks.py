@@ -10,6 +10,7 @@ from PIL import Image
 from sd_common.parameters import (
     SIDE_MULTIPLE_PX,
     AnyParameters,
+    Img2ImgParameters,
     InpaintParameters,
     Txt2ImgParameters,
 )
@@ -40,11 +41,19 @@ class EngineTask:
 
     @property
     def size_px(self) -> tuple[int, int]:
-        """Width and height of the picture, as pipelines cut down those of an initial image."""
+        """Width and height of the picture. Of an initial image, at most: pipelines cut its sides down, to multiples of
+        this or of more."""
         if isinstance(self.parameters, Txt2ImgParameters):
             return self.parameters.width, self.parameters.height
         width, height = (0, 0) if self.initial_image is None else self.initial_image.size
         return width - width % SIDE_MULTIPLE_PX, height - height % SIDE_MULTIPLE_PX
+
+    @property
+    def planned_steps(self) -> int:
+        """How many denoising steps it takes."""
+        if isinstance(self.parameters, Img2ImgParameters):
+            return max(1, int(self.parameters.steps * self.parameters.strength))
+        return self.parameters.steps
 
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, Txt2ImgParameters) and self.initial_image is None:

@@ -12,7 +12,6 @@ from sd_worker.engine.failures import failure_of, load_failure_of
 from sd_worker.engine.models.default_parameters import with_defaults
 from sd_worker.engine.models.loaded_model import LoadedModel
 from sd_worker.engine.models.loads import Models
-from sd_worker.engine.pipelines import planned_steps
 from sd_worker.engine.reports import LoadProgress
 from sd_worker.engine.rooms import Room, Rooms
 from sd_worker.engine.tasks import EngineTask, Failed, Progress
@@ -31,7 +30,7 @@ class Waiting:
     told_load: LoadProgress | None = None
     #: Memory ran out for it before, so it gets the device for itself.
     is_retry: bool = False
-    #: That was too little for its pixels at once.
+    #: The device for itself was too little for its pixels at once.
     decodes_in_tiles: bool = False
     #: What it will take up, once its model has said its defaults.
     room: Room | None = None
@@ -77,7 +76,7 @@ class WaitingTasks:
         return len(self._waiting)
 
     @property
-    def workload(self) -> float:
+    def passes(self) -> float:
         """The full passes that a step of all of them takes. Those whose model is being fetched count when it is on the
         disk: until then they keep nobody waiting, and are few, since a worker takes one job of such a model."""
         fetching = self._models.fetching()
@@ -125,7 +124,7 @@ class WaitingTasks:
         self._tell_of_models()
         return failures
 
-    def startable(self, may_begin: Callable[[Waiting], bool]) -> Iterator[tuple[Waiting, LoadedModel] | Failed]:
+    def startable(self, may_begin: Callable[[Waiting], bool]) -> Iterator[tuple[Waiting, LoadedModel, Room] | Failed]:
         """Take out those whose model is resident, and for which there is room, until there is none or one may not
         begin; and those that their model cannot make. Each begins before the next is looked at.
 
@@ -153,7 +152,7 @@ class WaitingTasks:
                 full_places.add(room.place)
                 continue
             self.remove(waiting.task.task_id)
-            yield waiting, model
+            yield waiting, model, room
 
     def _of_model(self, name: str) -> list[Waiting]:
         return [waiting for waiting in self._waiting.values() if waiting.task.parameters.model == name]
@@ -166,6 +165,5 @@ class WaitingTasks:
                     waiting.load_requested_at = now
                 if progress is not None and progress != waiting.told_load:
                     waiting.told_load = progress
-                    steps = planned_steps(waiting.task.parameters)
-                    num_bytes = (progress.bytes_done, progress.bytes_total or None)
-                    self._on_progress(Progress(waiting.task.task_id, progress.stage, 0, steps, *num_bytes))
+                    task, num_bytes = waiting.task, (progress.bytes_done, progress.bytes_total)
+                    self._on_progress(Progress(task.task_id, progress.stage, 0, task.planned_steps, *num_bytes))

@@ -16,9 +16,11 @@ from sd_worker.engine.errors import InvalidInput, ModelUnavailable
 DEFAULTS_FILE = "default_parameters.json"
 
 
-def read_default_parameters(name: str, file: Path | None) -> DefaultParameters:
-    """What `file` of model `name` says; None: the model has none. Raises `ModelUnavailable` where it says nonsense."""
-    if file is None:
+def read_default_parameters(name: str, directory: Path) -> DefaultParameters:
+    """What the file in a model's directory says, nothing where there is none. Raises `ModelUnavailable` where it says
+    nonsense."""
+    file = directory / DEFAULTS_FILE
+    if not file.is_file():
         return DefaultParameters()
     try:
         return DefaultParameters.model_validate_json(file.read_bytes(), extra="forbid")

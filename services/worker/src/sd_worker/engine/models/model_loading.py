@@ -17,7 +17,7 @@ from sd_worker.engine.devices import is_out_of_memory
 from sd_worker.engine.diffusers_api import load_pipeline, silence_libraries
 from sd_worker.engine.diffusers_facts import trained_size_px
 from sd_worker.engine.errors import ModelUnavailable
-from sd_worker.engine.models.default_parameters import DEFAULTS_FILE, read_default_parameters, with_trained_size
+from sd_worker.engine.models.default_parameters import read_default_parameters, with_trained_size
 from sd_worker.engine.models.hub_download import HubModel, download, find_on_hub
 from sd_worker.engine.models.kinds import kinds_of_model
 from sd_worker.engine.models.loaded_model import LoadedModel, OnLoadProgress, ReadModel
@@ -70,7 +70,7 @@ class ModelSource:
         at hand: the hub is asked first what is there now."""
         try:
             return self._directory.find(name) is not None
-        except ModelUnavailable:
+        except (ModelUnavailable, OSError):  # `fetch` tells which
             return True
 
     def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
@@ -78,14 +78,14 @@ class ModelSource:
 
         `on_progress` is told at the start, about four times a second, and at the end; of nothing where all is there.
         Raises `ModelUnavailable` with a sentence for the client, and what `on_progress` raises: that ends a download.
-        So does what is returned, which tells the start and the end, and `MemoryError` and the like.
+        What is returned tells its `on_progress` the start and the end, and raises the same; and for lack of memory.
         """
         silence_libraries()
         with _explained(name, on_progress) as relay:
             found = self._directory.find(name) or find_on_hub(name, self._token)
             index = read_json(found.directory / INDEX_FILE)
             self._checked_class_name(name, index)
-            defaults = read_default_parameters(name, _defaults_file(found.directory))
+            defaults = read_default_parameters(name, found.directory)
             sizes = found.sizes if isinstance(found, HubModel) else sizes_below(found.directory)
             files = needed_files(name, index, sizes, prefer_fp16=self._dtype is torch.float16)
             if isinstance(found, HubModel):
@@ -109,7 +109,7 @@ class ModelSource:
     def _describe(self, local: LocalModel) -> KnownModel:
         index = read_json(local.directory / INDEX_FILE)
         kinds = kinds_of_model(self._checked_class_name(local.name, index), index, local.config_of)
-        defaults = read_default_parameters(local.name, _defaults_file(local.directory))
+        defaults = read_default_parameters(local.name, local.directory)
         return KnownModel(local.name, kinds, defaults, is_resident=False)
 
     def _read(self, fetched: _Fetched, on_progress: OnLoadProgress) -> LoadedModel:
@@ -172,8 +172,3 @@ class _Relay:
         except Exception as error:
             self.raised = error
             raise
-
-
-def _defaults_file(directory: Path) -> Path | None:
-    file = directory / DEFAULTS_FILE
-    return file if file.is_file() else None

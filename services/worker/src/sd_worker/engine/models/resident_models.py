@@ -32,7 +32,8 @@ class ResidentModels:
         #: Also on models that have been dropped: those are in memory until their last sample ends.
         self._num_samples: Counter[LoadedModel] = Counter()
         self._has_garbage = False
-        self._known_resident: tuple[KnownModel, ...] = ()
+        #: Replaced as a whole: any thread may read it.
+        self.known_resident: tuple[KnownModel, ...] = ()
         self._resident_bytes = 0
 
     def get(self, name: str) -> LoadedModel | None:
@@ -63,7 +64,7 @@ class ResidentModels:
         if self._models.pop(name, None) is None:
             return
         self._publish()
-        self._free()
+        self.free()
         self._on_model(ModelDropped(name))
 
     def drop_unused(self, but: str | None = None) -> int:
@@ -71,29 +72,30 @@ class ResidentModels:
         unused = [name for name, model in self._models.items() if model not in self._num_samples and name != but]
         for name in unused:
             self.drop(name)
-        self._free()
+        self.free()
         return len(unused)
 
     def resident(self) -> tuple[str, ...]:
         """Names of the resident models, the most recently used last."""
-        return tuple(model.name for model in self._known_resident)
+        return tuple(model.name for model in self.known_resident)
 
     def memory(self) -> MemoryUse:
         """What the resident models take up."""
-        num_models, models_bytes = len(self._known_resident), self._resident_bytes
+        num_models, models_bytes = len(self.known_resident), self._resident_bytes
         return MemoryUse(num_models, models_bytes, *(gpu_memory_bytes(self._device) or ()))
 
-    def _add(self, model: LoadedModel) -> None:
+    def add(self, model: LoadedModel) -> None:
+        """A model has been moved to the device."""
         self._models[model.name] = model
         self._publish()
 
-    def _free_garbage(self) -> None:
-        """What was dropped while samples ran on it, which have ended."""
+    def free_garbage(self) -> None:
+        """Free what was dropped while samples ran on it, which have ended."""
         if self._has_garbage:
             self._has_garbage = False
-            self._free()
+            self.free()
 
-    def _free_memory_for(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
+    def free_memory_for(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
         """Drop what must go. Returns whether all of it could: samples may run on the rest."""
         budget_bytes = 0 if is_to_be_alone else self._budget_bytes
         while (in_memory := self._in_memory()) and sum(in_memory) + num_bytes > budget_bytes:
@@ -103,17 +105,17 @@ class ResidentModels:
             self.drop(unused)
         return True
 
+    def free(self) -> None:
+        """Give memory back that models had."""
+        # Modules and pipelines refer to each other in circles, so dropping the last name frees nothing yet.
+        gc.collect()
+        with suppress(RuntimeError):  # a GPU that has failed refuses this, too
+            free_unused_memory(self._device)
+
     def _in_memory(self) -> list[int]:
         """Bytes of each model in memory."""
         return [model.num_bytes for model in {*self._models.values(), *self._num_samples}]
 
     def _publish(self) -> None:
-        # A tuple replaced as a whole: other threads never see a dictionary change under them.
-        self._known_resident = tuple(model.known for model in self._models.values())
+        self.known_resident = tuple(model.known for model in self._models.values())
         self._resident_bytes = sum(model.num_bytes for model in self._models.values())
-
-    def _free(self) -> None:
-        # Modules and pipelines refer to each other in circles, so dropping the last name frees nothing yet.
-        gc.collect()
-        with suppress(RuntimeError):  # a GPU that has failed refuses this, too
-            free_unused_memory(self._device)
