@@ -414,19 +414,16 @@ class NoRoomAtFirst(WrappedLoader):
     def __init__(self, loader: ModelLoader, name: str) -> None:
         super().__init__(loader)
         self._name = name
-        self._first: weakref.ref[object] | None = None
-        #: When the next was read.
-        self.first_was_free = False
+        self.first: weakref.ref[object] | None = None
 
     def fetch(self, name: str, on_progress: OnLoadProgress) -> ReadModel:
         read = super().fetch(name, on_progress)
         return read if name != self._name else lambda on_progress: self._read(read, on_progress)
 
     def _read(self, read: ReadModel, on_progress: OnLoadProgress) -> LoadedModel:
-        self.first_was_free = self._first is not None and self._first() is None
         model = read(on_progress)
-        if self._first is None:
-            self._first = weakref.ref(model)
+        if self.first is None:
+            self.first = weakref.ref(model.pipeline.components["unet"])
             setattr(model.pipeline, "to", self._run_out)  # noqa: B010  # mypy takes a method for no variable
         return model
 
@@ -435,14 +432,20 @@ class NoRoomAtFirst(WrappedLoader):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_model_for_which_memory_ran_out_half_way_is_gone_when_it_is_tried_alone(source: ModelSource) -> None:
+def test_a_model_for_which_memory_ran_out_half_way_is_gone_when_memory_is_freed_for_it(source: ModelSource) -> None:
     loader = NoRoomAtFirst(source, "owner/sd2")
-    models = Models(loader, CPU)
+    was_gone: list[bool] = []
+
+    def look(change: ModelChange) -> None:
+        if isinstance(change, ModelDropped) and loader.first is not None:
+            was_gone.append(loader.first() is None)
+
+    models = Models(loader, CPU, on_model=look)
     load_now(models, "sd1")
 
     load_now(models, "owner/sd2")
 
-    assert loader.first_was_free
+    assert was_gone == [True]
     assert models.resident() == ("owner/sd2",)
 
 
