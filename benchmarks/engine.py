@@ -182,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=64, help="with the bundled model; 0: without")
     parser.add_argument(
-        "--large-tasks", type=int, default=12, help="with the mid-size one, on a GPU that of SD 1.5's size; 0: without"
+        "--large-tasks", type=int, default=24, help="with the mid-size one, on a GPU that of SD 1.5's size; 0: without"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
