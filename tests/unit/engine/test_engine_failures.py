@@ -116,31 +116,33 @@ def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_ag
     assert engine.models.resident() == ("sd1",)
 
 
-def test_a_model_that_others_ran_on_when_memory_ran_out_is_gone_when_the_task_is_tried_again(
+def test_a_task_that_is_tried_again_shares_memory_with_no_model_that_others_ran_on_or_wait_for(
     create_engine: CreateEngine,
 ) -> None:
     engine = create_engine()
     engine.finish(txt2img("other", model="owner/sd2"))
     engine.finish(txt2img("warm"))
-    vae = network_of(engine.models, "sd1", "vae")
+    unet = network_of(engine.models, "sd1", "unet")
 
     def run_out(*_: object) -> None:
         if "owner/sd2" in engine.models.resident():
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    vae.get_submodule("encoder").register_forward_pre_hook(run_out)
-    del vae
+    unet.register_forward_pre_hook(run_out)
+    del unet
 
-    def submit_another(progress: Progress) -> None:
+    def submit_others(progress: Progress) -> None:
         if progress.task_id == "long" and progress.step == 1:
-            engine.engine.submit(img2img("unlucky"))
+            engine.engine.submit(txt2img("unlucky", steps=100))  # longer than a load
+        if progress.task_id == "long" and progress.step == 5:  # by then "unlucky" waits for another try
+            engine.engine.submit(txt2img("behind", model="owner/sd2"))
 
-    engine.recorder.at_progress = submit_another
+    engine.recorder.at_progress = submit_others
     engine.engine.submit(txt2img("long", model="owner/sd2", steps=10))
-    outcomes = [engine.recorder.next_outcome() for _ in range(2)]
+    outcomes = [engine.recorder.next_outcome() for _ in range(3)]
 
-    assert [type(outcome) for outcome in outcomes] == [Finished, Finished], outcomes
-    assert engine.models.resident() == ("sd1",)
+    assert [type(outcome) for outcome in outcomes] == [Finished] * 3, outcomes
+    assert [outcome.task_id for outcome in outcomes] == ["long", "unlucky", "behind"]
 
 
 def test_memory_that_runs_out_alone_fails_the_task_after_one_try(

@@ -240,10 +240,12 @@ def test_a_name_cannot_climb_out_of_the_directory(tmp_path: Path, model_dir: Pat
 def test_a_directory_that_may_not_be_read_is_told_and_is_no_error_of_the_engine(own_dir: Path) -> None:
     source = source_of(own_dir)
     own_dir.chmod(0o000)
-    with as_nobody():
-        assert source.is_at_hand("sd1")
-        reason = reason_of(source, "sd1")
-    own_dir.chmod(0o700)
+    try:
+        with as_nobody():
+            assert source.is_at_hand("sd1")
+            reason = reason_of(source, "sd1")
+    finally:
+        own_dir.chmod(0o700)
 
     assert "may not use the files of model 'sd1': have the operator let it read MODEL_DIR" in reason
 

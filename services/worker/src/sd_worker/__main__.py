@@ -44,7 +44,7 @@ def main() -> None:
 def let_waiting_threads_sleep() -> None:
     """Unless it is set, have threads that compute together (`engine.cores`) look for each other 5,000 times before they
     sleep, not 300,000 as GNU's OpenMP would, which reads this when torch is imported. Other workers may compute on the
-    same cores: with 300,000 times, some milliseconds, two made a quarter of the pictures."""
+    same cores: with 300,000 times, some milliseconds, two made a sixth of the pictures."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 

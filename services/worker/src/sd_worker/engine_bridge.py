@@ -45,7 +45,7 @@ class EngineBridge:
         self._listeners: dict[str, Callable[[Progress], None]] = {}
         self._workload = Workload()
         self._num_submitted = 0
-        self._on_disk: tuple[str, ...] = ()
+        self._below_model_dir: tuple[str, ...] = ()
         self._num_coming = 0
         self._changed = asyncio.Event()
         self._failed = asyncio.Event()
@@ -125,14 +125,14 @@ class EngineBridge:
         return self._engine.models.resident()
 
     def models_here(self) -> ModelsHere:
-        """Names of the models in memory, of those that are fetched, and of those on the disk when it was last
-        asked for them."""
-        return ModelsHere(self._engine.models.resident(), self._engine.models.fetching(), self._on_disk)
+        """Names of the models in memory, of those that are fetched, and of others below MODEL_DIR by the last
+        `known_models`."""
+        return ModelsHere(self._engine.models.resident(), self._engine.models.fetching(), self._below_model_dir)
 
     async def known_models(self) -> Sequence[KnownModel]:
-        """The models at hand: in memory, or on the disk."""
+        """The models at hand: in memory, or below MODEL_DIR."""
         known = await asyncio.to_thread(self._engine.models.known)
-        self._on_disk = tuple(model.name for model in known if not model.is_resident)
+        self._below_model_dir = tuple(model.name for model in known if not model.is_resident)
         return known
 
     async def stop(self, timeout_s: float) -> None:

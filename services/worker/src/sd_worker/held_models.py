@@ -102,9 +102,9 @@ class HeldModelsWatch:
             # Else its task has ended without the model: it cannot be loaded, or nobody wants it.
             del self._coming[key]
         coming = [key for key in {**self._coming, **dict.fromkeys(fetching)} if key not in resident]
-        on_disk = frozenset(map(model_key, here.on_disk)) if len(fetching) >= MOST_FETCHES else None
+        at_hand = frozenset(map(model_key, here.below_model_dir)) if len(fetching) >= MOST_FETCHES else None
         is_loading = not fetching.issuperset(coming)
-        return Memory([*resident, *coming], fetching, is_loading, now - self._loaded_at, only=on_disk)
+        return Memory([*resident, *coming], fetching, is_loading, now - self._loaded_at, only=at_hand)
 
     def took(self, key: str, job: Msg) -> None:
         """A job of this model was taken. Where the model is not in memory, it is being loaded from now on."""

@@ -7,9 +7,14 @@ step (an oversized batch raised the median latency by half and gave no throughpu
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable
+
+from sd_worker.engine.devices import is_out_of_memory
+
+_log = logging.getLogger(__name__)
 
 #: Twice the rows must make this many times as many of them a second.
 _WORTHWHILE_SPEEDUP = 1.05
@@ -64,9 +69,11 @@ class _BatchCurve:
                 return
             try:
                 self._time(num_rows)
-            except Exception:  # mostly for lack of memory, which libraries tell in many ways
+            except Exception as error:
                 if num_rows == self._fewest_rows:
                     raise
+                if not is_out_of_memory(error):  # though it may be one: libraries tell that in many ways
+                    _log.warning("passes of so many rows fail", extra={"num_rows": num_rows}, exc_info=error)
                 self._most_rows = num_rows // 2
                 self._fastest_s = {rows: s for rows, s in self._fastest_s.items() if rows < num_rows}
                 return

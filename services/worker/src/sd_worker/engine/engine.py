@@ -133,6 +133,8 @@ class Engine:
                 self._outcomes.append(done)
 
     def _look_after_models(self) -> None:
+        if self._running.include_a_retry:
+            return  # what would be loaded now takes memory that it is to have for itself
         failures = self._waiting.look_after_models()
         if any(failure.code == "internal" for failure in failures):
             self._models.check_device()
@@ -145,7 +147,7 @@ class Engine:
                 continue
             waiting, model, room = found
             if waiting.is_retry:
-                self._models.drop_unused(but=model.name)  # others ran on it when memory ran out, or it has come since
+                self._models.drop_unused(but=model.name)  # others may have run on theirs when memory ran out
             self._running.start(waiting, model, room)
 
     def _may_begin(self, waiting: Waiting) -> bool:

@@ -28,7 +28,7 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def drop_tracebacks(error: BaseException) -> None:
-    """Free what the functions that `error` came through had in memory, once it has been logged.
+    """Free what the functions that `error` came through had in memory, once it has been logged, or noted.
 
     A traceback holds their frames, and one of these the error: only the garbage collector would find that circle.
     `traceback.clear_frames` does not break it, since Python 3.11 keeps what `locals()` gave, which diffusers asks for

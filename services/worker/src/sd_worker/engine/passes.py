@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Sequence
 
 from sd_worker.engine.batches import NetworkCall, run_together
@@ -55,8 +56,9 @@ def _run_tolerantly(calls: Sequence[NetworkCall], row_caps: RowCaps) -> list[Ret
         return [Returned(result) for result in run_together(calls, row_caps.padded(calls))]
     except Exception as error:
         if len(calls) == 1:
-            if is_out_of_memory(error):
-                drop_tracebacks(error)  # they hold the pass's tensors while others are made
+            if is_out_of_memory(error):  # its traceback holds the pass's tensors, and others are made meanwhile
+                error.add_note("".join(traceback.format_tb(error.__traceback__)))
+                drop_tracebacks(error)
             return [Returned(error=error)]
         half = len(calls) // 2
         if is_out_of_memory(error):

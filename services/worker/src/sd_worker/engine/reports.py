@@ -52,7 +52,7 @@ class PassMade:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model at hand, which tasks may name without a download: it is resident, or on the disk.
+    """A model at hand, which tasks may name without a download: it is resident, or below MODEL_DIR.
 
     The size that a model was trained at is among its defaults once it is resident; before, only what its file says.
     """
@@ -106,11 +106,11 @@ class MemoryUse:
 @dataclass(frozen=True)
 class ModelsHere:
     """Names of models in the memory of this worker (the most recently used last), of those that it is bringing to its
-    disk, and of others that lie there, as far as is known."""
+    disk, and of others below MODEL_DIR, as far as is known."""
 
     resident: Sequence[str]
     fetching: Sequence[str] = ()
-    on_disk: Sequence[str] = ()
+    below_model_dir: Sequence[str] = ()
 
 
 class ModelsView(Protocol):

@@ -1,7 +1,8 @@
 """How many rows a forward pass should have.
 
 The knee of the batch curve (`batch_curve`) depends on the device, the network and the size of the picture, so it is
-measured: at the first call of each, with copies of that call.
+measured: at the first call of each, with copies of that call. Of a compiled network it is measured at the first size
+alone.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, replace
 
-from sd_worker.engine.errors import InvalidInput
+from sd_worker.engine.errors import InvalidInput, drop_tracebacks
 from sd_worker.engine.failures import failure_of, load_failure_of
 from sd_worker.engine.models.default_parameters import with_defaults
 from sd_worker.engine.models.loaded_model import LoadedModel
@@ -115,6 +115,7 @@ class WaitingTasks:
         for name, error in self._models.poll(tuple(wanted)).items():
             if error is not None:
                 failures += [load_failure_of(waiting.task, error) for waiting in self._of_model(name)]
+                drop_tracebacks(error)
                 continue
             now = time.perf_counter()
             for waiting in self._of_model(name):

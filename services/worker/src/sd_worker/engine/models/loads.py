@@ -20,7 +20,8 @@ class Models(ResidentModels):
     Several are fetched side by side (`fetches`); in another thread one at a time is read and moved to the device
     (`reads`). Those at hand need no fetch, so that no download keeps them waiting.
 
-    The engine thread alone calls it, but for `resident`, `fetching`, `known` and `memory`, which any thread may.
+    The engine thread alone calls it, but for `resident`, `known_resident`, `fetching`, `known` and `memory`, which any
+    thread may.
     """
 
     def __init__(
@@ -67,9 +68,9 @@ class Models(ResidentModels):
         if self._is_stopped:
             return {}
         ended = self._fetch([name for name in wanted if self.get(name) is None and name not in self._reads])
-        for read in self._reads.poll(wanted):
-            ended[read.name] = read.error
-            self._tell_of_load(read.name, read.error is None, read.begun_at)
+        for coming in self._reads.poll(wanted):
+            ended[coming.name] = coming.error
+            self._tell_of_load(coming.name, coming.error is None, coming.begun_at)
         return ended
 
     def known(self) -> tuple[KnownModel, ...]:
@@ -85,7 +86,7 @@ class Models(ResidentModels):
         self._reads.stop()
 
     def _fetch(self, missing: Sequence[str]) -> dict[str, BaseException | None]:
-        """Have read what is on the disk, and the rest fetched. Returns what could not be, and why."""
+        """Have read what is at hand, and the rest fetched. Returns what could not be, and why."""
         failed: dict[str, BaseException | None] = {}
         for name in missing:
             if name not in self._fetches and self._loader.is_at_hand(name):

@@ -21,7 +21,7 @@ from sd_worker.engine.reports import KnownModel, MemoryUse, ModelChange, ModelDr
 class ResidentModels:
     """Drops those used least recently. A model is pinned while samples run on it.
 
-    The engine thread alone calls it, but for `resident` and `memory`, which any thread may.
+    The engine thread alone calls it, but for `resident`, `known_resident` and `memory`, which any thread may.
     """
 
     def __init__(self, device: Device, budget_bytes: int | None, on_model: Callable[[ModelChange], None]) -> None:
@@ -31,7 +31,8 @@ class ResidentModels:
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         #: Also on models that have been dropped: those are in memory until their last sample ends.
         self._num_samples: Counter[LoadedModel] = Counter()
-        self._has_garbage = False
+        #: Whether memory is to be freed at the next `free_garbage`.
+        self.has_garbage = False
         #: Replaced as a whole: any thread may read it.
         self.known_resident: tuple[KnownModel, ...] = ()
         self._resident_bytes = 0
@@ -57,7 +58,7 @@ class ResidentModels:
         if not self._num_samples[model]:
             del self._num_samples[model]
             if self._models.get(model.name) is not model:
-                self._has_garbage = True
+                self.has_garbage = True
 
     def drop(self, name: str) -> None:
         """Keep a model no longer: its memory is free when no sample runs on it. Not resident: nothing happens."""
@@ -90,9 +91,9 @@ class ResidentModels:
         self._publish()
 
     def free_garbage(self) -> None:
-        """Free what was dropped while samples ran on it, which have ended."""
-        if self._has_garbage:
-            self._has_garbage = False
+        """Free what was dropped while samples ran on it, which have ended, and what was read in vain."""
+        if self.has_garbage:
+            self.has_garbage = False
             self.free()
 
     def free_memory_for(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
