@@ -1,18 +1,22 @@
-"""The whole service, saturated, against the bare engine: what NATS, S3, events and progress cost in pictures a second.
+"""A whole worker, saturated, against the bare engine: what NATS, S3, events and progress cost in pictures a second.
 
-Once with all cores for the engine, which the rest then takes some of, and once with one fewer, as where the engine has
-a GPU: the goal of at least 0.95 is for that. The bare engine runs the same tasks, in turns with the service, and with
-the same row cap. Processes that do the same differ by a tenth, so there are several of each.
+The services are processes of their own, as operators run them. Once the engine has all cores, of which the rest then
+takes some, and once one fewer, as where the engine has a GPU: the goal of at least 0.95 is for that. The bare engine
+runs the same tasks, in turns with the worker, and with the same row cap. Processes that do the same differ by a tenth,
+so there are several of each.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
+import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -21,10 +25,12 @@ from typing import Any
 import torch
 from apart import Apart
 from engine import Arrival, BareEngine
-from stack import embedded_stack
 from table import print_table
 
+from sd_worker.__main__ import let_waiting_threads_sleep
 from sd_worker.engine.devices import Device
+from support import servers
+from support.deployment import Deployment
 
 MAX_ROWS = 32
 _NUM_PROCESSES = 3
@@ -36,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=96)
     num_tasks = parser.parse_args().tasks
+    let_waiting_threads_sleep()  # in the bare engine's processes, too
     most = os.cpu_count() or 1
     rows = []
     for num_cores in sorted({most, max(1, most - 1)}):
@@ -43,30 +50,52 @@ def main() -> None:
         bare, whole = map(statistics.median, zip(*measured, strict=True))
         goal = "≥ 0.95" if num_cores < most else ""
         rows.append([f"{num_cores} of {most}", f"{bare:.2f}", f"{whole:.2f}", f"{whole / bare:.2f}", goal])
-    print_table(["cores of the engine", "pictures/s, bare engine", "whole service", "ratio", "goal"], rows)
+    print_table(["cores of the engine", "pictures/s, bare engine", "whole worker", "ratio", "goal"], rows)
 
 
 def measure(num_tasks: int, num_cores: int) -> tuple[float, float]:
-    """Pictures per second of the bare engine and of the whole service: the best of some turns."""
+    """Pictures per second of the bare engine and of the whole worker: the best of some turns."""
     device = Device(torch.device("cpu"), torch.float32)
     engine = Apart(partial(BareEngine, Path("models/shapes"), 128, device, MAX_ROWS), num_cores)
     tasks = [Arrival(0.0, PROMPT, seed, 20) for seed in range(num_tasks)]
-    settings = {"ENABLE_PUBLIC_ACCESS": "1", "MAX_ROWS": str(MAX_ROWS), "CPU_CORES": str(num_cores)}
     bare, whole = [], []
-    with embedded_stack(settings) as stack:
+    with running_services({"MAX_ROWS": str(MAX_ROWS), "CPU_CORES": str(num_cores)}) as base_url:
         engine.ask(BareEngine.serve, tasks[:8])  # loads
-        of_service(stack.base_url, 8)
+        of_service(base_url, 8)
         for _ in range(_TURNS):
             bare.append(engine.ask(BareEngine.serve, tasks).pictures_per_s)
-            whole.append(of_service(stack.base_url, num_tasks))
+            whole.append(of_service(base_url, num_tasks))
     engine.ask(BareEngine.stop)
     engine.stop()
     return max(bare), max(whole)
 
 
+@contextlib.contextmanager
+def running_services(worker_env: Mapping[str, str]) -> Iterator[str]:
+    """One of each, until the context is left. Where the gateway is."""
+    with tempfile.TemporaryDirectory() as directory, servers.nats_server() as nats, servers.s3_server() as s3:
+        deployment = Deployment(Path(directory), nats, s3.minio_settings("worker"), Path("models").resolve())
+        try:
+            deployment.provision()
+            deployment.start_auth()
+            deployment.start_gateway()
+            deployment.start_worker("worker", worker_env)
+            deployment.wait_until_ready()
+            yield deployment.gateway_url()
+        finally:
+            deployment.stop()
+
+
 def of_service(base_url: str, num_tasks: int) -> float:
     """Pictures per second, from the first task's start to the last one's end, as their events tell."""
-    parameters = {"prompt": PROMPT, "params_type": "txt2img", "steps": 20, "guidance": 5.0, "scheduler": "ddim"}
+    parameters = {
+        "prompt": PROMPT,
+        "model": "shapes",
+        "params_type": "txt2img",
+        "steps": 20,
+        "guidance": 5.0,
+        "scheduler": "ddim",
+    }
     task_ids = [
         ask(f"{base_url}/task", {**parameters, "width": 128, "height": 128, "seed": seed}) for seed in range(num_tasks)
     ]
