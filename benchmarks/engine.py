@@ -198,9 +198,7 @@ def main() -> None:
     print_table(["model", "load", "what", "engine", "other", "ratio", "goal"], rows)
 
 
-def measure(
-    name: str, directory: Path, side: int, num_tasks: int, device: Device, p95_goal: str = ""
-) -> list[list[str]]:
+def measure(name: str, directory: Path, side: int, num_tasks: int, device: Device, p95_goal: str) -> list[list[str]]:
     """The rows of one model. `p95_goal`: against one at a time."""
     stock = Apart(partial(Stock, directory, side, device))
     engine = Apart(partial(BareEngine, directory, side, device))

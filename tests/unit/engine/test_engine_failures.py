@@ -97,49 +97,38 @@ def test_an_error_in_the_middle_makes_the_model_be_loaded_afresh(engine: EngineU
     assert engine.finish(txt2img("c")).png == before
 
 
-def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_again(
-    create_engine: CreateEngine, source: ModelSource
-) -> None:
-    engine = create_engine()
-    engine.finish(txt2img("other", model="owner/sd2"))
-    engine.finish(txt2img("a"))
-    unet = network_of(engine.models, "sd1", "unet")
-
-    def run_out(*_: object) -> None:
-        if "owner/sd2" in engine.models.resident():
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    unet.register_forward_pre_hook(run_out)
-    del unet
-
-    assert isinstance(engine.run(txt2img("b")), Finished)
-    assert engine.models.resident() == ("sd1",)
-
-
-def test_a_task_that_is_tried_again_shares_memory_with_no_model_that_others_ran_on_or_wait_for(
-    create_engine: CreateEngine,
-) -> None:
+@pytest.fixture
+def crowded(create_engine: CreateEngine) -> EngineUnderTest:
+    """An engine that has two models, and memory for passes of "sd1" only without "owner/sd2"."""
     engine = create_engine()
     engine.finish(txt2img("other", model="owner/sd2"))
     engine.finish(txt2img("warm"))
-    unet = network_of(engine.models, "sd1", "unet")
 
     def run_out(*_: object) -> None:
         if "owner/sd2" in engine.models.resident():
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    unet.register_forward_pre_hook(run_out)
-    del unet
+    network_of(engine.models, "sd1", "unet").register_forward_pre_hook(run_out)
+    return engine
 
+
+def test_memory_that_runs_out_beside_other_models_is_freed_and_the_task_tried_again(crowded: EngineUnderTest) -> None:
+    assert isinstance(crowded.run(txt2img("b")), Finished)
+    assert crowded.models.resident() == ("sd1",)
+
+
+def test_a_task_that_is_tried_again_shares_memory_with_no_model_that_others_ran_on_or_wait_for(
+    crowded: EngineUnderTest,
+) -> None:
     def submit_others(progress: Progress) -> None:
         if progress.task_id == "long" and progress.step == 1:
-            engine.engine.submit(txt2img("unlucky", steps=100))  # longer than a load
+            crowded.engine.submit(txt2img("unlucky", steps=100))  # longer than a load
         if progress.task_id == "long" and progress.step == 5:  # by then "unlucky" waits for another try
-            engine.engine.submit(txt2img("behind", model="owner/sd2"))
+            crowded.engine.submit(txt2img("behind", model="owner/sd2"))
 
-    engine.recorder.at_progress = submit_others
-    engine.engine.submit(txt2img("long", model="owner/sd2", steps=10))
-    outcomes = [engine.recorder.next_outcome() for _ in range(3)]
+    crowded.recorder.at_progress = submit_others
+    crowded.engine.submit(txt2img("long", model="owner/sd2", steps=10))
+    outcomes = [crowded.recorder.next_outcome() for _ in range(3)]
 
     assert [type(outcome) for outcome in outcomes] == [Finished] * 3, outcomes
     assert [outcome.task_id for outcome in outcomes] == ["long", "unlucky", "behind"]

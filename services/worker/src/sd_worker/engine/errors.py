@@ -6,7 +6,7 @@
     ├── DownloadDamaged         a file that is not what the hub says it is
     ├── DeviceUnavailable       a device that this machine does not have, or that has failed
     ├── TaskCancelled           unwinds a running task's pipeline; never leaves the engine
-    └── EngineStopped           a task submitted after `drain` or `stop`; a load or a fetch that is given up
+    └── EngineStopped           a task submitted after `drain` or `stop`; a read or a fetch that is given up
 
 The messages of `InvalidInput` and `ModelUnavailable` are sentences for the client: they say what to do, and hold no
 path.
@@ -55,7 +55,7 @@ class DownloadDamaged(EngineError):
 
 
 class DeviceUnavailable(EngineError):
-    """This machine does not have the device, or not its number format, or it has failed for good."""
+    """This machine does not have the device, its number format is unknown, or it has failed for good."""
 
 
 class TaskCancelled(EngineError):

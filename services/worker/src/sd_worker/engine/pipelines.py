@@ -108,8 +108,8 @@ def call_arguments(task: EngineTask, pipeline: Pipeline) -> dict[str, object]:
     }
     # Not every family takes a negative prompt, nor the size of an image that it is given; some would make another size.
     # None is not always what a pipeline takes for a prompt that is left out.
-    taken = {name: value for name, value in arguments.items() if takes_argument(type(pipeline), name)}
-    return {name: value for name, value in taken.items() if value is not None}
+    cls = type(pipeline)
+    return {name: value for name, value in arguments.items() if value is not None and takes_argument(cls, name)}
 
 
 def _pictures(task: EngineTask, multiple_px: int) -> dict[str, object]:

@@ -40,8 +40,8 @@ class PassMade:
     """A forward pass, for the operator's figures.
 
     `num_rows` of samples, padding not counted, of `max_rows` that it could have had. `seconds` until the network had
-    returned: on a GPU, which works behind, until its queue had taken the pass, which it does not before earlier ones
-    are done for long: the sum over many is what they took.
+    returned: on a GPU, which works behind, until its queue had taken the pass. That is short, so the sum over
+    many passes is what they took.
     """
 
     stage: Stage

@@ -71,13 +71,10 @@ class RowCaps:
     def _found(self, call: NetworkCall, others: Mapping[CostClass, int]) -> int:
         """`others`: the caps that the network has for other sizes."""
         has_buckets = self._has_buckets(call)
-        if self._fixed is not None:
-            cap = self._fixed
-        elif has_buckets and others:
-            return _like(others, call)
-        else:
-            cap = self._measured(call)
-        return _compiled(call, cap) if has_buckets and not others else cap
+        if has_buckets and others:
+            return self._fixed or _like(others, call)
+        cap = self._fixed or self._measured(call)
+        return _compiled(call, cap) if has_buckets else cap
 
     def _measured(self, call: NetworkCall) -> int:
         def make_a_pass(num_rows: int) -> None:

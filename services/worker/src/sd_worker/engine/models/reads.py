@@ -95,7 +95,7 @@ class Reads:
                 coming.is_to_be_alone = True  # and is read again
                 return False
             coming.error = error
-            self._resident.has_garbage = True  # once the error has been logged
+            self._resident.free_later()  # once the error has been logged
             return True
         if coming.model is not None:
             self._resident.add(coming.model)

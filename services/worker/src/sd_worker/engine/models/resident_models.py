@@ -31,8 +31,7 @@ class ResidentModels:
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         #: Also on models that have been dropped: those are in memory until their last sample ends.
         self._num_samples: Counter[LoadedModel] = Counter()
-        #: Whether memory is to be freed at the next `free_garbage`.
-        self.has_garbage = False
+        self._has_garbage = False
         #: Replaced as a whole: any thread may read it.
         self.known_resident: tuple[KnownModel, ...] = ()
         self._resident_bytes = 0
@@ -58,7 +57,7 @@ class ResidentModels:
         if not self._num_samples[model]:
             del self._num_samples[model]
             if self._models.get(model.name) is not model:
-                self.has_garbage = True
+                self.free_later()
 
     def drop(self, name: str) -> None:
         """Keep a model no longer: its memory is free when no sample runs on it. Not resident: nothing happens."""
@@ -90,10 +89,14 @@ class ResidentModels:
         self._models[model.name] = model
         self._publish()
 
+    def free_later(self) -> None:
+        """Something has ended that has memory until its caller is done with it: `free_garbage` is to free that."""
+        self._has_garbage = True
+
     def free_garbage(self) -> None:
-        """Free what was dropped while samples ran on it, which have ended, and what was read in vain."""
-        if self.has_garbage:
-            self.has_garbage = False
+        """Free what `free_later` was called for."""
+        if self._has_garbage:
+            self._has_garbage = False
             self.free()
 
     def free_memory_for(self, num_bytes: int, *, is_to_be_alone: bool) -> bool:
